@@ -1,0 +1,69 @@
+"""The settings that decide a rollout, apart from weights, text and seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from .schedule import NUM_TIMESTEPS, warp_steps
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolloutConfig:
+    """How a causal student samples; the defaults are Self-Forcing's and Self-Forcing++'s."""
+
+    chunk: int = 3
+    """Latent frames denoised together."""
+    window: int = 21
+    """Latent frames that attention may see, sink and current chunk included."""
+    sink: int = 0
+    """First latent frames that stay in the cache for ever."""
+    steps: tuple[float, ...] = (1000.0, 750.0, 500.0, 250.0)
+    """Timesteps before the shift, falling, in (0, 1000]."""
+    shift: float = 5.0
+    """Moves the steps towards noise; 1 leaves them."""
+    independent_first: bool = False
+    """Whether the first latent frame, which decodes to a single image, is a chunk of its own."""
+    context_noise: float = 0.0
+    """Timestep (0..1000) at which a finished chunk is written to the cache. As in Self-Forcing's sampler it is what the
+    network is told; no noise is added."""
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1:
+            raise ValueError(f"chunk is {self.chunk}; at least 1 latent frame is denoised at a time.")
+        if self.sink < 0:
+            raise ValueError(f"sink is {self.sink}; it counts latent frames, 0 for none.")
+        if self.window < self.chunk + self.sink:
+            raise ValueError(
+                f"window is {self.window}, but it must hold the sink ({self.sink}) and the current chunk "
+                f"({self.chunk}): at least {self.chunk + self.sink} latent frames."
+            )
+        if not self.steps:
+            raise ValueError("steps is empty; give at least one timestep, for example 1000, 750, 500, 250.")
+        falling = all(first > second for first, second in pairwise(self.steps))
+        if not falling or self.steps[0] > NUM_TIMESTEPS or self.steps[-1] <= 0:
+            raise ValueError(
+                f"steps are {', '.join(f'{step:g}' for step in self.steps)}; they must fall from at most "
+                f"{NUM_TIMESTEPS} and stay above 0, for example 1000, 750, 500, 250."
+            )
+        if not self.shift > 0:
+            raise ValueError(f"shift is {self.shift:g}; it must be above 0 (5 for Self-Forcing models).")
+        if not 0 <= self.context_noise <= NUM_TIMESTEPS:
+            raise ValueError(f"context_noise is {self.context_noise:g}; it is a timestep from 0 to {NUM_TIMESTEPS}.")
+
+    @property
+    def timesteps(self) -> tuple[float, ...]:
+        """The steps after the shift, as the network is told them."""
+        return warp_steps(self.steps, self.shift)
+
+    def chunk_frames(self, first_frame: int) -> int:
+        """Latent frames of the chunk that starts at latent frame `first_frame`."""
+        return 1 if self.independent_first and first_frame == 0 else self.chunk
+
+    def chunks_for(self, latent_frames: int, *, made: int = 0) -> int:
+        """Fewest chunks that bring a film of `made` latent frames to at least `latent_frames`."""
+        chunks = 0
+        while made < latent_frames:
+            made += self.chunk_frames(made)
+            chunks += 1
+        return chunks

@@ -1,0 +1,208 @@
+"""The chunk loop of Self-Forcing's few-step causal sampler with a rolling KV cache (arXiv 2506.08009, algorithm 2).
+
+Per chunk: from noise, at each timestep predict x0 against the cache and, but for the last step, re-noise it to the
+next timestep. A finished chunk enters the cache by one more pass at the context timestep, made when the next chunk
+needs it: so a rollout that ends, is extended, saved, or rebuilt from its latents makes the very same calls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..wan.config import WanConfig
+from ..wan.forward import KeyValueCache, TextContext
+from ..wan.geometry import WAN21
+from .kv_cache import RollingKVCache
+from .noise import NoiseSource, SeededNoise
+from .schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
+from .state import Chunk, RolloutState
+
+
+class CausalNetwork(Protocol):
+    """The student as the rollout sees it: `WanTransformer`, or a host's model behind the same two calls."""
+
+    config: WanConfig
+
+    def embed_text(self, text: Tensor) -> TextContext: ...
+
+    def __call__(
+        self, x: Tensor, timestep: Tensor, text: Tensor | TextContext, *, cache: KeyValueCache | None
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Progress:
+    """Where a run stands after a network call."""
+
+    done: int
+    """Network calls made."""
+    total: int
+    """Network calls of the whole run, replay included."""
+    chunk: int
+    """New chunks finished."""
+    num_chunks: int
+    """New chunks of the whole run."""
+    x0: Tensor | None
+    """The latest chunk as now estimated, model space, [B, C, T, H, W]; None while the past is replayed."""
+
+
+OnCall = Callable[[Progress], None]
+
+
+def _ignore(progress: Progress) -> None:
+    del progress
+
+
+class Rollout:
+    """Continues a state chunk by chunk.
+
+    `state` grows with every finished chunk, always as a new value; the state that was given is never changed.
+    """
+
+    def __init__(
+        self,
+        network: CausalNetwork,
+        state: RolloutState,
+        text: Tensor,
+        *,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        noise: NoiseSource | None = None,
+        on_call: OnCall = _ignore,
+    ) -> None:
+        """text: [1 or B, L, text_dim], rules the chunks to come. dtype: what the network computes in.
+
+        noise: where noise comes from, the state's seed by default. on_call: told after every network call; what it
+        raises (a host's interrupt) ends the run, and `state` still holds every finished chunk.
+        Raises ValueError if the text's width is not the network's or its batch neither 1 nor the state's.
+        """
+        self._network = network
+        self._device = torch.device(device)
+        self._dtype = dtype
+        self._noise = noise or SeededNoise(state.seed)
+        self._on_call = on_call
+        self._check_text(text, state)
+        self.state, self._text = state.with_text(text)
+        self._contexts: dict[int, TextContext] = {}
+        self._cache: RollingKVCache | None = None
+
+    def run(self, num_chunks: int) -> Iterator[Chunk]:
+        """Generate `num_chunks` (at least 1) more chunks, yielding each as it is finished."""
+        if num_chunks < 1:
+            raise ValueError(f"num_chunks is {num_chunks}; a run makes at least 1 chunk.")
+        cache = self._open_cache()
+        config = self.state.config
+        made = 0
+        done = 0
+        # Every chunk but the last one made is also passed clean; those already made may have to be.
+        total = len(self._uncommitted()) + num_chunks * len(config.steps) + num_chunks - 1
+
+        def report(x0: Tensor | None) -> None:
+            nonlocal done
+            done += 1
+            self._on_call(Progress(done=done, total=total, chunk=made, num_chunks=num_chunks, x0=x0))
+
+        while made < num_chunks:
+            for start, chunk in self._uncommitted():
+                cache.seek(start)
+                self._commit(chunk, given=start < self.state.num_given)
+                report(None)
+            latents = self._denoise(report)
+            made += 1
+            self.state = self.state.with_chunk(latents, self._text)
+            yield self.state.chunks[-1]
+
+    def keep_cache(self) -> RolloutState:
+        """The state together with a snapshot of the cache, so that continuing it needs no replay."""
+        if self._cache is None:
+            return self.state
+        return replace(self.state, cache=self._cache.snapshot())
+
+    def _denoise(self, report: Callable[[Tensor | None], None]) -> Tensor:
+        """Denoise the next chunk; [B, C, T, H, W] in model space, float32."""
+        config = self.state.config
+        batch, channels, height, width = self.state.shape
+        shape = (batch, channels, config.chunk_frames(self.state.num_frames), height, width)
+        index = len(self.state.chunks)
+        x0 = None
+        for step, timestep in enumerate(config.timesteps):
+            noise = self._noise(index, step, shape).to(self._device)
+            sigma = timestep / NUM_TIMESTEPS
+            x = noise if x0 is None else add_noise(x0, noise, sigma)
+            x0 = flow_to_x0(x, self._call(x, timestep, self._text), sigma)
+            report(x0)
+        return x0
+
+    def _commit(self, chunk: Chunk, *, given: bool) -> None:
+        """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean."""
+        timestep = 0.0 if given else self.state.config.context_noise
+        self._call(chunk.latents.to(self._device), timestep, chunk.text)
+        self._cache.commit(chunk.num_frames)
+
+    def _call(self, x: Tensor, timestep: float, text: int) -> Tensor:
+        timesteps = torch.full((x.shape[0], x.shape[2]), timestep, device=self._device, dtype=torch.float32)
+        flow = self._network(x.to(self._dtype), timesteps, self._context(text), cache=self._cache)
+        return flow.float()
+
+    def _context(self, text: int) -> TextContext:
+        if text not in self._contexts:
+            embedding = self.state.texts[text].to(self._device, self._dtype)
+            # Only one text is ruling at a time, and its keys and values are large: keep no more than that.
+            self._contexts = {text: self._network.embed_text(embedding.expand(self.state.shape[0], -1, -1))}
+        return self._contexts[text]
+
+    def _open_cache(self) -> RollingKVCache:
+        if self._cache is None:
+            batch, _, height, width = self.state.shape
+            self._cache = RollingKVCache(
+                self._network.config,
+                self.state.config,
+                batch=batch,
+                tokens_per_frame=WAN21.tokens_per_frame(height, width),
+                device=self._device,
+                dtype=self._dtype,
+            )
+            if self.state.cache is not None:
+                self._cache.restore(self.state.cache)
+                self.state = replace(self.state, cache=None)
+        return self._cache
+
+    def _uncommitted(self) -> list[tuple[int, Chunk]]:
+        """Chunks that the cache lacks and the next chunk can feel, each with its first frame's index."""
+        known = self._cache.num_frames
+        sink, oldest = self.state.config.sink, self._oldest_felt_frame()
+        start, missing = 0, []
+        for chunk in self.state.chunks:
+            end = start + chunk.num_frames
+            if start >= known and (start < sink or end > oldest):
+                missing.append((start, chunk))
+            start = end
+        return missing
+
+    def _oldest_felt_frame(self) -> int:
+        """Oldest rolling frame that keys and values still in the window depend on.
+
+        A frame's keys in layer l come from what layers below saw, each reaching one window further back; layer 0 sees
+        nothing but the frame. Frames before that cannot change a bit of what follows, except as part of the sink.
+        """
+        config = self.state.config
+        reach = config.window - config.sink - 1
+        return self.state.num_frames - self._network.config.num_layers * reach
+
+    def _check_text(self, text: Tensor, state: RolloutState) -> None:
+        width = self._network.config.text_dim
+        if text.ndim != 3 or text.shape[-1] != width:
+            raise ValueError(
+                f"the text has shape {tuple(text.shape)}; this model expects embeddings {width} wide, "
+                f"[batch, tokens, {width}]. Use the text encoder that belongs to the model."
+            )
+        if text.shape[0] not in (1, state.shape[0]):
+            raise ValueError(
+                f"the text holds {text.shape[0]} prompts for a batch of {state.shape[0]} films; "
+                f"give 1 or {state.shape[0]}."
+            )

@@ -1,0 +1,36 @@
+"""Rectified flow: x_t = (1 - sigma) x0 + sigma noise, the network predicts v = noise - x0, timestep = 1000 sigma."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from torch import Tensor
+
+NUM_TIMESTEPS = 1000
+"""The network's clock runs from 0 (clean) to this (noise)."""
+
+SigmaT = TypeVar("SigmaT", float, Tensor)
+
+
+def shift_sigma(sigma: SigmaT, shift: float) -> SigmaT:
+    """Move noise levels in [0, 1] towards noise: shift * sigma / (1 + (shift - 1) * sigma).
+
+    Esser et al. 2024 (arXiv 2403.03206), equation 23.
+    """
+    return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def warp_steps(steps: Iterable[float], shift: float) -> tuple[float, ...]:
+    """Timesteps (0..1000) after the shift: 1000, 750, 500, 250 become 1000, 937.5, 833.33, 625 at shift 5."""
+    return tuple(NUM_TIMESTEPS * shift_sigma(step / NUM_TIMESTEPS, shift) for step in steps)
+
+
+def add_noise(x0: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
+    """Diffuse x0 to noise level sigma (a number, or a tensor that broadcasts against x0)."""
+    return (1 - sigma) * x0 + sigma * noise
+
+
+def flow_to_x0(x: Tensor, flow: Tensor, sigma: float | Tensor) -> Tensor:
+    """The clean estimate x0 = x - sigma * v."""
+    return x - sigma * flow
