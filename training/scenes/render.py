@@ -1,0 +1,59 @@
+"""From scene to pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .canvas import Grid, colour, coverage, develop
+from .motion import object_path
+from .objects import layers
+from .places import paint_place
+from .spec import SceneSpec
+
+
+def render(
+    specs: SceneSpec | Sequence[SceneSpec], *, num_frames: int, height: int, width: int, start_frame: int = 0
+) -> Tensor:
+    """Frames `start_frame` to `start_frame + num_frames - 1` of each scene, at 16 frames a second.
+
+    Returns B 3 F H W in [-1, 1], float32. A frame depends on its spec and its index alone, bit for bit: films are
+    endless and may be rendered from anywhere, in pieces.
+    """
+    if num_frames < 1 or height < 1 or width < 1:
+        raise ValueError(f"num_frames {num_frames}, height {height}, width {width}: each must be at least 1")
+    batch = [specs] if isinstance(specs, SceneSpec) else list(specs)
+    frames = torch.arange(start_frame, start_frame + num_frames)
+    grid = Grid.of(height, width)
+    return torch.stack([_film(spec, frames, grid) for spec in batch])
+
+
+def _film(spec: SceneSpec, frames: Tensor, grid: Grid) -> Tensor:
+    """One scene, [3, F, H, W] in [-1, 1]."""
+    ground = develop(paint_place(spec, grid), spec.exposure, spec.tint).clamp(0, 1)
+    film = ground[:, None].repeat(1, len(frames), 1, 1)
+    x, y = (rearrange(centre.to(torch.float32), "f -> f 1 1") for centre in object_path(spec, frames, grid.aspect))
+    radius = spec.size / 2
+    _shadow(film, spec, grid, x, y)
+    u, v = (grid.x - x) / radius, (grid.y - y) / radius
+    for layer in layers(spec.attributes.object, spec.attributes.colour, u, v):
+        paint = develop(colour(layer.paint), spec.exposure, spec.tint)
+        alpha = coverage(layer.distance * radius, grid.rows, layer.soft)
+        _over(film, paint, alpha)
+    return film.mul_(2).sub_(1)
+
+
+def _shadow(film: Tensor, spec: SceneSpec, grid: Grid, x: Tensor, y: Tensor) -> None:
+    """A soft ellipse on the ground below the object; it shrinks and fades as the object rises."""
+    near = 1 - (spec.height - spec.size / 2 - y) * 1.4
+    du = (grid.x - x) / (spec.size * 0.55)
+    dv = (grid.y - (spec.height + 0.02)) / (spec.size * 0.16)
+    _over(film, torch.zeros(3, 1, 1), (1 - (du * du + dv * dv)).clamp(0, 1) * (0.5 * near))
+
+
+def _over(film: Tensor, paint: Tensor, alpha: Tensor) -> None:
+    """Paint [3, 1, 1] over the film [3, F, H, W] in place, with alpha [F, H, W]."""
+    film.add_(alpha * (paint[:, None] - film))
