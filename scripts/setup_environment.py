@@ -1,7 +1,7 @@
 """Builds the environment that the tests and the demo run in: a virtual environment with pinned versions, and ComfyUI.
 
-Run through ``scripts/setup``. Standard library only, because nothing else is there yet. Running it again costs a fraction
-of a second; two runs at once wait for each other; a run that was killed half way is started over by the next one.
+Run through ``scripts/setup``. Standard library only, because nothing else is there yet. Running it again costs a
+fraction of a second; two runs at once wait for each other; what a killed run left half done, the next one starts over.
 
 Environment variables:
     COMFYUI_DIR  a ComfyUI folder to use in place of the one that is unpacked to ``.comfyui``
@@ -128,7 +128,7 @@ def install_python_venv() -> None:
     """Debian packs ensurepip apart from Python; install that package where that can be done without asking."""
     package = f"python3.{sys.version_info.minor}-venv"
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise SetupError(f"this Python has neither ensurepip nor pip. On Debian or Ubuntu: sudo apt-get install {package}")
+        raise SetupError(f"this Python has no ensurepip and no pip; on Debian or Ubuntu: apt-get install {package}")
     say(f"installing {package}, which this Python lacks")
     run(["apt-get", "update", "-q"])
     run(["apt-get", "install", "-q", "-y", "--no-install-recommends", package])

@@ -1,0 +1,160 @@
+"""What a ComfyUI server tells over its websocket while a workflow runs, as typed events."""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import websocket
+
+from scripts.comfy_errors import ServerUnreachable
+
+logger = logging.getLogger(__name__)
+
+_PREVIEW = 1
+_PREVIEW_WITH_METADATA = 4
+_IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
+
+# How long a silent websocket is trusted before the history is asked. A run's end is announced at once all the same.
+_SILENCE_S = 1.0
+_CONNECT_TIMEOUT_S = 10.0
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Hosts that are this machine: no proxy can reach them for us, whatever the environment names."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """A node's progress bar moved to `value` of `maximum`."""
+
+    node_id: str
+    value: float
+    maximum: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preview:
+    """A node showed a picture of its work so far."""
+
+    node_id: str | None
+    """None from a server that does not say."""
+    mime_type: str
+    image: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Message:
+    """Any other message about a run: execution_start, execution_cached, executing, executed, ..."""
+
+    kind: str
+    data: Mapping[str, Any]
+
+    def ends_run(self) -> bool:
+        """Whether the run is over with this message, well or not."""
+        if self.kind == "executing":
+            return self.data.get("node") is None
+        return self.kind in ("execution_success", "execution_error", "execution_interrupted")
+
+
+Event = Progress | Preview | Message
+OnEvent = Callable[[Event], None]
+
+
+class EventSocket:
+    """The websocket of one client id, as an endless supply of events; connects again when it is cut off."""
+
+    def __init__(self, url: str, client_id: str) -> None:
+        parts = urlsplit(url)
+        scheme = "wss" if parts.scheme == "https" else "ws"
+        self._url = url
+        self._address = f"{scheme}://{parts.netloc}{parts.path}/ws?clientId={client_id}"
+        self._no_proxy = [parts.hostname] if parts.hostname in LOOPBACK_HOSTS else None
+        self._socket: websocket.WebSocket | None = None
+
+    def __enter__(self) -> EventSocket:
+        try:
+            self._connect()
+        except (OSError, websocket.WebSocketException) as error:
+            raise ServerUnreachable(f"no answer from ComfyUI at {self._url}: {error}") from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._close()
+
+    def next(self, prompt_id: str) -> Event | None:
+        """The next event of a run; None after a moment of silence or a lost connection: look at the history then."""
+        until = time.monotonic() + _SILENCE_S
+        while time.monotonic() < until:
+            frame = self._receive()
+            if frame is None:
+                return None
+            event = decode(frame, prompt_id)
+            if event is not None:
+                return event
+        return None
+
+    def _receive(self) -> str | bytes | None:
+        try:
+            if self._socket is None:
+                self._connect()
+            return self._socket.recv()
+        except websocket.WebSocketTimeoutException:
+            return None
+        except (OSError, websocket.WebSocketException) as error:
+            logger.warning("lost the websocket to %s (%s); connecting again", self._url, error)
+            self._close()
+            time.sleep(_SILENCE_S)
+            return None
+
+    def _connect(self) -> None:
+        self._socket = websocket.create_connection(
+            self._address, timeout=_CONNECT_TIMEOUT_S, http_no_proxy=self._no_proxy
+        )
+        self._socket.settimeout(_SILENCE_S)
+        # Has to be the first message. Servers that know it say with each preview which node it comes from.
+        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+        self._socket.send(json.dumps(flags))
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+def decode(frame: str | bytes, prompt_id: str) -> Event | None:
+    """The event that a websocket message carries, or None if it is about another run or about nothing we know."""
+    return _decode_binary(frame, prompt_id) if isinstance(frame, bytes) else _decode_text(frame, prompt_id)
+
+
+def _decode_text(frame: str, prompt_id: str) -> Event | None:
+    if not frame:  # the connection is being closed
+        return None
+    message = json.loads(frame)
+    kind, data = message.get("type"), message.get("data") or {}
+    if data.get("prompt_id") != prompt_id:
+        return None
+    if kind == "progress":
+        return Progress(node_id=str(data["node"]), value=data["value"], maximum=data["max"])
+    return Message(kind=str(kind), data=data)
+
+
+def _decode_binary(frame: bytes, prompt_id: str) -> Event | None:
+    """A preview. The message begins with two big-endian integers: its kind, and the image type or metadata's length."""
+    if len(frame) < 8:
+        return None
+    kind, second = struct.unpack_from(">II", frame)
+    if kind == _PREVIEW:
+        return Preview(node_id=None, mime_type=_IMAGE_TYPES.get(second, "image/jpeg"), image=frame[8:])
+    if kind != _PREVIEW_WITH_METADATA:
+        return None
+    metadata = json.loads(frame[8 : 8 + second])
+    if metadata.get("prompt_id") != prompt_id:
+        return None
+    mime_type = metadata.get("image_type", "image/jpeg")
+    return Preview(node_id=metadata.get("node_id"), mime_type=mime_type, image=frame[8 + second :])
