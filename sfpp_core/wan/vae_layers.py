@@ -102,10 +102,10 @@ class ChannelNorm(nn.Module):
         self.gamma = nn.Parameter(torch.ones(channels, *(1,) * space_dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        # The norm needs float32; the activations stay in the type they came in, also under autocast.
-        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=torch.float32)
-        scale = math.sqrt(x.shape[1]) / norm.clamp_min(NORM_EPS)
-        return x * scale.to(x.dtype) * self.gamma.to(x.dtype)
+        # Squares of float16 overflow from 256 on. The sum is float32; the activations keep their type, autocast or not.
+        wide = x.float() if x.dtype == torch.float16 else x
+        energy = wide.square().sum(dim=1, keepdim=True, dtype=torch.float32).clamp_min(NORM_EPS**2)
+        return x * (math.sqrt(x.shape[1]) * energy.rsqrt()).to(x.dtype) * self.gamma.to(x.dtype)
 
 
 class ResidualBlock(CausalLayer, nn.Module):
@@ -209,8 +209,10 @@ class Upsample(CausalLayer, nn.Module):
         first, later = x.split((1, x.shape[2] - 1), dim=2) if cache.at_start else (None, x)
         if later.shape[2] == 0:
             return x
-        doubled = rearrange(time_conv(later, cache), "b (two c) f h w -> b c (f two) h w", two=2)
-        return doubled if first is None else torch.cat((first, doubled), dim=2)
+        # "b (two c) f h w -> b c (f two) h w", as a concatenation of frames because that keeps the memory format.
+        earlier_half, later_half = (half.split(1, dim=2) for half in time_conv(later, cache).chunk(2, dim=1))
+        frames = [frame for pair in zip(earlier_half, later_half, strict=True) for frame in pair]
+        return torch.cat(frames if first is None else [first, *frames], dim=2)
 
 
 def keep_variance(conv: nn.Conv2d | nn.Conv3d) -> None:
