@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfpp_core.tiny.text import TinyTokenizer
 from training.scenes import (
     ATTRIBUTES,
     BOUNCE_SECONDS,
@@ -179,10 +181,11 @@ def test_prompts_name_every_attribute_in_every_wording() -> None:
     for index in range(500):
         spec = sample_scene(2, index)
         said, named = prompt_for(spec).lower(), spec.attributes
-        for word in (named.place, named.object, named.colour, motion_words[named.motion], speed_words[named.speed]):
-            assert f"{word}" in said, f"{word!r} is not in {said!r}"
+        words = (named.place, named.object, named.colour, motion_words[named.motion], speed_words[named.speed])
+        for word in words:
+            assert word in said, f"{word!r} is not in {said!r}"
         others = [other for other in ObjectKind if other is not named.object]
-        assert not any(other in said for other in others)
+        assert not any(other in said for other in others), said
 
 
 def test_language_varies() -> None:
@@ -202,3 +205,10 @@ def test_values_outside_the_distribution_are_refused() -> None:
         replace(scene(), exposure=2.0)
     with pytest.raises(ValueError, match="num_frames 0"):
         render(scene(), num_frames=0, height=8, width=8)
+
+
+def test_the_text_encoder_knows_every_word_of_every_prompt() -> None:
+    tokenizer = TinyTokenizer()
+    said = {word for index in range(2000) for word in re.findall(r"\w+", prompt_for(sample_scene(4, index)).lower())}
+    assert len(said) > 40
+    assert {word for word in said if not tokenizer.knows(word)} == set()

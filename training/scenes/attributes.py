@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from enum import StrEnum
+from enum import Enum
 
 
-class Place(StrEnum):
+class Choice(str, Enum):
+    """A value of an attribute; its text is the word that names it."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Place(Choice):
     """Where the scene plays; each place has a composition and a texture of its own."""
 
     DESERT = "desert"
@@ -15,7 +22,7 @@ class Place(StrEnum):
     MOUNTAINS = "mountains"
 
 
-class ObjectKind(StrEnum):
+class ObjectKind(Choice):
     """The one thing that moves. Silhouettes are mirror-symmetric: a still never gives the direction away."""
 
     BALL = "ball"
@@ -24,7 +31,7 @@ class ObjectKind(StrEnum):
     LANTERN = "lantern"
 
 
-class Colour(StrEnum):
+class Colour(Choice):
     """Colour of the object."""
 
     RED = "red"
@@ -35,7 +42,7 @@ class Colour(StrEnum):
     WHITE = "white"
 
 
-class Motion(StrEnum):
+class Motion(Choice):
     """How the object moves: across the picture and round again, or up and down on the spot."""
 
     LEFT = "left"
@@ -43,7 +50,7 @@ class Motion(StrEnum):
     BOUNCE = "bounce"
 
 
-class Speed(StrEnum):
+class Speed(Choice):
     """How fast it does so; the two ranges are far apart."""
 
     SLOW = "slow"
@@ -71,7 +78,7 @@ class Attributes:
         return Attributes(**dict(zip(ATTRIBUTES, values, strict=True)))
 
 
-ATTRIBUTES: dict[str, type[StrEnum]] = {
+ATTRIBUTES: dict[str, type[Choice]] = {
     "place": Place,
     "object": ObjectKind,
     "colour": Colour,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .attributes import Attributes, Motion, ObjectKind, Place, Speed
+from .attributes import Attributes, Motion, Place, Speed
 from .spec import SceneSpec
 
 PLACE_PHRASES: dict[Place, tuple[str, ...]] = {
@@ -21,7 +21,6 @@ WAYS: dict[Motion, tuple[str, ...]] = {
     Motion.RIGHT: ("right", "to the right"),
     Motion.BOUNCE: ("up and down", "up and down in place"),
 }
-OBJECT_WORDS: dict[ObjectKind, str] = {kind: kind.value for kind in ObjectKind}
 SPEED_WORDS: dict[Speed, str] = {Speed.SLOW: "slowly", Speed.FAST: "quickly"}
 SENTENCES: tuple[str, ...] = (
     "a {colour} {object} {verb} {speed} {way} in {place}",
@@ -46,8 +45,8 @@ def describe(attributes: Attributes, wording: int = 0) -> str:
         wording, pick = divmod(wording, len(phrases))
         picks[name] = phrases[pick]
     sentence = picks.pop("sentence").format(
-        colour=attributes.colour.value,
-        object=OBJECT_WORDS[attributes.object],
+        colour=attributes.colour,
+        object=attributes.object,
         speed=SPEED_WORDS[attributes.speed],
         **picks,
     )
