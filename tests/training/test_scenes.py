@@ -39,7 +39,7 @@ def scene(index: int = 0, **attributes: object) -> SceneSpec:
 
 
 def film(spec: SceneSpec, num_frames: int, start_frame: int = 0, width: int = SIZE) -> Tensor:
-    return render(spec, num_frames=num_frames, start_frame=start_frame, height=SIZE, width=width)[0]
+    return render(spec, start_frame, num_frames, SIZE, width)[0]
 
 
 def object_centres(spec: SceneSpec, num_frames: int, width: int = SIZE) -> Tensor:
@@ -98,10 +98,10 @@ def test_a_frame_does_not_depend_on_the_piece_it_is_rendered_in(kind: ObjectKind
 @pytest.mark.parametrize("place", list(Place))
 def test_pixels_are_in_range_and_a_batch_equals_its_scenes(place: Place) -> None:
     specs = [scene(index, place=place) for index in range(3)]
-    batch = render(specs, num_frames=9, height=48, width=80)
+    batch = render(specs, 0, 9, 48, 80)
     assert batch.shape == (3, 3, 9, 48, 80) and batch.dtype is torch.float32
     assert batch.min() >= -1 and batch.max() <= 1 and batch.std() > 0.2
-    assert torch.equal(batch[1], render(specs[1], num_frames=9, height=48, width=80)[0])
+    assert torch.equal(batch[1], render(specs[1], 0, 9, 48, 80)[0])
 
 
 @pytest.mark.parametrize("place", list(Place))
@@ -204,7 +204,7 @@ def test_values_outside_the_distribution_are_refused() -> None:
     with pytest.raises(ValueError, match=r"exposure is 2\.0; a scene needs 0\.8 to 1\.2"):
         replace(scene(), exposure=2.0)
     with pytest.raises(ValueError, match="num_frames 0"):
-        render(scene(), num_frames=0, height=8, width=8)
+        render(scene(), 0, 0, 8, 8)
 
 
 def test_the_text_encoder_knows_every_word_of_every_prompt() -> None:

@@ -15,7 +15,7 @@ per frame, and nothing but the object and its shadow moves.
 from __future__ import annotations
 
 from .attributes import ATTRIBUTES, Attributes, Colour, Motion, ObjectKind, Place, Speed
-from .motion import BOUNCE_SECONDS, FRAMES_PER_SECOND, TRAVEL_WIDTHS_PER_SECOND, object_path
+from .motion import BOUNCE_SECONDS, TRAVEL_WIDTHS_PER_SECOND, object_path
 from .prompts import describe, prompt_for
 from .render import render
 from .spec import HISTORY_RANGES, SceneSpec, sample_scene
@@ -23,7 +23,6 @@ from .spec import HISTORY_RANGES, SceneSpec, sample_scene
 __all__ = [
     "ATTRIBUTES",
     "BOUNCE_SECONDS",
-    "FRAMES_PER_SECOND",
     "HISTORY_RANGES",
     "TRAVEL_WIDTHS_PER_SECOND",
     "Attributes",

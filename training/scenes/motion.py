@@ -5,10 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+
 from .attributes import Motion, Speed
 from .spec import SceneSpec
 
-FRAMES_PER_SECOND = 16
 TRAVEL_WIDTHS_PER_SECOND = {Speed.SLOW: 0.125, Speed.FAST: 0.40625}
 """Across the picture: 8 and 26 pixels a second at a width of 64."""
 BOUNCE_SECONDS = {Speed.SLOW: 2.5, Speed.FAST: 1.0}

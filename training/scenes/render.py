@@ -16,7 +16,7 @@ from .spec import SceneSpec
 
 
 def render(
-    specs: SceneSpec | Sequence[SceneSpec], *, num_frames: int, height: int, width: int, start_frame: int = 0
+    specs: SceneSpec | Sequence[SceneSpec], start_frame: int, num_frames: int, height: int, width: int
 ) -> Tensor:
     """Frames `start_frame` to `start_frame + num_frames - 1` of each scene, at 16 frames a second.
 
