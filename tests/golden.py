@@ -9,11 +9,12 @@ import argparse
 import json
 import logging
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -51,6 +52,11 @@ class Recording:
         network.load_state_dict(weights)
         return network.eval()
 
+    def text(self) -> Tensor:
+        """Text embeddings, padded with zeros to the recorded model's length."""
+        text = self.tensors["text"]
+        return F.pad(text, (0, 0, 0, self.settings["model"]["text_len"] - text.shape[1]))
+
     def video(self, name: str) -> Tensor:
         """A tensor recorded frame first, in our layout."""
         return rearrange(self.tensors[name], "b t c h w -> b c t h w")
@@ -62,7 +68,7 @@ class RecordedNoise:
 
     recording: Recording
     drawn_frames: int = 0
-    drawn_renoise: int = field(default=0)
+    drawn_renoise: int = 0
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
         if step == 0:
@@ -75,7 +81,7 @@ class RecordedNoise:
 
 def _bidirectional_error(recording: Recording) -> float:
     tensors = recording.tensors
-    flow = recording.network()(recording.video("x"), tensors["timestep"].float(), tensors["text"])
+    flow = recording.network()(recording.video("x"), tensors["timestep"].float(), recording.text())
     return (flow - recording.video("flow")).abs().max().item()
 
 
@@ -92,7 +98,7 @@ def _causal_error(recording: Recording) -> float:
     )
     batch, channels, num_frames, height, width = expected.shape
     state = RolloutState(config=config, seed=0, model_id="golden", shape=(batch, channels, height, width))
-    text = recording.tensors["text"]
+    text = recording.text()
     if settings["initial"]:
         state = state.with_given(recording.video("initial"), text)
     rollout = Rollout(recording.network(), state, text, noise=RecordedNoise(recording))

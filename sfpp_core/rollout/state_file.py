@@ -1,0 +1,116 @@
+"""A rollout's state on disk: one safetensors file, its description as JSON in the header.
+
+The latents and texts are enough to continue bit for bit; a snapshot of the cache is written only if the state has one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..files import replacing
+from .config import RolloutConfig
+from .kv_cache import KVSnapshot
+from .state import Chunk, RolloutState
+
+HEADER = "sfpp_state"
+FORMAT_VERSION = 1
+
+
+class StateFileError(ValueError):
+    """A file that holds no usable state; the message names the file and says why."""
+
+
+def save_state(state: RolloutState, path: Path) -> None:
+    """Write `state` to `path`, replacing it only once the new file is complete.
+
+    Raises OSError naming the folder if the disk is full or the folder cannot be written.
+    """
+    description = {
+        "version": FORMAT_VERSION,
+        "config": asdict(state.config),
+        "seed": state.seed,
+        "model_id": state.model_id,
+        "shape": state.shape,
+        "num_given": state.num_given,
+        "chunks": [{"num_frames": chunk.num_frames, "text": chunk.text} for chunk in state.chunks],
+        "num_texts": len(state.texts),
+        "cache": {"num_frames": state.cache.num_frames, "num_layers": len(state.cache.keys)} if state.cache else None,
+    }
+    tensors = {"latents": state.latents.contiguous()}
+    tensors |= {f"text.{index}": text.contiguous() for index, text in enumerate(state.texts)}
+    if state.cache:
+        for layer, (keys, values) in enumerate(zip(state.cache.keys, state.cache.values, strict=True)):
+            tensors |= {f"cache.{layer}.keys": keys, f"cache.{layer}.values": values}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={HEADER: json.dumps(description)})
+    except SafetensorError as problem:
+        raise OSError(f"{path} could not be written: {problem}. Is there space on that disk?") from problem
+
+
+def load_state(path: Path) -> RolloutState:
+    """Read a state that `save_state` wrote. Raises StateFileError for any other file, FileNotFoundError for none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; choose a state that SFPPSaveState wrote.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            if header is None:
+                raise StateFileError(f"{path} is no saved state; choose a file that SFPPSaveState wrote.")
+            return _read(json.loads(header), file.get_tensor)
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+        if isinstance(problem, StateFileError):
+            raise
+        raise StateFileError(f"{path} is a damaged state ({problem}); save it again or start a new film.") from problem
+
+
+def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
+    if description["version"] != FORMAT_VERSION:
+        raise ValueError(f"its format is version {description['version']}, this program reads version {FORMAT_VERSION}")
+    config = description["config"]
+    shape = tuple(description["shape"])
+    chunks = _split(tensor("latents"), description["chunks"], shape)
+    texts = tuple(tensor(f"text.{index}") for index in range(description["num_texts"]))
+    if any(not 0 <= chunk.text < len(texts) for chunk in chunks):
+        raise ValueError("a chunk names a text that is not there")
+    return RolloutState(
+        config=RolloutConfig(**config | {"steps": tuple(config["steps"])}),
+        seed=description["seed"],
+        model_id=description["model_id"],
+        shape=shape,
+        num_given=description["num_given"],
+        chunks=chunks,
+        texts=texts,
+        cache=_read_cache(description["cache"], tensor),
+    )
+
+
+def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...]) -> tuple[Chunk, ...]:
+    lengths = [record["num_frames"] for record in records]
+    batch, channels, num_frames, height, width = latents.shape
+    if (batch, channels, height, width) != shape or num_frames != sum(lengths):
+        raise ValueError(f"its latents of shape {tuple(latents.shape)} do not match its description")
+    if not bool(torch.isfinite(latents).all()):
+        raise ValueError("its latents hold values that are not finite")
+    pieces = latents.split(lengths, dim=2) if lengths else ()
+    return tuple(
+        Chunk(latents=piece.contiguous(), text=record["text"]) for piece, record in zip(pieces, records, strict=True)
+    )
+
+
+def _read_cache(description: dict[str, int] | None, tensor: Any) -> KVSnapshot | None:
+    if description is None:
+        return None
+    keys, values = (
+        tuple(tensor(f"cache.{layer}.{side}") for layer in range(description["num_layers"]))
+        for side in ("keys", "values")
+    )
+    return KVSnapshot(description["num_frames"], keys, values)

@@ -1,0 +1,231 @@
+"""The law, bit for bit: rollout(2n) == rollout(n) then extend(n) == rollout(n), saved, loaded elsewhere, extended."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.state import RolloutState
+from sfpp_core.rollout.state_file import StateFileError, load_state, save_state
+
+from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
+
+CONFIGS = [
+    RolloutConfig(chunk=3, window=9),
+    RolloutConfig(chunk=3, window=7),
+    RolloutConfig(chunk=3, window=10, sink=2),
+    RolloutConfig(chunk=3, window=9, sink=3, context_noise=50.0, steps=(1000.0, 500.0)),
+    RolloutConfig(chunk=1, window=4, steps=(1000.0, 600.0)),
+    RolloutConfig(chunk=1, window=5, sink=1),
+    RolloutConfig(chunk=3, window=8, independent_first=True),
+]
+
+
+def describe(config: RolloutConfig) -> str:
+    return f"chunk{config.chunk}-window{config.window}-sink{config.sink}-steps{len(config.steps)}"
+
+
+def empty_state(config: RolloutConfig, *, seed: int = 11, batch: int = 1) -> RolloutState:
+    shape = (batch, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
+    return RolloutState(config=config, seed=seed, model_id="random", shape=shape)
+
+
+@torch.inference_mode()
+def extend(
+    state: RolloutState, num_chunks: int, text: Tensor | None = None, *, keep_cache: bool = False
+) -> RolloutState:
+    rollout = Rollout(random_transformer(), state, random_text() if text is None else text)
+    for _ in rollout.run(num_chunks):
+        pass
+    return rollout.keep_cache() if keep_cache else rollout.state
+
+
+@pytest.fixture(params=CONFIGS, ids=describe)
+def config(request: pytest.FixtureRequest) -> RolloutConfig:
+    return request.param
+
+
+def test_extending_equals_one_go(config: RolloutConfig) -> None:
+    whole = extend(empty_state(config), 12).latents
+    half = extend(empty_state(config), 6)
+    assert torch.equal(extend(half, 6).latents, whole)
+    assert torch.equal(extend(extend(half, 1), 5).latents, whole)
+
+
+def test_snapshot_of_the_cache_equals_replay(config: RolloutConfig) -> None:
+    whole = extend(empty_state(config), 8).latents
+    half = extend(empty_state(config), 4, keep_cache=True)
+    assert half.cache is not None
+    assert torch.equal(extend(half, 4).latents, whole)
+    assert torch.equal(extend(half, 4).latents, whole), "extending must leave the snapshot as it was"
+
+
+def test_a_new_process_continues_the_same_films(tmp_path: Path) -> None:
+    for index, config in enumerate(CONFIGS):
+        save_state(extend(empty_state(config), 3), tmp_path / f"{index}.safetensors")
+    script = (
+        "import sys; from pathlib import Path; from tests.core.test_rollout_law import continue_files; "
+        "continue_files(Path(sys.argv[1]), 3)"
+    )
+    subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], check=True, cwd=Path(__file__).parents[2], timeout=120
+    )
+    for index, config in enumerate(CONFIGS):
+        whole = extend(empty_state(config), 6).latents
+        assert torch.equal(load_state(tmp_path / f"{index}.safetensors").latents, whole), config
+
+
+def continue_files(folder: Path, num_chunks: int) -> None:
+    """What the other process does."""
+    for path in folder.iterdir():
+        save_state(extend(load_state(path), num_chunks), path)
+
+
+def test_long_films_replay_only_what_can_be_felt(config: RolloutConfig) -> None:
+    """With 3 layers a film far longer than three windows is continued by a short replay, to the same bits."""
+    long = extend(empty_state(config), 60 // config.chunk)
+    calls: list[Progress] = []
+    rollout = Rollout(random_transformer(), long, random_text(), on_call=calls.append)
+    with torch.inference_mode():
+        list(rollout.run(2))
+    replayed = sum(call.x0 is None for call in calls)
+    felt = TINY.num_layers * (config.window - config.sink - 1) + config.sink
+    assert replayed - 1 <= felt // config.chunk + 2 < len(long.chunks)
+    assert calls[-1].done == calls[-1].total == len(calls)
+    assert torch.equal(rollout.state.latents, extend(empty_state(config), 60 // config.chunk + 2).latents)
+
+
+def test_a_second_text_rules_only_what_follows(config: RolloutConfig) -> None:
+    sea, storm = random_text(seed=1), random_text(seed=2)
+    calm = extend(empty_state(config), 3, sea)
+    stormy = extend(calm, 3, storm)
+    start = calm.num_frames
+    assert torch.equal(stormy.latents[:, :, :start], calm.latents)
+    assert not torch.equal(stormy.latents[:, :, start:], extend(calm, 3, sea).latents[:, :, start:])
+    assert [chunk.text for chunk in stormy.chunks] == [0, 0, 0, 1, 1, 1]
+    back = extend(extend(stormy, 1, sea), 2, sea)
+    assert len(back.texts) == 2
+    assert torch.equal(back.latents, extend(stormy, 3, sea).latents)
+
+
+def test_branches_share_their_beginning_and_nothing_else(config: RolloutConfig) -> None:
+    trunk = extend(empty_state(config), 3)
+    before = trunk.latents.clone()
+    first, second = extend(trunk, 2, random_text(seed=5)), extend(trunk, 2, random_text(seed=6))
+    assert torch.equal(trunk.latents, before)
+    assert torch.equal(extend(trunk, 2, random_text(seed=5)).latents, first.latents)
+    assert not torch.equal(first.latents, second.latents)
+
+
+@pytest.mark.parametrize("num_given", [1, 3, 5, 7])
+def test_given_frames_are_kept_and_decide_what_follows(config: RolloutConfig, num_given: int) -> None:
+    shape = (1, TINY.in_channels, num_given, LATENT_HEIGHT, LATENT_WIDTH)
+    given = torch.randn(shape, generator=torch.Generator().manual_seed(3))
+    start = empty_state(config).with_given(given, random_text())
+    whole = extend(start, 4)
+    assert torch.equal(whole.latents[:, :, :num_given], given)
+    assert torch.equal(extend(extend(start, 2), 2).latents, whole.latents)
+    other = extend(empty_state(config).with_given(given.flip(3), random_text()), 4)
+    assert not torch.equal(other.latents[:, :, num_given:], whole.latents[:, :, num_given:])
+
+
+def test_films_of_a_batch_do_not_mix(config: RolloutConfig) -> None:
+    texts = torch.cat([random_text(seed=1), random_text(seed=2)])
+    both = extend(empty_state(config, batch=2), 3, texts).latents
+    swapped_second = extend(empty_state(config, batch=2), 3, torch.cat([texts[:1], texts[:1]])).latents
+    assert torch.equal(both[:1], swapped_second[:1])
+    assert not torch.equal(both[1:], swapped_second[1:])
+
+
+def test_seeds_and_only_seeds_change_a_film(config: RolloutConfig) -> None:
+    film, again, other = (extend(empty_state(config, seed=seed), 2).latents for seed in (4, 4, 5))
+    assert torch.equal(film, again)
+    assert not torch.equal(film, other)
+
+
+class Cancelled(Exception):
+    """A host's interrupt."""
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 6, 9, 13])
+def test_an_interrupt_loses_no_finished_chunk(stop_at: int) -> None:
+    config = RolloutConfig(chunk=3, window=7)
+
+    calls: list[Progress] = []
+
+    def cancel(progress: Progress) -> None:
+        calls.append(progress)
+        if len(calls) == stop_at:
+            raise Cancelled
+
+    rollout = Rollout(random_transformer(), empty_state(config), random_text(), on_call=cancel)
+    with torch.inference_mode():
+        with pytest.raises(Cancelled):
+            list(rollout.run(6))
+        finished = len(rollout.state.chunks)
+        assert torch.equal(extend(rollout.state, 6 - finished).latents, extend(empty_state(config), 6).latents)
+        list(rollout.run(6 - finished))
+    assert torch.equal(rollout.state.latents, extend(empty_state(config), 6).latents), "the same rollout may go on too"
+
+
+def test_a_saved_state_is_the_state(config: RolloutConfig, tmp_path: Path) -> None:
+    state = extend(extend(empty_state(config), 2), 1, random_text(seed=8), keep_cache=True)
+    save_state(state, tmp_path / "film.safetensors")
+    loaded = load_state(tmp_path / "film.safetensors")
+    assert (loaded.config, loaded.seed, loaded.model_id, loaded.shape) == (config, 11, "random", state.shape)
+    assert torch.equal(loaded.latents, state.latents)
+    assert loaded.cache.num_frames == state.cache.num_frames
+    assert all(torch.equal(a, b) for a, b in zip(loaded.cache.keys, state.cache.keys, strict=True))
+    assert [path.name for path in tmp_path.iterdir()] == ["film.safetensors"]
+
+
+def test_damaged_state_files_are_named_and_refused(tmp_path: Path) -> None:
+    path = tmp_path / "film.safetensors"
+    save_state(extend(empty_state(RolloutConfig(window=6)), 2), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    with pytest.raises(StateFileError, match="film.safetensors is a damaged state"):
+        load_state(path)
+    path.write_bytes(whole.replace(b'\\"num_texts\\": 1', b'\\"num_texts\\": 0'))
+    with pytest.raises(StateFileError, match="names a text that is not there"):
+        load_state(path)
+    path.write_bytes(b"\x80\x04\x95")
+    with pytest.raises(StateFileError, match=r"film\.safetensors"):
+        load_state(path)
+    with pytest.raises(FileNotFoundError, match=r"other\.safetensors does not exist"):
+        load_state(tmp_path / "other.safetensors")
+
+
+def test_a_state_of_other_weights_is_refused() -> None:
+    state = empty_state(RolloutConfig())
+    state.require_model("random")
+    with pytest.raises(ValueError, match="another model"):
+        state.require_model("other")
+
+
+def test_a_start_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match="the start has shape"):
+        empty_state(RolloutConfig()).with_given(torch.zeros(1, 16, 1, 2, 2), random_text())
+    made = extend(empty_state(RolloutConfig(window=3)), 1)
+    with pytest.raises(ValueError, match="already"):
+        made.with_given(made.latents, random_text())
+
+
+def test_a_text_of_another_width_is_refused() -> None:
+    with pytest.raises(ValueError, match="20 wide"):
+        Rollout(random_transformer(), empty_state(RolloutConfig()), torch.zeros(1, 5, 21))
+    with pytest.raises(ValueError, match="give 1 or 1"):
+        Rollout(random_transformer(), empty_state(RolloutConfig()), torch.zeros(3, 5, 20))
+
+
+def test_the_state_shows_itself_briefly() -> None:
+    state = replace(empty_state(RolloutConfig(window=3)), seed=7)
+    assert repr(extend(state, 2)) == "RolloutState(6 latent frames of 4x6, batch 1, seed 7)"
