@@ -31,6 +31,7 @@ from scripts.comfy_errors import (
 )
 from scripts.comfy_events import LOOPBACK_HOSTS, Event, EventSocket, Message, OnEvent, Preview, Progress
 from scripts.comfy_results import OutputFile, RunResult, result_of
+from scripts.comfy_workflow import Workflow
 
 __all__ = [
     "ComfyClient",
@@ -50,9 +51,6 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
-
-Workflow = Mapping[str, Mapping[str, Any]]
-"""A workflow in API format: node id -> {"class_type", "inputs"}."""
 
 _HTTP_TIMEOUT_S = 60.0
 _HISTORY_DELAY_S = 0.05
@@ -171,14 +169,14 @@ class ComfyClient:
         """The content of a file that a run made. For large files use `download`."""
         return self._request("GET", "/view", params=file.query()).content
 
-    def download(self, file: OutputFile, directory: Path) -> Path:
+    def download(self, file: OutputFile, directory: Path, *, name: str | None = None) -> Path:
         """Copy a file that a run made into a local folder, in pieces; return where it is.
 
-        The file appears under its name only when it is complete; one of the same name is replaced.
+        It is called `name`, or as on the server. It appears only when it is complete, and replaces one of that name.
         """
         directory.mkdir(parents=True, exist_ok=True)
-        # Of the server's words only a bare name may decide where something is written.
-        target = directory / Path(file.filename).name
+        # Whatever path the server's word contains, the file lands in `directory`.
+        target = directory / (name or Path(file.filename).name)
         partial = target.with_name(target.name + ".part")
         response = self._request("GET", "/view", params=file.query(), stream=True)
         with response, open(partial, "wb") as out:

@@ -1,0 +1,159 @@
+"""Makes a film with the built-in model family through a real headless ComfyUI.
+
+Run through ``scripts/demo``, which sets everything up first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import FrameType
+
+import av
+import torch
+from tqdm import tqdm
+
+from scripts.comfy_client import ComfyClient, ComfyError, Event, Progress
+from scripts.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
+from scripts.comfy_workflow import Workflow, load_workflow, with_inputs
+
+WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
+
+# Node classes whose progress bar stands for seconds of film, and what the bar is called meanwhile.
+_STAGES = {"SFPPSampler": "making", "SFPPDecodeToVideo": "writing"}
+
+# Far beyond what a laptop takes per second of film; only a server that hangs gets here.
+_TIMEOUT_PER_SECOND_S = 60.0
+_TIMEOUT_BASE_S = 600.0
+
+
+class FilmProgress:
+    """Shows the progress of the nodes in seconds of film, one bar after the other."""
+
+    def __init__(self, workflow: Workflow, seconds: float) -> None:
+        self._stages = {node_id: _STAGES.get(node["class_type"]) for node_id, node in workflow.items()}
+        self._seconds = seconds
+        self._bar: tqdm | None = None
+        self._node_id: str | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take an event of the run."""
+        if not isinstance(event, Progress) or self._stages.get(event.node_id) is None:
+            return
+        if event.node_id != self._node_id:
+            self._begin(event.node_id)
+        self._bar.update(self._seconds * event.value / event.maximum - self._bar.n)
+
+    def close(self) -> None:
+        """End the bar that is shown, if there is one."""
+        if self._bar is not None:
+            self._bar.close()
+
+    def _begin(self, node_id: str) -> None:
+        self.close()
+        self._node_id = node_id
+        self._bar = tqdm(
+            desc=self._stages[node_id],
+            total=self._seconds,
+            bar_format="{desc}: {n:.1f} of {total:.1f} s of film |{bar}| {elapsed} passed, {remaining} left",
+            # A terminal redraws one line; in a log file each update is a line of its own.
+            mininterval=0.2 if sys.stderr.isatty() else 15.0,
+        )
+
+
+def main() -> int:
+    """Command line of the demo."""
+    arguments = _parse_arguments()
+    signal.signal(signal.SIGTERM, _exit_in_order)
+    try:
+        film = make_film(arguments)
+    except (ServerError, ComfyError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: stopped", file=sys.stderr)
+        return 130
+    print(film)
+    return 0
+
+
+def make_film(arguments: argparse.Namespace) -> str:
+    """Start ComfyUI, run the workflow, fetch the film; return a line that says what and where it is."""
+    workflow = _fill_in(load_workflow(WORKFLOW), arguments)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="sfpp-demo-", ignore_cleanup_errors=True) as folder:
+        print("demo: starting ComfyUI", flush=True)
+        config = ServerConfig(base_directory=Path(folder), cpu=not torch.accelerator.is_available())
+        with ComfyServer(config) as server:
+            try:
+                path = _run_and_fetch(ComfyClient(server.url), workflow, arguments)
+            except ComfyError as error:
+                # The log goes with its folder.
+                raise ComfyError(f"{error}\nThe end of ComfyUI's log:\n{server.log_tail()}") from error
+    return f"demo: {path.absolute()} ({_describe(path)}), in {time.monotonic() - started:.0f} s"
+
+
+def _run_and_fetch(client: ComfyClient, workflow: Workflow, arguments: argparse.Namespace) -> Path:
+    """Run the workflow with its progress shown and copy its film into the folder that was asked for."""
+    progress = FilmProgress(workflow, arguments.seconds)
+    try:
+        timeout_s = _TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND_S * arguments.seconds
+        result = client.run(workflow, on_event=progress, timeout_s=timeout_s)
+    finally:
+        progress.close()
+    films = [file for file in result.files() if file.filename.endswith(".mp4")]
+    if len(films) != 1:
+        raise ComfyError(f"the workflow made {len(films)} films; one was expected")
+    # Every server counts its files from 1 in its own folder; here films of many runs come together.
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(films[0].filename).name}"
+    return client.download(films[0], arguments.out, name=name)
+
+
+def _fill_in(workflow: Workflow, arguments: argparse.Namespace) -> Workflow:
+    """The workflow with what the command line says; what it leaves open stays as the workflow has it."""
+    settings = {"seconds": arguments.seconds, "seed": arguments.seed}
+    workflow = with_inputs(workflow, "SFPPSampler", **{k: v for k, v in settings.items() if v is not None})
+    if arguments.prompt is not None:
+        workflow = with_inputs(workflow, "CLIPTextEncode", text=arguments.prompt)
+    return workflow
+
+
+def _describe(path: Path) -> str:
+    """What is in a video file: its length, frames and size."""
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        seconds = stream.frames / stream.average_rate
+        return f"{float(seconds):.1f} s, {stream.frames} frames, {stream.width}x{stream.height}"
+
+
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="scripts/demo",
+        description="Makes a film with the built-in model through a real headless ComfyUI and says where the MP4 is.",
+    )
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="length of the film (default: 60)")
+    parser.add_argument("--prompt", help="what the film shows (default: the workflow's prompt)")
+    parser.add_argument("--seed", type=int, help="which of all such films (default: the workflow's seed)")
+    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for the film (default: output)")
+    return parser.parse_args()
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise argparse.ArgumentTypeError(f"{text} is no length; give seconds above 0")
+    return seconds
+
+
+def _exit_in_order(_signal: int, _frame: FrameType | None) -> None:
+    """On SIGTERM leave through every `finally`, so that the server is stopped; 143 is what a shell expects then."""
+    sys.exit(143)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
