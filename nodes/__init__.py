@@ -1,0 +1,24 @@
+"""What an artist sees: one file per concept, each node only translating widgets and wires for `sfpp_core`.
+
+This package and `host` below it are the only places that know ComfyUI.
+"""
+
+from __future__ import annotations
+
+from comfy_api.latest import ComfyExtension, io
+
+from .decode_to_video import DecodeToVideo
+from .extend import Extend
+from .load_model import LoadModel
+from .load_tiny import LoadTiny
+from .sampler import Sampler
+from .state_files import LoadState, SaveState
+
+NODES: tuple[type[io.ComfyNode], ...] = (LoadModel, LoadTiny, Sampler, Extend, SaveState, LoadState, DecodeToVideo)
+
+
+class SelfForcingExtension(ComfyExtension):
+    """The pack, as ComfyUI asks for it."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        return list(NODES)

@@ -1,0 +1,79 @@
+"""SFPP Extend: continues a film."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comfy_api.latest import io
+
+from ..sfpp_core.rollout.state import RolloutState
+from .film_length import film_length
+from .host.conditioning import text_embedding
+from .host.identity import model_identity
+from .host.latents import to_latent
+from .host.network import wan_config
+from .host.progress import say
+from .host.sampling import sample_chunks
+from .vocabulary import CATEGORY, FilmState
+
+
+class Extend(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SFPPExtend",
+            display_name="SFPP Extend",
+            category=CATEGORY,
+            description="Continues a film exactly as if it had been made in one go, or lets a new prompt rule from "
+            "here on. The state that comes in stays as it is: branch from it as often as you like.",
+            inputs=[
+                io.Model.Input(
+                    "model", tooltip="The model that began the film, with the same LoRAs at the same strengths."
+                ),
+                FilmState.Input(
+                    "state", tooltip="Where the film stands: from SFPP Sampler, SFPP Extend or SFPP Load State."
+                ),
+                io.Float.Input(
+                    "seconds",
+                    default=5.0,
+                    min=0.1,
+                    max=3600.0,
+                    step=0.5,
+                    round=0.01,
+                    tooltip="Length to add, in seconds at 16 frames a second. Rounded up to whole chunks (with chunk "
+                    "3: multiples of 12 frames); the node says what it became.",
+                ),
+                io.Conditioning.Input(
+                    "positive",
+                    optional=True,
+                    tooltip="A new prompt for what is added; the old one still shows until its frames have left the "
+                    "window. Not connected: the film's last prompt goes on.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "new_latent",
+                    display_name="new latent",
+                    tooltip="Only what was added. Decoded alone its first frame is taken for a still picture; decode "
+                    "the whole latent for a seamless film.",
+                ),
+                io.Latent.Output("whole_latent", display_name="whole latent", tooltip="The film from its beginning."),
+                FilmState.Output(
+                    "new_state", display_name="state", tooltip="The longer film, for the next SFPP Extend."
+                ),
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, state: RolloutState, seconds: float, positive: list[list[Any]] | None = None
+    ) -> io.NodeOutput:
+        text_dim = wan_config(model).text_dim
+        state.require_model(model_identity(model))
+        text = state.texts[state.chunks[-1].text] if positive is None else text_embedding(positive, text_dim)
+        length = film_length(seconds, chunk=state.config.chunk, continues=True)
+        say(str(length))
+        longer = sample_chunks(model, state, text, length.num_chunks)
+        added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
+        return io.NodeOutput(to_latent(model, added), to_latent(model, longer.latents), longer)

@@ -1,0 +1,67 @@
+"""Which model a state belongs to: a fingerprint of what the weights say, whatever form they are held in."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+NUM_RUNS = 8
+"""Places in a weight that are looked at, spread evenly."""
+RUN_LENGTH = 512
+"""Neighbouring values read at each place; neighbours, so that a memory-mapped file is barely touched."""
+
+
+def model_identity(model: ModelPatcher) -> str:
+    """Hexadecimal fingerprint of the transformer's weights and of the LoRAs patched onto them.
+
+    Of the weights it reads the signs of a sample. A cast keeps signs, so the same file has the same identity on a GPU
+    in bf16, on a CPU in float32 and in fp8, loaded or not, while any other checkpoint differs in some of the hundred
+    thousands of signs. LoRAs are hashed by value and strength. Weights that a LoRA is already merged into are read
+    from the copies that ComfyUI keeps of the originals.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.model.diffusion_model.named_parameters()):
+        original = model.backup.get(f"diffusion_model.{name}")
+        weight = parameter if original is None else original.weight
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(_signs(weight.detach()))
+    for name in sorted(model.patches):
+        digest.update(name.encode())
+        for part in _patch_parts(model.patches[name]):
+            digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    """Up to NUM_RUNS * RUN_LENGTH values of a tensor, as float32 on the CPU."""
+    flat = tensor.flatten()
+    if flat.numel() <= NUM_RUNS * RUN_LENGTH:
+        return flat.float().cpu()
+    last = flat.numel() - RUN_LENGTH
+    starts = (run * last // (NUM_RUNS - 1) for run in range(NUM_RUNS))
+    return torch.cat([flat[start : start + RUN_LENGTH] for start in starts]).float().cpu()
+
+
+def _signs(weight: Tensor) -> bytes:
+    return np.packbits(torch.signbit(_sample(weight)).numpy()).tobytes()
+
+
+def _patch_parts(value: Any) -> Iterator[bytes]:
+    """Everything in ComfyUI's list of patches that decides their effect: factors, strengths, offsets."""
+    if isinstance(value, Tensor):
+        yield f"{tuple(value.shape)}".encode()
+        yield _sample(value.detach()).numpy().tobytes()
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from _patch_parts(item)
+    elif hasattr(value, "weights"):
+        yield type(value).__name__.encode()
+        yield from _patch_parts(value.weights)
+    elif not callable(value):
+        yield repr(value).encode()

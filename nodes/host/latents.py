@@ -1,0 +1,48 @@
+"""ComfyUI's LATENT (VAE space) and the latents a rollout works on (model space), both [B, C, T, H, W]."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from comfy.model_management import intermediate_device
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...sfpp_core.wan.geometry import WAN21
+
+
+class Latent(TypedDict):
+    """What travels between nodes as LATENT."""
+
+    samples: Tensor
+
+
+def video_latents(latent: Latent, name: str) -> Tensor:
+    """The latents [1, 16, T, H, W] of one video, T at least 1; an image's [1, 16, H, W] is a video of one frame.
+
+    Raises ValueError naming the input `name` if LATENT holds something else.
+    """
+    samples = latent["samples"]
+    if samples.ndim == 4:
+        samples = samples.unsqueeze(2)
+    if samples.ndim != 5 or samples.shape[1] != WAN21.channels:
+        raise ValueError(
+            f"{name} has shape {tuple(latent['samples'].shape)}; a Wan 2.1 video latent is [1, {WAN21.channels}, "
+            "frames, height / 8, width / 8]. Encode with the Wan 2.1 VAE (VAE Encode)."
+        )
+    if samples.shape[0] != 1:
+        raise ValueError(f"{name} holds a batch of {samples.shape[0]} videos; choose one with Latent From Batch.")
+    if samples.shape[2] < 1:
+        raise ValueError(f"{name} holds no frames.")
+    return samples
+
+
+def to_model_space(model: ModelPatcher, samples: Tensor) -> Tensor:
+    """What the MODEL sees of VAE-space latents, float32 on the CPU."""
+    return model.model.process_latent_in(samples.to("cpu", torch.float32))
+
+
+def to_latent(model: ModelPatcher, latents: Tensor) -> Latent:
+    """Latents from model space as a LATENT of their own, where ComfyUI keeps what passes between nodes."""
+    return {"samples": model.model.process_latent_out(latents).to(intermediate_device())}

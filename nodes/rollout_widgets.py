@@ -1,0 +1,95 @@
+"""The widgets that override a model's rollout settings, and what they make of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from comfy_api.latest import io
+
+from ..sfpp_core.rollout.config import RolloutConfig
+
+AS_PRESET = -1
+"""In a number: leave it to the MODEL's preset."""
+PRESET_WORD = "preset"
+"""In the step list: leave it to the MODEL's preset."""
+
+
+def rollout_inputs() -> list[io.Input]:
+    """Widgets for every field of RolloutConfig, all of them left to the preset."""
+    return [
+        io.Int.Input(
+            "chunk",
+            default=AS_PRESET,
+            min=AS_PRESET,
+            max=64,
+            tooltip="Latent frames (4 frames each) denoised together. Use what the model was trained with: 3 for "
+            "Self-Forcing, 1 for frame-wise models. -1: from the model's preset.",
+        ),
+        io.Int.Input(
+            "window",
+            default=AS_PRESET,
+            min=AS_PRESET,
+            max=1024,
+            tooltip="Latent frames the model sees at once, sink and current chunk included. More costs memory and "
+            "time; beyond the training length (21) films brighten and drift. -1: from the model's preset.",
+        ),
+        io.Int.Input(
+            "sink",
+            default=AS_PRESET,
+            min=AS_PRESET,
+            max=1024,
+            tooltip="First latent frames that stay in view for ever and hold the look of the film, at the price of "
+            "motion. 0 for Self-Forcing++, 3 for LongLive. -1: from the model's preset.",
+        ),
+        io.String.Input(
+            "steps",
+            default=PRESET_WORD,
+            tooltip="Timesteps of each chunk, falling, from 1000 (noise) to above 0, before the shift: 1000, 750, 500, "
+            "250. Fewer are faster and rougher; use what the model was trained with. The word preset: from the "
+            "model's preset.",
+        ),
+        io.Float.Input(
+            "shift",
+            default=AS_PRESET,
+            min=AS_PRESET,
+            max=100.0,
+            step=0.1,
+            round=0.001,
+            tooltip="Moves the steps towards noise: higher settles composition and motion, lower detail. 5 for "
+            "Self-Forcing, 1 for none. A ModelSampling node has no effect here. -1: from the model's preset.",
+        ),
+        io.Float.Input(
+            "context_noise",
+            default=AS_PRESET,
+            min=AS_PRESET,
+            max=1000.0,
+            step=1.0,
+            round=0.001,
+            tooltip="Timestep (0 to 1000) that the model is told when it remembers a finished chunk. 0 says clean. "
+            "-1: from the model's preset.",
+        ),
+    ]
+
+
+def rollout_settings(
+    preset: RolloutConfig, *, chunk: int, window: int, sink: int, steps: str, shift: float, context_noise: float
+) -> RolloutConfig:
+    """The preset with what the widgets override. Raises ValueError naming the widget if the settings cannot work."""
+    numbers = {"chunk": chunk, "window": window, "sink": sink, "shift": shift, "context_noise": context_noise}
+    changes = {name: value for name, value in numbers.items() if value != AS_PRESET}
+    if steps.strip().lower() != PRESET_WORD:
+        changes["steps"] = parse_steps(steps)
+    return replace(preset, **changes)
+
+
+def parse_steps(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas or blanks. Raises ValueError naming what is no number, or that there is none."""
+    words = text.replace(",", " ").split()
+    if not words:
+        raise ValueError(f"steps is empty. Type timesteps such as 1000, 750, 500, 250, or the word {PRESET_WORD}.")
+    try:
+        return tuple(float(word) for word in words)
+    except ValueError as error:
+        raise ValueError(
+            f"steps is {text!r}. Type numbers separated by commas, such as 1000, 750, 500, 250, or {PRESET_WORD}."
+        ) from error

@@ -1,0 +1,136 @@
+"""SFPP Sampler: begins a film."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..sfpp_core.rollout.noise import MAX_SEED
+from ..sfpp_core.rollout.state import RolloutState
+from ..sfpp_core.wan.geometry import WAN21
+from .film_length import film_length
+from .host.conditioning import text_embedding
+from .host.identity import model_identity
+from .host.latents import Latent, to_latent, to_model_space, video_latents
+from .host.network import wan_config
+from .host.progress import say
+from .host.sampling import preset_settings, sample_chunks
+from .rollout_widgets import rollout_inputs, rollout_settings
+from .vocabulary import CATEGORY, FilmState
+
+
+def _side_input(name: str, default: int) -> io.Int.Input:
+    return io.Int.Input(
+        name,
+        default=default,
+        min=WAN21.size_multiple,
+        max=8192,
+        step=WAN21.size_multiple,
+        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. Stay near what the "
+        "model was trained at: 832x480 for Wan 2.1 1.3B, 64x64 for the built-in model.",
+    )
+
+
+class Sampler(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SFPPSampler",
+            display_name="SFPP Sampler",
+            category=CATEGORY,
+            description="Makes a film of any length chunk by chunk with a rolling memory: every second costs the same "
+            "time, and memory does not grow. Continue the film with SFPP Extend.",
+            inputs=[
+                io.Model.Input(
+                    "model",
+                    tooltip="A Wan 2.1 text-to-video model made causal (Self-Forcing and its family). Plain Wan 2.1 "
+                    "runs, but was not trained for this and falls apart.",
+                ),
+                io.Conditioning.Input(
+                    "positive", tooltip="What the film shows, from CLIP Text Encode. There is no negative."
+                ),
+                io.Int.Input(
+                    "seed",
+                    default=0,
+                    min=0,
+                    max=MAX_SEED,
+                    control_after_generate=True,
+                    tooltip="Chooses the noise. The same seed and settings give the same film, on any machine and in "
+                    "any number of pieces.",
+                ),
+                _side_input("width", default=832),
+                _side_input("height", default=480),
+                io.Float.Input(
+                    "seconds",
+                    default=5.0,
+                    min=0.1,
+                    max=3600.0,
+                    step=0.5,
+                    round=0.01,
+                    tooltip="Length to make, in seconds at 16 frames a second, a start not counted. Rounded up to "
+                    "whole chunks (with chunk 3: 9, 21, 33, ... frames); the node says what it became.",
+                ),
+                *rollout_inputs(),
+                io.Latent.Input(
+                    "start",
+                    optional=True,
+                    tooltip="Begin from this instead of from nothing: an image or a video, from VAE Encode, of the "
+                    "same size. It becomes the beginning of the film.",
+                ),
+            ],
+            outputs=[
+                io.Latent.Output(
+                    "latent", display_name="latent", tooltip="The film, for SFPP Decode To Video or VAE Decode."
+                ),
+                FilmState.Output("state", display_name="state", tooltip="For SFPP Extend and SFPP Save State."),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, width: int | None, height: int | None) -> bool | str:
+        """Refuse impossible sizes before anything is loaded; a size that is wired in is only known later."""
+        try:
+            WAN21.latent_size(height or WAN21.size_multiple, width or WAN21.size_multiple)
+        except ValueError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def execute(
+        cls,
+        model: Any,
+        positive: list[list[Any]],
+        seed: int,
+        width: int,
+        height: int,
+        seconds: float,
+        start: Latent | None = None,
+        **settings: Any,
+    ) -> io.NodeOutput:
+        config = rollout_settings(preset_settings(model), **settings)
+        text = text_embedding(positive, wan_config(model).text_dim)
+        latent_size = WAN21.latent_size(height, width)
+        length = film_length(seconds, chunk=config.chunk, continues=start is not None)
+        state = RolloutState(
+            config=config, seed=seed, model_id=model_identity(model), shape=(1, WAN21.channels, *latent_size)
+        )
+        if start is not None:
+            state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
+        say(str(length))
+        state = sample_chunks(model, state, text, length.num_chunks)
+        return io.NodeOutput(to_latent(model, state.latents), state)
+
+
+def _start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:
+    """The start's latents [1, 16, T, H, W]. Raises ValueError if they are not of the film's size."""
+    samples = video_latents(start, "start")
+    if tuple(samples.shape[-2:]) != latent_size:
+        height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
+        raise ValueError(
+            f"start is {width}x{height} pixels, but width and height say {latent_size[1] * WAN21.spatial_stride}x"
+            f"{latent_size[0] * WAN21.spatial_stride}. Set them to {width} and {height}, or scale the picture before "
+            "VAE Encode."
+        )
+    return samples

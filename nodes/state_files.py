@@ -1,0 +1,78 @@
+"""SFPP Save State and SFPP Load State: a film that goes on tomorrow, or on another machine."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io, ui
+
+from ..sfpp_core.rollout.state import RolloutState
+from ..sfpp_core.rollout.state_file import load_state, save_state
+from .host.files import STATE_SUFFIX, new_output_file, saved_states
+from .vocabulary import CATEGORY, FilmState
+
+
+class SaveState(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SFPPSaveState",
+            display_name="SFPP Save State",
+            category=CATEGORY,
+            description="Writes where a film stands to a file: its clean latents, prompts and settings, from which "
+            "SFPP Extend continues it exactly.",
+            inputs=[
+                FilmState.Input("state", tooltip="From SFPP Sampler or SFPP Extend."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="states/film",
+                    tooltip="Name of the file in the output folder, with sub-folders if you like; a number is added. "
+                    "%year%, %month%, %day%, ... are filled in.",
+                ),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, state: RolloutState, filename_prefix: str) -> io.NodeOutput:
+        file = new_output_file(filename_prefix, STATE_SUFFIX)
+        save_state(state, file.path)
+        return io.NodeOutput(ui=ui.PreviewText(f"{file.subfolder}/{file.filename}".lstrip("/")))
+
+
+class LoadState(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SFPPLoadState",
+            display_name="SFPP Load State",
+            category=CATEGORY,
+            description="Reads a film that SFPP Save State wrote. Continue it with SFPP Extend and the model that made "
+            "it.",
+            inputs=[
+                io.Combo.Input(
+                    "state_file",
+                    options=list(saved_states()),
+                    tooltip=f"A {STATE_SUFFIX} file in ComfyUI's output or input folder. Press R to refresh the list.",
+                )
+            ],
+            outputs=[FilmState.Output("state", display_name="state", tooltip="For SFPP Extend.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, state_file: str | None) -> bool | str:
+        """Check here, at queue time: ComfyUI before 0.8 does not, and its list may be older than the files."""
+        if state_file is None or state_file in saved_states():
+            return True
+        return f"{state_file!r} is not among the saved states in the input and output folders."
+
+    @classmethod
+    def fingerprint_inputs(cls, state_file: str) -> str:
+        """Read a file again if it was replaced."""
+        status = saved_states()[state_file].stat()
+        return f"{status.st_mtime_ns} {status.st_size}"
+
+    @classmethod
+    def execute(cls, state_file: str) -> io.NodeOutput:
+        path = saved_states().get(state_file)
+        if path is None:
+            raise ValueError(f"state_file is {state_file!r}, which is not in the input or output folder any more.")
+        return io.NodeOutput(load_state(path))

@@ -1,0 +1,10 @@
+"""Names that several nodes share. Ids and types live in shared workflows and never change."""
+
+from __future__ import annotations
+
+from comfy_api.latest import io
+
+CATEGORY = "SelfForcing++"
+
+FilmState = io.Custom("SFPP_STATE")
+"""Everything that decides how a film goes on: a sfpp_core RolloutState."""
