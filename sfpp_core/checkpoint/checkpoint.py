@@ -1,0 +1,131 @@
+"""Opening a checkpoint: from a file of any known layout to weights that are certainly a whole Wan 2.1 transformer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..wan.config import WanConfig, infer_config
+from ..wan.transformer import WanTransformer
+from .archive import Archive, read_archive
+from .errors import CheckpointError, first_few
+from .foreign import refuse_lora, refuse_other_channels, refuse_other_models, refuse_wan_variants
+from .header import Header, read_header
+from .layouts import Layout, name_weights
+from .presets import Preset, match_preset
+from .quantization import Quantization, separate_quantization
+
+INCOMPLETE = "The file is incomplete: download it again, or use the publisher's original."
+OTHER_MODEL = "It is another model, or was changed: choose a Wan 2.1 text-to-video checkpoint."
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checkpoint:
+    """A Wan 2.1 text-to-video transformer's weights and what is known of them."""
+
+    state_dict: dict[str, Tensor]
+    """Weights under Wan 2.1's names, then, if quantised, ComfyUI's scales. The tensors are views of the mapped file."""
+    config: WanConfig
+    preset: Preset | None
+    """How the model is meant to be sampled: from an own file's header, else by file name; None if neither tells."""
+    layout: Layout
+    """Whose names the file had."""
+    part: str | None
+    """The part of a training file that the weights are, such as `generator_ema`; None for other files."""
+    quantization: Quantization | None
+    """Set if the weights mean something only together with their scales; then ComfyUI's loader must load them."""
+    metadata: dict[str, str]
+    """The safetensors header's strings."""
+
+
+def open_checkpoint(path: str | os.PathLike[str], *, prefer_ema: bool = True) -> Checkpoint:
+    """Open a published or own checkpoint: a file, an index of shards, or a folder of diffusers'.
+
+    The layout is recognised by content. Every weight that the inferred configuration calls for must be there, in its
+    shape, and nothing else may. Nothing is copied: a 28 GB file costs address space until its weights are used.
+    Of a training file that holds both, `prefer_ema` chooses the averaged weights over the live ones.
+
+    Raises CheckpointError, whose message names the file, what was found, what was expected and what to do.
+    """
+    return understand(read_archive(Path(path)), prefer_ema=prefer_ema)
+
+
+def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
+    """Recognise what an archive holds and prove it complete; see open_checkpoint."""
+    path = archive.path
+    header = read_header(path, archive.metadata)
+    named = name_weights(archive, prefer_ema=prefer_ema)
+    refuse_lora(path, named.tensors)
+    refuse_other_models(path, named.tensors)
+    refuse_wan_variants(path, named.tensors)
+    quantized = separate_quantization(named, archive.metadata)
+    config = header.model if header else _infer_config(path, quantized.weights, archive.num_heads)
+    refuse_other_channels(path, config)
+    ordered = _complete_weights(path, config, quantized.weights, strays=quantized.strays())
+    return Checkpoint(
+        state_dict=ordered | quantized.sidecars,
+        config=config,
+        preset=_preset(path, header),
+        layout="sfpp" if header else named.layout,
+        part=named.part,
+        quantization=quantized.quantization,
+        metadata=quantized.metadata,
+    )
+
+
+def expected_shapes(config: WanConfig) -> dict[str, torch.Size]:
+    """Shape of every weight of a transformer of this configuration, in the order of its modules."""
+    with torch.device("meta"):
+        return {name: weight.shape for name, weight in WanTransformer(config).state_dict().items()}
+
+
+def _infer_config(path: Path, weights: Mapping[str, Tensor], num_heads: int | None) -> WanConfig:
+    try:
+        return infer_config({name: weight.shape for name, weight in weights.items()}, num_heads=num_heads)
+    except KeyError as error:
+        raise CheckpointError(path, found=f"a Wan transformer without {error.args[0]}", remedy=INCOMPLETE) from error
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(
+            path, found=f"a Wan-like transformer of a size that Wan 2.1 cannot have ({error})", remedy=OTHER_MODEL
+        ) from error
+
+
+def _complete_weights(
+    path: Path, config: WanConfig, weights: Mapping[str, Tensor], *, strays: list[str]
+) -> dict[str, Tensor]:
+    """The weights in module order, once it is certain that they are exactly those of `config`."""
+    shapes = expected_shapes(config)
+    missing = [name for name in shapes if name not in weights]
+    extra = [name for name in weights if name not in shapes] + strays
+    wrong = [
+        f"{name} is {list(weight.shape)} instead of {list(shapes[name])}"
+        for name, weight in weights.items()
+        if name in shapes and weight.shape != shapes[name]
+    ]
+    problems = [
+        f"{len(names)} {what} ({first_few(names)})"
+        for names, what in ((missing, "missing"), (extra, "that do not belong"), (wrong, "of another shape"))
+        if names
+    ]
+    if problems:
+        raise CheckpointError(
+            path,
+            found=f"{len(weights)} weights, {'; '.join(problems)}",
+            expected=f"the {len(shapes)} weights of a Wan 2.1 text-to-video transformer "
+            f"(dim {config.dim}, {config.num_layers} blocks)",
+            remedy=INCOMPLETE if missing and not extra else OTHER_MODEL,
+        )
+    return {name: weights[name] for name in shapes}
+
+
+def _preset(path: Path, header: Header | None) -> Preset | None:
+    if header is None:
+        return match_preset(path)
+    if header.rollout is None:
+        return None
+    return Preset(name=path.stem, rollout=header.rollout, source=f"the header of {path.name}")

@@ -1,0 +1,193 @@
+"""The layouts that Wan 2.1 weights are published in, and the way from each to Wan 2.1's own names.
+
+Training files keep the weights in a dictionary under a part's name (`generator`, `generator_ema`, ...), with the
+wrapper module's `model.` in front and, where FSDP, activation checkpointing or torch.compile was on, their markers
+anywhere inside. ComfyUI files put `diffusion_model.` in front. diffusers has names of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn
+
+from torch import Tensor
+
+from .archive import Archive
+from .errors import CheckpointError, first_few
+
+Layout = Literal["wan", "comfyui", "training", "diffusers", "sfpp"]
+"""Whose names a file has: Wan's own, ComfyUI's repackaging, a training run's of the Self-Forcing family, diffusers',
+or this project's (Wan's own names, settings in the header)."""
+
+EMA_PART = "generator_ema"
+LIVE_PART = "generator"
+CONTAINER_PARTS = ("model", "state_dict")
+TRAINING_PREFIXES = tuple(f"{part}." for part in (EMA_PART, LIVE_PART, "critic"))
+WRAPPER_MARKERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
+COMFYUI_PREFIX = "diffusion_model."
+ALL_IN_ONE_PREFIX = f"model.{COMFYUI_PREFIX}"
+COMPANION_PREFIXES = ("first_stage_model.", "cond_stage_model.", "text_encoders.", "vae.")
+"""What else an all-in-one ComfyUI checkpoint holds; ComfyUI's own loaders read those parts."""
+WRAPPER_PREFIXES = ("model.", "module.")
+
+DIFFUSERS_SIGN = "condition_embedder."
+BLOCK_NAME = re.compile(r"(blocks\.\d+\.)(.+)")
+DIFFUSERS_TOP = {
+    "condition_embedder.text_embedder.linear_1": "text_embedding.0",
+    "condition_embedder.text_embedder.linear_2": "text_embedding.2",
+    "condition_embedder.time_embedder.linear_1": "time_embedding.0",
+    "condition_embedder.time_embedder.linear_2": "time_embedding.2",
+    "condition_embedder.time_proj": "time_projection.1",
+    "scale_shift_table": "head.modulation",
+    "proj_out": "head.head",
+}
+DIFFUSERS_BLOCK = {
+    # diffusers numbers the norms in the order of use; Wan calls the one before cross-attention norm3.
+    "norm2": "norm3",
+    "ffn.net.0.proj": "ffn.0",
+    "ffn.net.2": "ffn.2",
+    "scale_shift_table": "modulation",
+} | {
+    f"{theirs}.{their_part}": f"{ours}.{our_part}"
+    for theirs, ours in (("attn1", "self_attn"), ("attn2", "cross_attn"))
+    for their_part, our_part in (
+        ("to_q", "q"),
+        ("to_k", "k"),
+        ("to_v", "v"),
+        ("to_out.0", "o"),
+        ("norm_q", "norm_q"),
+        ("norm_k", "norm_k"),
+    )
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NamedWeights:
+    """Weights under Wan 2.1's names as far as their layout is known; whether they are complete is not yet said."""
+
+    path: Path
+    """What the user asked for; named in every error."""
+    tensors: dict[str, Tensor]
+    layout: Layout
+    part: str | None
+    """The part of a training file that was taken, such as `generator_ema`."""
+    renamed: Mapping[str, str]
+    """The file's own name of every weight, to its new one."""
+
+
+def name_weights(archive: Archive, *, prefer_ema: bool) -> NamedWeights:
+    """Find the transformer's weights in the archive and give them Wan 2.1's names. Raises CheckpointError."""
+    stored, part = _select_part(archive, prefer_ema)
+    names, layout = _wan_names(stored)
+    if part is not None and layout == "wan":
+        layout = "training"
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in stored.items():
+        if (new_name := names.get(name)) is None:
+            continue
+        if new_name in tensors:
+            raise CheckpointError(
+                archive.path,
+                found=f"two weights that both stand for {new_name} (one is {name})",
+                remedy="The file mixes two layouts; use the publisher's original file.",
+            )
+        tensors[new_name] = tensor.detach()
+    return NamedWeights(path=archive.path, tensors=tensors, layout=layout, part=part, renamed=names)
+
+
+def _select_part(archive: Archive, prefer_ema: bool) -> tuple[dict[str, Tensor], str | None]:
+    """Descend through nested dictionaries to the wanted weights."""
+    generators = (EMA_PART, LIVE_PART) if prefer_ema else (LIVE_PART, EMA_PART)
+    order = (*generators, *CONTAINER_PARTS)
+    content, part = _nest_parts(archive.content), None
+    while inner := next((name for name in order if isinstance(content.get(name), Mapping)), None):
+        content, part = _nest_parts(content[inner]), inner
+    tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        _refuse_parts(archive, sorted(str(name) for name, value in content.items() if isinstance(value, Mapping)))
+    return tensors, part
+
+
+def _nest_parts(content: Mapping[str, object]) -> Mapping[str, object]:
+    """Undo the flattening of a training file that was rewritten as safetensors, which cannot nest."""
+    if not all(str(name).startswith(TRAINING_PREFIXES) for name in content):
+        return content
+    parts: dict[str, dict[str, object]] = {}
+    for name, value in content.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = value
+    return parts
+
+
+def _refuse_parts(archive: Archive, parts: list[str]) -> NoReturn:
+    if not parts:
+        raise CheckpointError(
+            archive.path,
+            found="a file without a single tensor",
+            remedy="Choose the file with the transformer's weights.",
+        )
+    if "generator_lora" in parts:
+        raise CheckpointError(
+            archive.path,
+            found="a LoRA of LongLive's training (generator_lora), which changes a model but is none",
+            remedy="Load longlive_base.pt as the model; docs/checkpoints.md says how to rewrite this file for "
+            "LoraLoaderModelOnly.",
+        )
+    if any(part.startswith(("critic", "fake_score")) for part in parts):
+        raise CheckpointError(
+            archive.path,
+            found=f"the critic's side of a training run only ({first_few(parts)})",
+            remedy="The critic scores videos and cannot make them; use the file with `generator` or `generator_ema`.",
+        )
+    raise CheckpointError(
+        archive.path,
+        found=f"a training file with the parts {first_few(parts)}",
+        expected="one of generator_ema, generator, model or state_dict",
+        remedy="Use the file that the training's own inference script loads.",
+    )
+
+
+def _wan_names(stored: Iterable[str]) -> tuple[dict[str, str], Layout]:
+    """New name of every stored name, without those that belong to other parts of an all-in-one checkpoint."""
+    names = {name: _without_markers(name) for name in stored}
+    layout: Layout = "wan" if all(name == clean for name, clean in names.items()) else "training"
+    if any(clean.startswith(ALL_IN_ONE_PREFIX) for clean in names.values()):
+        names = {
+            name: clean.removeprefix(ALL_IN_ONE_PREFIX)
+            for name, clean in names.items()
+            if not clean.startswith(COMPANION_PREFIXES)
+        }
+        layout = "comfyui"
+    while prefix := _common_prefix(names.values()):
+        names = {name: clean.removeprefix(prefix) for name, clean in names.items()}
+        layout = "comfyui" if prefix == COMFYUI_PREFIX else "training"
+    if any(clean.startswith(DIFFUSERS_SIGN) for clean in names.values()):
+        return {name: _from_diffusers(clean) for name, clean in names.items()}, "diffusers"
+    return names, layout
+
+
+def _without_markers(name: str) -> str:
+    for marker in WRAPPER_MARKERS:
+        name = name.replace(marker, "")
+    return name
+
+
+def _common_prefix(names: Iterable[str]) -> str | None:
+    names = list(names)
+    for prefix in (COMFYUI_PREFIX, *WRAPPER_PREFIXES):
+        if names and all(name.startswith(prefix) for name in names):
+            return prefix
+    return None
+
+
+def _from_diffusers(name: str) -> str:
+    block = BLOCK_NAME.match(name)
+    scope, rest = block.groups() if block else ("", name)
+    table = DIFFUSERS_BLOCK if block else DIFFUSERS_TOP
+    for theirs, ours in table.items():
+        if rest == theirs or rest.startswith(f"{theirs}."):
+            return f"{scope}{ours}{rest[len(theirs):]}"
+    return name
