@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.state import RolloutState
-from .film_length import film_length
 from .host.conditioning import text_embedding
 from .host.identity import model_identity
 from .host.latents import to_latent

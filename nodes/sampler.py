@@ -7,10 +7,10 @@ from typing import Any
 from comfy_api.latest import io
 from torch import Tensor
 
+from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.noise import MAX_SEED
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.geometry import WAN21
-from .film_length import film_length
 from .host.conditioning import text_embedding
 from .host.identity import model_identity
 from .host.latents import Latent, to_latent, to_model_space, video_latents

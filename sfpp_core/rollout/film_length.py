@@ -1,11 +1,11 @@
-"""The artist's seconds as whole chunks."""
+"""A wish in seconds as whole chunks."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 
-from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from ..wan.geometry import FRAMES_PER_SECOND, WAN21
 
 TOLERANCE = 1e-6
 """Of a frame: what binary fractions may add to a product of seconds and frame rate."""
