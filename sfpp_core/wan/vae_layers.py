@@ -86,7 +86,21 @@ class CausalConv3d(CausalLayer, nn.Conv3d):
         past = cache.take(self)
         x = F.pad(x, (0, 0, 0, 0, CONTEXT_FRAMES, 0)) if past is None else torch.cat((past, x), dim=2)
         cache.keep(self, x[:, :, -CONTEXT_FRAMES:])
+        if _needs_onednn(x):
+            return torch.mkldnn_convolution(
+                x, self.weight, self.bias, self.padding, self.stride, self.dilation, self.groups
+            )
         return super().forward(x)
+
+
+def _needs_onednn(x: Tensor) -> bool:
+    """Whether PyTorch must be told to take oneDNN for a 3D convolution of `x`.
+
+    On a CPU it otherwise runs a single small float32 video through its reference kernel: decoding 64x64 pixels with
+    dim 16 then takes 2.7 times as long, 128x128 pixels 4.7 times.
+    """
+    plain_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return plain_cpu and x.shape[0] == 1 and torch.backends.mkldnn.is_available()
 
 
 class ChannelNorm(nn.Module):
