@@ -66,7 +66,7 @@ class ServerConfig:
     arguments: tuple[str, ...] = ()
     """Further command-line arguments for ComfyUI."""
 
-    start_timeout_s: float = 180.0
+    start_timeout_s: float = 300.0
     """How long the server may take until it answers; about 10 s is usual on two cores."""
 
     stop_timeout_s: float = 10.0
@@ -249,4 +249,11 @@ def _end_with_parent() -> Callable[[], None] | None:
     # Looked up before the fork: the hook itself may do next to nothing.
     prctl = ctypes.CDLL(None).prctl
     pr_set_pdeathsig = 1  # <linux/prctl.h>
-    return lambda: prctl(pr_set_pdeathsig, signal.SIGKILL)
+    parent = os.getpid()
+
+    def in_new_process() -> None:
+        prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before it could be watched
+            os._exit(1)
+
+    return in_new_process

@@ -1,0 +1,203 @@
+"""The rules of the house that a reader relies on: which part may import which, and that files stay readable."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("sfpp_core", "nodes", "training")
+CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
+
+# What the core needs to run at all, and kernels that it uses where they are installed.
+CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av"}
+CORE_OFFERS = {"xformers"}
+
+COMFYUI_MODULES = {
+    *("comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras"),
+    *("execution", "folder_paths", "latent_preview", "node_helpers", "server"),
+}
+
+MAX_FILE_LINES = 300
+MAX_FUNCTION_LINES = 40
+
+
+def _python_files(*folders: str) -> list[Path]:
+    found = [path for folder in folders for path in sorted((ROOT / folder).rglob("*.py"))]
+    assert found, f"no code in {folders}: this test looks in the wrong place"
+    return found
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _imports(path: Path) -> Iterator[tuple[ast.stmt, str]]:
+    """Each absolute import of a file with the top-level module that it names."""
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.Import):
+            yield from ((node, alias.name.split(".")[0]) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node, (node.module or "").split(".")[0]
+
+
+def _core_modules() -> list[str]:
+    return [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for path in _python_files("sfpp_core")
+    ]
+
+
+IMPORT_ALONE = """
+import importlib, sys
+
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(f"{{name}} must not be imported by sfpp_core")
+
+sys.meta_path.insert(0, Blocked())
+sys.path.insert(0, {root!r})
+for module in {modules!r}:
+    importlib.import_module(module)
+"""
+
+
+def test_core_imports_with_nothing_else_of_the_house_and_without_comfyui():
+    blocked = {"training", "nodes", "scripts", "tests", "xformers", *COMFYUI_MODULES}
+    program = IMPORT_ALONE.format(blocked=blocked, root=str(ROOT), modules=_core_modules())
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", _python_files("sfpp_core"), ids=_name)
+def test_core_imports_itself_relatively_and_only_what_it_may_depend_on(path: Path):
+    for node, module in _imports(path):
+        if module in CORE_OFFERS:
+            assert node not in _tree(path).body, f"{module} is optional: import it where it is used"
+        else:
+            assert module in CORE_REQUIRES or module in sys.stdlib_module_names, f"line {node.lineno} imports {module}"
+
+
+@pytest.mark.parametrize("path", _python_files("nodes"), ids=_name)
+def test_nodes_never_import_the_pack_by_an_absolute_name(path: Path):
+    """ComfyUI gives the folder a name of its own and has modules called `nodes` and, perhaps, another core."""
+    forbidden = {*PARTS, "scripts", "tests"}
+    for node, module in _imports(path):
+        assert module not in forbidden, f"line {node.lineno} imports {module}; write a relative import"
+
+
+@pytest.mark.parametrize("path", _python_files("training"), ids=_name)
+def test_training_knows_neither_nodes_nor_comfyui(path: Path):
+    for node, module in _imports(path):
+        assert module not in {"nodes", "scripts", "tests", *COMFYUI_MODULES}, f"line {node.lineno} imports {module}"
+
+
+def test_root_imports_without_comfyui():
+    """pytest imports it when it collects tests, and so does any tool that looks into the folder."""
+    for _, module in _imports(ROOT / "__init__.py"):
+        assert module not in COMFYUI_MODULES or _only_for_type_checkers(ROOT / "__init__.py", module)
+
+
+def _only_for_type_checkers(path: Path, module: str) -> bool:
+    """Whether every import of a module in a file is under `if TYPE_CHECKING:` or inside a function."""
+    allowed = set()
+    for node in ast.walk(_tree(path)):
+        guarded = isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING"
+        if guarded or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            allowed |= {inner.lineno for inner in ast.walk(node) if hasattr(inner, "lineno")}
+    return all(node.lineno in allowed for node, name in _imports(path) if name == module)
+
+
+@pytest.mark.parametrize("path", _python_files(*CODE_FOLDERS), ids=_name)
+def test_comments_are_ascii_and_leave_nothing_for_later(path: Path):
+    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
+        if token.type == tokenize.COMMENT:
+            assert token.string.isascii(), f"line {token.start[0]}: {token.string}"
+            assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", token.string), f"line {token.start[0]}: {token.string}"
+
+
+@pytest.mark.parametrize("path", _python_files(*PARTS, "scripts", "benchmarks"), ids=_name)
+def test_files_and_functions_stay_short(path: Path):
+    num_lines = len(path.read_text(encoding="utf-8").splitlines())
+    assert num_lines <= MAX_FILE_LINES, "give a part of this file a name and a file of its own"
+    for node in ast.walk(_tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert _code_lines(node) <= MAX_FUNCTION_LINES, f"{node.name} (line {node.lineno}) does more than one thing"
+
+
+def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """Lines of a function's body without its docstring; none for a table, which cutting up makes no clearer."""
+    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
+    is_table = len(body) == 1 and isinstance(body[0], ast.Return)
+    return 0 if is_table or not body else body[-1].end_lineno - body[0].lineno + 1
+
+
+def _config_classes() -> list[tuple[Path, ast.ClassDef]]:
+    return [
+        (path, node)
+        for path in _python_files(*PARTS, "scripts")
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
+    ]
+
+
+@pytest.mark.parametrize(("path", "config"), _config_classes(), ids=lambda value: getattr(value, "name", ""))
+def test_every_field_of_a_configuration_is_read_somewhere(path: Path, config: ast.ClassDef):
+    """A setting that nothing reads is a promise that nothing keeps."""
+    fields = {item.target.id for item in config.body if isinstance(item, ast.AnnAssign)}
+    used = set()
+    for other in _python_files(*PARTS, "scripts"):
+        for node in ast.walk(_tree(other)):
+            if isinstance(node, ast.Attribute) and not (other == path and _checks_itself(config, node)):
+                used.add(node.attr)
+    assert not fields - used, f"{config.name} in {_name(path)} has fields that nothing reads"
+
+
+def _checks_itself(config: ast.ClassDef, node: ast.Attribute) -> bool:
+    """Whether an attribute is read in the configuration's own `__post_init__`: validating is not using."""
+    for item in config.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__post_init__":
+            return item.lineno <= node.lineno <= item.end_lineno
+    return False
+
+
+def _documents() -> list[Path]:
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "web").rglob("*.md"))]
+
+
+# Folders whose contents come and go: a document may name files in them.
+_MADE_AT_RUN_TIME = ("runs/", "output/")
+_TOP_FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in (".venv", ".git"))
+
+
+@pytest.mark.parametrize("document", _documents(), ids=_name)
+def test_every_path_that_a_document_names_exists(document: Path):
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?://|mailto:|#)([^)#\s]+)", text):
+        assert (document.parent / target).exists(), f"a link leads to {target}"
+    for words in re.findall(r"`([^`\n]+)`", text):
+        for word in words.split():
+            if word.split("/")[0] in _TOP_FOLDERS and "/" in word and not word.startswith(_MADE_AT_RUN_TIME):
+                assert _exists(word), f"{word} is named but not there"
+
+
+def _exists(word: str) -> bool:
+    """Whether a path in a text is there; `*`, `NAME` and `{a,b}` stand for any name."""
+    word = word.rstrip(".,;:").split("::")[0]
+    pattern = re.sub(r"\{[^}]*\}|<[^>]*>|\b[A-Z]{2,}\b(?=[/.]|$)", "*", word)
+    return (ROOT / word).exists() or any(ROOT.glob(pattern))

@@ -1,0 +1,116 @@
+"""scripts/setup on a small stand-in for the repository: two packages in place of a hundred, all else as it is."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PYPROJECT = """
+[project]
+name = "stand-in"
+version = "1"
+[project.optional-dependencies]
+dev = ["iniconfig"]
+"""
+
+
+class Checkout:
+    """A folder with the real set-up scripts and a ComfyUI whose only requirement is `packaging`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = folder / ".venv"
+        self.comfyui = folder / "ComfyUI"
+        (folder / "scripts").mkdir()
+        for name in ("setup", "setup_environment.py", "constraints.txt"):
+            shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+        (folder / "pyproject.toml").write_text(PYPROJECT)
+        self.comfyui.mkdir()
+        (self.comfyui / "main.py").touch()
+        (self.comfyui / "requirements.txt").write_text("packaging\n")
+
+    def start(self, **variables: str) -> subprocess.Popen[str]:
+        environment = {**os.environ, "COMFYUI_DIR": str(self.comfyui), "PYTHON": sys.executable, **variables}
+        environment.pop("SFPP_VENV", None)
+        return subprocess.Popen(
+            [self.folder / "scripts" / "setup"],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def setup(self, **variables: str) -> tuple[int, str]:
+        process = self.start(**variables)
+        output, _ = process.communicate(timeout=300)
+        return process.returncode, output
+
+    def can_import(self, module: str) -> bool:
+        return subprocess.run([self.environment / "bin" / "python", "-c", f"import {module}"]).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
+    """One checkout, set up once; the tests below change it and set it up again."""
+    checkout = Checkout(tmp_path_factory.mktemp("checkout"))
+    status, output = checkout.setup()
+    assert status == 0, output
+    return checkout
+
+
+def test_environment_has_the_requirements_of_comfyui_and_of_the_pack(checkout: Checkout):
+    assert checkout.can_import("packaging") and checkout.can_import("iniconfig")
+
+
+def test_running_again_does_nothing_and_is_quick(checkout: Checkout):
+    started = time.monotonic()
+    status, output = checkout.setup()
+    assert status == 0
+    assert [line for line in output.splitlines() if "ready in" not in line] == []
+    assert time.monotonic() - started < 5
+
+
+def test_changed_requirements_are_installed_on_top(checkout: Checkout):
+    (checkout.comfyui / "requirements.txt").write_text("packaging\npluggy\n")
+    status, output = checkout.setup()
+    assert status == 0, output
+    assert checkout.can_import("pluggy")
+    assert "making a virtual environment" not in output
+
+
+def test_two_at_once_wait_for_each_other(checkout: Checkout):
+    (checkout.comfyui / "requirements.txt").write_text("packaging\neinops\n")
+    outputs = [process.communicate(timeout=300)[0] for process in (checkout.start(), checkout.start())]
+    assert sum("installing packages" in output for output in outputs) == 1, outputs
+    assert all("ready in" in output for output in outputs), outputs
+    assert checkout.can_import("einops")
+
+
+def test_killed_half_way_is_started_over(checkout: Checkout):
+    (checkout.comfyui / "requirements.txt").write_text("packaging\nsympy\n")
+    leftover = checkout.environment / "leftover-of-a-broken-install"
+    leftover.mkdir()
+    process = checkout.start()
+    assert any("installing packages" in line for line in process.stdout)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    status, output = checkout.setup()
+    assert status == 0, output
+    assert not leftover.exists()
+    assert checkout.can_import("sympy")
+
+
+def test_wrong_comfyui_folder_is_named(checkout: Checkout):
+    status, output = checkout.setup(COMFYUI_DIR=str(checkout.folder))
+    assert status == 1
+    assert str(checkout.folder) in output and "main.py" in output
