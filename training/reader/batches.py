@@ -1,0 +1,70 @@
+"""What the reader learns from: scenes, roughened the way a small autoencoder or a generator roughens them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..scenes import SceneSpec, render, sample_scene
+from ..seeding import generator_for
+from .model import LOOKS, looks_to_unit
+
+FRAME_COUNTS = (17, 25, 33)
+"""Lengths of training clips, taken in turn."""
+LATEST_START = 20_000
+"""Frame number that training clips start before."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ReaderBatch:
+    """Videos and what is true of them."""
+
+    video: Tensor
+    """B 3 F H W in about [-1, 1]."""
+    labels: Tensor
+    """[B, 5] int64: `Attributes.indices()`."""
+    looks: Tensor
+    """[B, 2]: `LOOKS` on the reader's scale."""
+
+
+def reader_batch(seed: int, step: int, *, batch: int, size: int) -> ReaderBatch:
+    """The training batch of a step: fresh scenes, each from a moment of its own, roughened. Pure in its arguments."""
+    generator = generator_for(seed, "reader", step)
+    num_frames = FRAME_COUNTS[step % len(FRAME_COUNTS)]
+    specs = [sample_scene(seed, step * batch + item) for item in range(batch)]
+    starts = torch.randint(LATEST_START, (batch,), generator=generator).tolist()
+    clips = [render(spec, start, num_frames, size, size) for spec, start in zip(specs, starts, strict=True)]
+    return ReaderBatch(video=torch.cat([roughen(clip, generator) for clip in clips]), **truth(specs))
+
+
+def truth(specs: list[SceneSpec]) -> dict[str, Tensor]:
+    """`labels` and `looks` of scenes."""
+    looks = torch.tensor([[getattr(spec, name) for name in LOOKS] for spec in specs])
+    return {
+        "labels": torch.tensor([spec.attributes.indices() for spec in specs]),
+        "looks": looks_to_unit(looks),
+    }
+
+
+def roughen(video: Tensor, generator: torch.Generator) -> Tensor:
+    """A video, or several alike, with mild blur, contrast, brightness and grain, as decoders give them; same shape.
+
+    Flips and shifts are out of the question: they would change what is true of the video.
+    """
+    blur, contrast, brightness, grain = torch.rand(4, generator=generator).tolist()
+    soft = _binomial_blur(_binomial_blur(video, 3), 4)
+    rough = video.lerp(soft, blur).mul_(0.94 + 0.12 * contrast).add_(0.06 * brightness - 0.03)
+    # Grain is alike in the three channels of a pixel: a third of the cost, and what a small decoder's looks like.
+    noise = torch.randn(video.shape[0], 1, *video.shape[2:], generator=generator)
+    return rough.add_(noise, alpha=0.08 * grain)
+
+
+def _binomial_blur(video: Tensor, axis: int) -> Tensor:
+    """(1, 4, 6, 4, 1) / 16 along an axis, edges repeated."""
+    length = video.shape[axis]
+    first, last = video.narrow(axis, 0, 1), video.narrow(axis, length - 1, 1)
+    padded = torch.cat([first, first, video, last, last], dim=axis)
+    one, two, three, four, five = (padded.narrow(axis, shift, length) for shift in range(5))
+    return (one + five).add_(two + four, alpha=4).add_(three, alpha=6).div_(16)
