@@ -137,6 +137,10 @@ class TinyTextEncoder(nn.Module):
         """Text [B, L, text_dim] of these prompts, on the device of the weights."""
         return self(self.tokenizer.batch(prompts).to(self.word_embedding.weight.device))
 
+    def header(self) -> dict[str, object]:
+        """What a weights file must say for `load_text_encoder` to take it; more entries do no harm."""
+        return {"kind": KIND, "model": asdict(self.config), "vocabulary": _vocabulary_checksum()}
+
 
 class _Block(nn.Module):
     """Self-attention among the words that are there, then a feed-forward layer, both residual."""
@@ -160,10 +164,9 @@ class _Block(nn.Module):
 
 
 def save_text_encoder(encoder: TinyTextEncoder, path: Path) -> None:
-    """Weights as safetensors; the header's `sfpp` entry says what the file is and gives the sizes."""
-    header = {"kind": KIND, "model": asdict(encoder.config), "vocabulary": _vocabulary_checksum()}
+    """Weights as safetensors, `encoder.header()` as JSON under the metadata key `sfpp`."""
     weights = {name: tensor.detach().contiguous().cpu() for name, tensor in encoder.state_dict().items()}
-    save_file(weights, path, metadata={"sfpp": json.dumps(header)})
+    save_file(weights, path, metadata={"sfpp": json.dumps(encoder.header())})
 
 
 def load_text_encoder(path: Path) -> TinyTextEncoder:
@@ -173,7 +176,7 @@ def load_text_encoder(path: Path) -> TinyTextEncoder:
         weights = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
     if header.get("kind") != KIND:
         raise ValueError(f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {KIND!r} is needed")
-    if header["vocabulary"] != _vocabulary_checksum():
+    if header.get("vocabulary") != _vocabulary_checksum():
         raise ValueError(f"{path} was trained with another vocabulary.txt; take the one from its time, or train again")
     encoder = TinyTextEncoder(TinyTextConfig(**header["model"]))
     encoder.load_state_dict(weights)

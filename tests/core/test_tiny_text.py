@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
@@ -138,3 +139,10 @@ def test_wrong_sizes_are_refused(encoder: TinyTextEncoder) -> None:
         TinyTextConfig(width=30)
     with pytest.raises(ValueError, match=r"shape \(1, 5\); expected \[B, 12\]"):
         encoder(torch.ones(1, 5, dtype=torch.int64))
+
+
+def test_weights_of_another_vocabulary_are_refused(encoder: TinyTextEncoder, tmp_path: Path) -> None:
+    header = encoder.header() | {"vocabulary": 1}
+    save_file(encoder.state_dict(), tmp_path / "old.safetensors", metadata={"sfpp": json.dumps(header)})
+    with pytest.raises(ValueError, match="trained with another vocabulary"):
+        load_text_encoder(tmp_path / "old.safetensors")
