@@ -1,9 +1,10 @@
 """fp8 weights with one scale a layer, as ComfyUI reads them: recognised and passed on, never dequantised here.
 
 Two spellings exist. Older files carry a `scaled_fp8` marker and `LAYER.scale_weight` (sometimes `LAYER.scale_input`).
-Newer ones carry `LAYER.weight_scale` (sometimes `LAYER.input_scale`) and describe the layer, either in a tensor
-`LAYER.comfy_quant` or in one `_quantization_metadata` JSON in the header. ComfyUI's loader takes both once the layers
-bear Wan's names; scales that nothing describes it would ignore, so they are refused here.
+Newer ones carry `LAYER.weight_scale` (sometimes `LAYER.input_scale`) and describe the layer, either in one
+`_quantization_metadata` JSON in the header or in a tensor `LAYER.comfy_quant`. ComfyUI's loader takes the marker and
+the header once the layers bear Wan's names. The tensors it ignores before version 0.8, so they become a header here;
+scales that nothing describes every version would ignore, so they are refused.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MARKER = "scaled_fp8"
 OLD_SCALE, NEW_SCALE, DESCRIPTION = ".scale_weight", ".weight_scale", ".comfy_quant"
 SIDECAR_SUFFIXES = (OLD_SCALE, NEW_SCALE, DESCRIPTION, ".scale_input", ".input_scale", ".weight_scale_2")
 HEADER_KEY = "_quantization_metadata"
+FORMAT_VERSION = "1.0"
 FP8_FORMATS = ("float8_e4m3fn", "float8_e5m2")
 ALLOWED_DTYPES = {"float64", "float32", "float16", "bfloat16", *FP8_FORMATS}
 OTHER_LOADERS = (
@@ -39,16 +41,16 @@ class QuantizedWeights:
 
     weights: dict[str, Tensor]
     sidecars: dict[str, Tensor]
-    """Scales and descriptions by layer; empty if the weights are stored as they are."""
+    """The marker and the scales of layers; empty if the weights are stored as they are."""
     metadata: dict[str, str]
-    """The header, its layers renamed like the weights."""
+    """The header, with a description of every quantised layer under its new name."""
 
     @property
     def quantization(self) -> Quantization | None:
         return "scaled_fp8" if self.sidecars else None
 
     def strays(self) -> list[str]:
-        """Scales and descriptions of layers that have no weight."""
+        """Scales of layers that have no weight."""
         names = (name for name in self.sidecars if name != MARKER)
         return [name for name in names if f"{name.rpartition('.')[0]}.weight" not in self.weights]
 
@@ -59,13 +61,14 @@ def separate_quantization(named: NamedWeights, metadata: Mapping[str, str]) -> Q
         name: tensor for name, tensor in named.tensors.items() if name == MARKER or name.endswith(SIDECAR_SUFFIXES)
     }
     weights = {name: tensor for name, tensor in named.tensors.items() if name not in sidecars}
-    header_layers = _header_layers(named, metadata)
-    described = header_layers | _described_layers(named.path, sidecars)
+    described = _header_layers(named, metadata) | _described_layers(named.path, sidecars)
     _refuse_other_formats(named.path, weights, described)
     _refuse_undescribed_scales(named.path, sidecars, described)
+    _refuse_missing_scales(named.path, sidecars, described)
+    sidecars = {name: tensor for name, tensor in sidecars.items() if not name.endswith(DESCRIPTION)}
     metadata = dict(metadata)
-    if header_layers:
-        metadata[HEADER_KEY] = json.dumps(json.loads(metadata[HEADER_KEY]) | {"layers": header_layers})
+    if described:
+        metadata[HEADER_KEY] = json.dumps({"format_version": FORMAT_VERSION, "layers": described})
     return QuantizedWeights(weights=weights, sidecars=sidecars, metadata=metadata)
 
 
@@ -121,4 +124,13 @@ def _refuse_undescribed_scales(path: Path, sidecars: Mapping[str, Tensor], descr
             found=f"scales of quantised layers without a word on how to apply them ({first_few(undescribed)})",
             expected=f"a {MARKER} marker, {DESCRIPTION} tensors or {HEADER_KEY} in the header",
             remedy="ComfyUI would ignore the scales and show noise; use the publisher's original file.",
+        )
+
+
+def _refuse_missing_scales(path: Path, sidecars: Mapping[str, Tensor], described: Mapping[str, dict]) -> None:
+    if missing := [f"{layer}{NEW_SCALE}" for layer in described if f"{layer}{NEW_SCALE}" not in sidecars]:
+        raise CheckpointError(
+            path,
+            found=f"quantised layers without their scales ({first_few(missing)})",
+            remedy="The file is incomplete: download it again, or use the publisher's original.",
         )

@@ -190,28 +190,25 @@ def test_scaled_fp8_with_a_marker_is_passed_on_whole(weights: StateDict, tmp_pat
 
 
 @pytest.mark.parametrize("described_by", ["tensor", "header"])
-def test_newer_fp8_descriptions_follow_their_layers_to_the_new_names(
+def test_newer_fp8_descriptions_become_a_header_under_the_new_names(
     described_by: str, weights: StateDict, tmp_path: Path
 ) -> None:
     stored, scales = scaled_fp8(weights)
-    content = stored | {f"{layer}.weight_scale": scale for layer, scale in scales.items()}
+    scaled = stored | {f"{layer}.weight_scale": scale for layer, scale in scales.items()}
     conf = {"format": "float8_e4m3fn", "full_precision_matrix_mult": True}
-    metadata = {}
+    content, metadata = scaled, {}
     if described_by == "tensor":
         spelled = torch.tensor(list(json.dumps(conf).encode()), dtype=torch.uint8)
-        content |= {f"{layer}.comfy_quant": spelled.clone() for layer in scales}
+        content = scaled | {f"{layer}.comfy_quant": spelled.clone() for layer in scales}
     else:
         layers = {f"model.diffusion_model.{layer}": conf for layer in scales}
         metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
     path = write(tmp_path / "fp8.safetensors", prefixed(content, "model.diffusion_model."), metadata)
     checkpoint = open_checkpoint(path)
     assert checkpoint.quantization == "scaled_fp8"
-    assert checkpoint.state_dict.keys() == content.keys()
-    if described_by == "header":
-        assert json.loads(checkpoint.metadata["_quantization_metadata"]) == {
-            "format_version": "1.0",
-            "layers": dict.fromkeys(scales, conf),
-        }
+    assert checkpoint.state_dict.keys() == scaled.keys()
+    described = json.loads(checkpoint.metadata["_quantization_metadata"])
+    assert described == {"format_version": "1.0", "layers": dict.fromkeys(scales, conf)}
 
 
 def resident_private_mib() -> float:

@@ -94,3 +94,13 @@ def test_every_preset_names_a_repository_a_commit_and_a_file() -> None:
 def test_kreas_steps_are_the_warped_ones_its_configuration_lists() -> None:
     # self_forcing_server_14b.yaml writes timesteps after the shift, as integers: 1000, 937, 833, 625.
     assert [int(step) for step in PRESETS["Krea Realtime 14B"].rollout.timesteps] == [1000, 937, 833, 625]
+
+
+def test_the_documentation_has_the_same_table() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    documented = {row[0]: row[1:5] for row in rows if row[0] in FROZEN and len(row) == 6}
+    assert documented == {
+        name: [str(chunk), str(window), str(sink), ", ".join(str(step) for step in steps)]
+        for name, (chunk, window, sink, steps) in FROZEN.items()
+    }

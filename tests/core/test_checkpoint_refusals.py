@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from sfpp_core.checkpoint import CheckpointError, open_checkpoint
 
@@ -285,6 +286,21 @@ def test_longlives_lora_is_refused_with_the_way_to_use_it(part: str | None, tmp_
     assert "docs/checkpoints.md" in message
 
 
+@pytest.mark.parametrize("part", ["generator_lora", None])
+def test_the_documented_way_to_rewrite_longlives_lora(
+    part: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    program = next(block for block in re.findall(r"```python\n(.*?)```", document, re.DOTALL) if "lora.pt" in block)
+    lora = small(*(f"base_model.model.blocks.0._fsdp_wrapped_module.ffn.0.lora_{side}.weight" for side in "AB"))
+    write(tmp_path / "lora.pt", {part: lora, "step": 1} if part else lora)
+    monkeypatch.chdir(tmp_path)
+    exec(program, {})
+    rewritten = load_file(tmp_path / "longlive_lora.safetensors")
+    # The names that LoraLoaderModelOnly knows for Wan.
+    assert set(rewritten) == {f"diffusion_model.blocks.0.ffn.0.lora_{side}.weight" for side in "AB"}
+
+
 @pytest.mark.parametrize("part", ["critic", "critic_ema", "fake_score"])
 def test_a_critic_alone(part: str, weights: StateDict, tmp_path: Path) -> None:
     path = write(tmp_path / "critic.pt", {part: prefixed(weights, "model."), "step": 600})
@@ -388,6 +404,18 @@ def test_scales_that_nothing_describes(spelling: str, weights: StateDict, tmp_pa
     stored, scales = scaled_fp8(weights)
     content = stored | {f"{layer}.{spelling}": scale for layer, scale in scales.items()}
     assert "without a word on how to apply them" in refusal(write(tmp_path / "fp8.safetensors", content))
+
+
+def test_a_quantised_layer_without_its_scale(weights: StateDict, tmp_path: Path) -> None:
+    spelled = torch.tensor(list(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
+    content = {**weights, "blocks.0.ffn.0.comfy_quant": spelled}
+    message = refusal(write(tmp_path / "fp8.safetensors", content))
+    assert "quantised layers without their scales (blocks.0.ffn.0.weight_scale)" in message
+
+
+def test_a_quantised_layer_whose_description_is_no_json(weights: StateDict, tmp_path: Path) -> None:
+    content = {**weights, "blocks.0.ffn.0.comfy_quant": torch.zeros(4, dtype=torch.uint8)}
+    assert "blocks.0.ffn.0.comfy_quant, is no JSON" in refusal(write(tmp_path / "fp8.safetensors", content))
 
 
 def test_a_scale_of_no_layer(weights: StateDict, tmp_path: Path) -> None:
