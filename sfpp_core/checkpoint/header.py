@@ -51,4 +51,4 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header | None:
 
 
 def _rollout(entries: dict | None) -> RolloutConfig | None:
-    return None if entries is None else RolloutConfig(**entries | {"steps": tuple(entries["steps"])})
+    return None if entries is None else RolloutConfig.from_json(entries)

@@ -15,7 +15,7 @@ from ..rollout.config import RolloutConfig
 
 SELF_FORCING = RolloutConfig(chunk=3, window=21, sink=0, steps=(1000.0, 750.0, 500.0, 250.0), shift=5.0)
 FRAME_WISE = replace(SELF_FORCING, chunk=1)
-FIRST_FRAME = "Its own sampler takes four steps for the first frame and {} for the others; here each frame gets {}."
+FEW_STEPS = replace(FRAME_WISE, first_chunk_steps=FRAME_WISE.steps)
 JOINT = (
     "Its own sampler denoises several chunks at once, each one step noisier than the one before, and places the sink "
     "just before the window in time; here one chunk is denoised at a time and the sink stays at its own time."
@@ -73,15 +73,13 @@ PRESETS: dict[str, Preset] = {
         ),
         Preset(
             name="Causal-Forcing frame-wise, 2 steps",
-            rollout=replace(FRAME_WISE, steps=(1000.0, 500.0)),
+            rollout=replace(FEW_STEPS, steps=(1000.0, 500.0)),
             source="thu-ml/Causal-Forcing 1fc7bbc configs/causal_forcing_dmd_framewise_2step.yaml",
-            differs=FIRST_FRAME.format("two", "two"),
         ),
         Preset(
             name="Causal-Forcing frame-wise, 1 step",
-            rollout=replace(FRAME_WISE, steps=(1000.0,)),
+            rollout=replace(FEW_STEPS, steps=(1000.0,)),
             source="thu-ml/Causal-Forcing 1fc7bbc configs/causal_forcing_dmd_framewise_1step.yaml",
-            differs=FIRST_FRAME.format("one", "one"),
         ),
         Preset(
             name="Krea Realtime 14B",

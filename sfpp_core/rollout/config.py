@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from .schedule import NUM_TIMESTEPS, warp_steps
 
@@ -20,6 +22,8 @@ class RolloutConfig:
     """First latent frames that stay in the cache for ever."""
     steps: tuple[float, ...] = (1000.0, 750.0, 500.0, 250.0)
     """Timesteps before the shift, falling, in (0, 1000]."""
+    first_chunk_steps: tuple[float, ...] = ()
+    """Steps of the first generated chunk, which some models give more than the rest; empty for the same."""
     shift: float = 5.0
     """Moves the steps towards noise; 1 leaves them."""
     independent_first: bool = False
@@ -40,21 +44,31 @@ class RolloutConfig:
             )
         if not self.steps:
             raise ValueError("steps is empty; give at least one timestep, for example 1000, 750, 500, 250.")
-        falling = all(first > second for first, second in pairwise(self.steps))
-        if not falling or self.steps[0] > NUM_TIMESTEPS or self.steps[-1] <= 0:
-            raise ValueError(
-                f"steps are {', '.join(f'{step:g}' for step in self.steps)}; they must fall from at most "
-                f"{NUM_TIMESTEPS} and stay above 0, for example 1000, 750, 500, 250."
-            )
+        _require_falling("steps", self.steps)
+        if self.first_chunk_steps:
+            _require_falling("first_chunk_steps", self.first_chunk_steps)
         if not self.shift > 0:
             raise ValueError(f"shift is {self.shift:g}; it must be above 0 (5 for Self-Forcing models).")
         if not 0 <= self.context_noise <= NUM_TIMESTEPS:
             raise ValueError(f"context_noise is {self.context_noise:g}; it is a timestep from 0 to {NUM_TIMESTEPS}.")
 
+    @classmethod
+    def from_json(cls, entries: Mapping[str, Any]) -> RolloutConfig:
+        """The settings that `dataclasses.asdict` wrote to JSON, whose lists were tuples.
+
+        Raises TypeError for an entry that is no setting, ValueError for a value that cannot work.
+        """
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()})
+
     @property
     def timesteps(self) -> tuple[float, ...]:
         """The steps after the shift, as the network is told them."""
         return warp_steps(self.steps, self.shift)
+
+    @property
+    def first_chunk_timesteps(self) -> tuple[float, ...]:
+        """The same for the first generated chunk."""
+        return warp_steps(self.first_chunk_steps or self.steps, self.shift)
 
     def chunk_frames(self, first_frame: int) -> int:
         """Latent frames of the chunk that starts at latent frame `first_frame`."""
@@ -67,3 +81,12 @@ class RolloutConfig:
             made += self.chunk_frames(made)
             chunks += 1
         return chunks
+
+
+def _require_falling(name: str, steps: tuple[float, ...]) -> None:
+    falling = all(first > second for first, second in pairwise(steps))
+    if not falling or steps[0] > NUM_TIMESTEPS or steps[-1] <= 0:
+        raise ValueError(
+            f"{name} are {', '.join(f'{step:g}' for step in steps)}; they must fall from at most {NUM_TIMESTEPS} and "
+            "stay above 0, for example 1000, 750, 500, 250."
+        )

@@ -96,11 +96,11 @@ class Rollout:
         if num_chunks < 1:
             raise ValueError(f"num_chunks is {num_chunks}; a run makes at least 1 chunk.")
         cache = self._open_cache()
-        config = self.state.config
         made = 0
         done = 0
         # Every chunk but the last one made is also passed clean; those already made may have to be.
-        total = len(self._uncommitted()) + num_chunks * len(config.steps) + num_chunks - 1
+        steps = len(self._timesteps()) + (num_chunks - 1) * len(self.state.config.steps)
+        total = len(self._uncommitted()) + steps + num_chunks - 1
 
         def report(x0: Tensor | None) -> None:
             nonlocal done
@@ -125,18 +125,23 @@ class Rollout:
 
     def _denoise(self, report: Callable[[Tensor | None], None]) -> Tensor:
         """Denoise the next chunk; [B, C, T, H, W] in model space, float32."""
-        config = self.state.config
         batch, channels, height, width = self.state.shape
-        shape = (batch, channels, config.chunk_frames(self.state.num_frames), height, width)
+        shape = (batch, channels, self.state.config.chunk_frames(self.state.num_frames), height, width)
         index = len(self.state.chunks)
         x0 = None
-        for step, timestep in enumerate(config.timesteps):
+        for step, timestep in enumerate(self._timesteps()):
             noise = self._noise(index, step, shape).to(self._device)
             sigma = timestep / NUM_TIMESTEPS
             x = noise if x0 is None else add_noise(x0, noise, sigma)
             x0 = flow_to_x0(x, self._call(x, timestep, self._text), sigma)
             report(x0)
         return x0
+
+    def _timesteps(self) -> tuple[float, ...]:
+        """Timesteps of the next chunk."""
+        config = self.state.config
+        is_first = self.state.num_frames == self.state.num_given
+        return config.first_chunk_timesteps if is_first else config.timesteps
 
     def _commit(self, chunk: Chunk, *, given: bool) -> None:
         """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean."""

@@ -75,14 +75,13 @@ def load_state(path: Path) -> RolloutState:
 def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
     if description["version"] != FORMAT_VERSION:
         raise ValueError(f"its format is version {description['version']}, this program reads version {FORMAT_VERSION}")
-    config = description["config"]
     shape = tuple(description["shape"])
     chunks = _split(tensor("latents"), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}") for index in range(description["num_texts"]))
     if any(not 0 <= chunk.text < len(texts) for chunk in chunks):
         raise ValueError("a chunk names a text that is not there")
     return RolloutState(
-        config=RolloutConfig(**config | {"steps": tuple(config["steps"])}),
+        config=RolloutConfig.from_json(description["config"]),
         seed=description["seed"],
         model_id=description["model_id"],
         shape=shape,

@@ -52,7 +52,7 @@ class WanBlock(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(config.dim, config.ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(config.ffn_dim, config.dim)
         )
-        self.modulation = nn.Parameter(torch.randn(1, NUM_MODULATIONS, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, NUM_MODULATIONS, config.dim))
 
     def forward(self, x: Tensor, layer: int, context: BlockContext) -> Tensor:
         return block_forward(self, x, layer, context)
@@ -65,7 +65,7 @@ class WanHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.head = nn.Linear(config.dim, config.out_channels * WAN21.patch**2)
-        self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.modulation = nn.Parameter(torch.empty(1, 2, config.dim))
 
 
 class WanTransformer(nn.Module):
@@ -86,10 +86,14 @@ class WanTransformer(nn.Module):
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(config.dim, NUM_MODULATIONS * config.dim))
         self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
         self.head = WanHead(config)
-        self.reset_parameters()
+        # On the meta device there is nothing to start, and torch would take seconds to find that out.
+        if not self.head.modulation.is_meta:
+            self.reset_parameters()
 
     def reset_parameters(self) -> None:
         """Start as Wan does: Xavier-uniform projections, small embeddings, a head that predicts zero flow."""
+        for owner in (*self.blocks, self.head):
+            nn.init.normal_(owner.modulation, std=self.config.dim**-0.5)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)

@@ -23,7 +23,7 @@ CONFIGS = [
     RolloutConfig(chunk=3, window=7),
     RolloutConfig(chunk=3, window=10, sink=2),
     RolloutConfig(chunk=3, window=9, sink=3, context_noise=50.0, steps=(1000.0, 500.0)),
-    RolloutConfig(chunk=1, window=4, steps=(1000.0, 600.0)),
+    RolloutConfig(chunk=1, window=4, steps=(1000.0, 600.0), first_chunk_steps=(1000.0, 700.0, 400.0)),
     RolloutConfig(chunk=1, window=5, sink=1),
     RolloutConfig(chunk=3, window=8, independent_first=True),
 ]
@@ -149,6 +149,21 @@ def test_seeds_and_only_seeds_change_a_film(config: RolloutConfig) -> None:
     film, again, other = (extend(empty_state(config, seed=seed), 2).latents for seed in (4, 4, 5))
     assert torch.equal(film, again)
     assert not torch.equal(film, other)
+
+
+@pytest.mark.parametrize("num_given", [0, 4])
+def test_only_the_first_generated_chunk_takes_its_own_steps(num_given: int) -> None:
+    config = RolloutConfig(chunk=3, window=9, steps=(1000.0,), first_chunk_steps=(1000.0, 750.0, 500.0))
+    state = empty_state(config)
+    if num_given:
+        given = torch.zeros(1, TINY.in_channels, num_given, LATENT_HEIGHT, LATENT_WIDTH)
+        state = state.with_given(given, random_text())
+    calls: list[Progress] = []
+    with torch.inference_mode():
+        list(Rollout(random_transformer(), state, random_text(), on_call=calls.append).run(3))
+    per_chunk = [sum(call.x0 is not None and call.chunk == made for call in calls) for made in range(3)]
+    assert per_chunk == [3, 1, 1]
+    assert calls[-1].total == len(calls)
 
 
 class Cancelled(Exception):

@@ -68,6 +68,7 @@ def test_seeds_out_of_range_are_refused(seed: int) -> None:
         ({"steps": (1200.0, 500.0)}, "at most 1000"),
         ({"steps": (1000.0, 0.0)}, "above 0"),
         ({"steps": (1000.0, float("nan"))}, "must fall"),
+        ({"first_chunk_steps": (500.0, 750.0)}, "first_chunk_steps are 500, 750; they must fall"),
         ({"shift": 0.0}, "shift is 0"),
         ({"shift": float("nan")}, "shift is nan"),
         ({"context_noise": -1.0}, "context_noise is -1"),
