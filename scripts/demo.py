@@ -11,6 +11,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
@@ -68,7 +69,7 @@ class FilmProgress:
 
 def main() -> int:
     """Command line of the demo."""
-    arguments = _parse_arguments()
+    arguments = parse_arguments()
     signal.signal(signal.SIGTERM, _exit_in_order)
     try:
         film = make_film(arguments)
@@ -131,7 +132,8 @@ def _describe(path: Path) -> str:
         return f"{float(seconds):.1f} s, {stream.frames} frames, {stream.width}x{stream.height}"
 
 
-def _parse_arguments() -> argparse.Namespace:
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """What the command line asks for; leaves the program with a message if that cannot be."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
         description="Makes a film with the built-in model through a real headless ComfyUI and says where the MP4 is.",
@@ -140,11 +142,14 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--prompt", help="what the film shows (default: the workflow's prompt)")
     parser.add_argument("--seed", type=int, help="which of all such films (default: the workflow's seed)")
     parser.add_argument("--out", type=Path, default=Path("output"), help="folder for the film (default: output)")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not (math.isfinite(seconds) and seconds > 0):
         raise argparse.ArgumentTypeError(f"{text} is no length; give seconds above 0")
     return seconds
