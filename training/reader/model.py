@@ -61,7 +61,7 @@ class AttributeReader(nn.Module):
     laid flat at each time step, so that a thing that moves is a pattern along time, and convolutions along time. How it
     is lit: the mean colours of a 4x4 grid, because exposure and tint are levels and not patterns.
 
-    The network sees each frame twice, as it is and as its difference from the film's mean frame: the ground stands
+    The features of each frame go on twice, as they are and as their difference from the film's mean: the ground stands
     still, so the difference shows the object alone.
     """
 
@@ -70,10 +70,10 @@ class AttributeReader(nn.Module):
         self.config = config or ReaderConfig()
         first, second, third = self.config.widths
         track = self.config.track
+        self.patches = nn.Conv3d(3 * _PATCH**2, first, (4, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0))
         self.space_time = nn.Sequential(
-            nn.Conv3d(2 * 3 * _PATCH**2, first, (4, 1, 1), stride=(2, 1, 1), padding=(1, 0, 0)),
             nn.SiLU(),
-            nn.Conv3d(first, second, 3, stride=2, padding=1),
+            nn.Conv3d(2 * first, second, 3, stride=2, padding=1),
             nn.SiLU(),
             nn.Conv3d(second, third, 3, stride=(1, 2, 2), padding=1),
             nn.SiLU(),
@@ -92,7 +92,8 @@ class AttributeReader(nn.Module):
                 f"video has shape {tuple(video.shape)}; the reader needs B 3 F H W with F at least {MIN_FRAMES}"
             )
         video = _at_reading_size(video)
-        features = self.space_time(_patches(video))
+        frames = self.patches(_patches(video))
+        features = self.space_time(torch.cat([frames, frames - frames.mean(dim=2, keepdim=True)], dim=1))
         track = rearrange(self.flatten(rearrange(features, "b c t h w -> b t (h w c)")), "b t c -> b c t")
         for layer in self.time:
             track = track + layer(F.silu(track))
@@ -139,13 +140,12 @@ def _look_ranges(like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _patches(video: Tensor) -> Tensor:
-    """The video and its difference from its mean frame, 4x4 pixels a position: B C F 16 16.
+    """4x4 pixels a position, B C F 16 16 with channels innermost in memory.
 
     A convolution of 4x4 pixels without overlap, spelt as one over patches, is several times faster on a CPU.
     """
-    twice = torch.cat([video, video - video.mean(dim=2, keepdim=True)], dim=1)
-    patches = rearrange(twice, "b c f (h p) (w q) -> b (p q c) f h w", p=_PATCH, q=_PATCH)
-    return patches.contiguous(memory_format=torch.channels_last_3d)
+    patches = rearrange(video, "b c f (h p) (w q) -> b f h w (c p q)", p=_PATCH, q=_PATCH)
+    return rearrange(patches, "b f h w c -> b c f h w")
 
 
 def _mean_and_max(sequence: Tensor) -> Tensor:

@@ -19,23 +19,22 @@ EDGE_PIXELS = 1.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Grid:
-    """Pixel centres of a picture."""
+    """Pixel centres of a picture, or of a rectangle of it."""
 
     x: Tensor
     """[1, W] in (0, aspect)."""
     y: Tensor
     """[H, 1] in (0, 1)."""
+    rows: int
+    """Pixels to a picture height."""
     aspect: float
+    """Width of the picture in picture heights."""
 
     @staticmethod
     def of(height: int, width: int) -> Grid:
         x = ((torch.arange(width, dtype=torch.float64) + 0.5) / height).to(torch.float32)
         y = ((torch.arange(height, dtype=torch.float64) + 0.5) / height).to(torch.float32)
-        return Grid(x=x[None, :], y=y[:, None], aspect=width / height)
-
-    @property
-    def rows(self) -> int:
-        return self.y.shape[0]
+        return Grid(x=x[None, :], y=y[:, None], rows=height, aspect=width / height)
 
 
 def coverage(distance: Tensor, rows: int, soft: float = EDGE_PIXELS) -> Tensor:
