@@ -124,15 +124,15 @@ def test_every_weight_is_trained(reader: AttributeReader) -> None:
 def test_the_way_of_motion_is_learnt_from_clips_that_differ_in_nothing_else() -> None:
     """A film and the same film backwards have the same frames; only a reader of motion can tell left from right."""
     torch.manual_seed(0)
-    reader = AttributeReader(ReaderConfig(widths=(12, 16, 16), track=32))
-    optimizer = torch.optim.Adam(reader.parameters(), lr=1e-2)
+    reader = AttributeReader(ReaderConfig(widths=(16, 24, 32), track=32))
+    optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
     specs = [sample_scene(1, index) for index in range(40)]
     specs = [spec for spec in specs if spec.attributes.motion is not Motion.BOUNCE][:8]
     films = render(specs, 5, 17, 64, 64)
     videos = torch.cat([films, films.flip(2)])
     forwards = torch.tensor([spec.attributes.motion is Motion.RIGHT for spec in specs])
     labels = torch.cat([forwards, ~forwards]).long()
-    for _ in range(30):
+    for _ in range(40):
         loss = torch.nn.functional.cross_entropy(reader(videos).logits["motion"], labels)
         optimizer.zero_grad()
         loss.backward()
