@@ -1,0 +1,81 @@
+"""Configurations: what the files say, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import STAGES, main
+from training.config import ConfigError, load_config
+from training.optim import rate_factor
+from training.stages import causal_init, evaluate_tiny, latents, reader, teacher, vae
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
+MODULES = {
+    "vae": vae,
+    "latents": latents,
+    "reader": reader,
+    "teacher": teacher,
+    "causal_init": causal_init,
+    "evaluate_tiny": evaluate_tiny,
+}
+
+
+def test_every_stage_has_a_configuration_that_loads() -> None:
+    assert set(MODULES) == set(STAGES)
+    for stage, module in MODULES.items():
+        config = load_config(module.Config, CONFIGS / f"{stage}.yaml")
+        assert config.run.out == f"runs/tiny/{stage}".replace("evaluate_tiny", "evaluate")
+
+
+def test_words_of_the_command_line_win() -> None:
+    words = ["optimizer.lr=0.5", "run.out=elsewhere", "phases=[{start: 0, data: a, frames: 3, batch: 2, clips: 4}]"]
+    config = load_config(teacher.Config, CONFIGS / "teacher.yaml", words)
+    assert (config.optimizer.lr, config.run.out) == (0.5, "elsewhere")
+    assert config.phases == [teacher.Phase(start=0, data="a", frames=3, batch=2, clips=4)]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["optimizer.learning_rate=1"], "there is no key 'optimizer.learning_rate'"),
+        (["steps=many"], "steps: Value 'many'"),
+        (["optimizer.lr=-1"], "optimizer.lr is -1.0; it must be above 0"),
+        (["optimizer.decay=99999"], "shorten them or train longer"),
+        (["precision=float8"], "precision is 'float8'; it must be one of float32, bfloat16"),
+        (["phases=[{start: 0, batch: 1, frames: 16, crop: 32}]"], "frames of a phase is 16; .* Try 17"),
+        (["phases=[{start: 0, batch: 1, frames: 17, crop: 60}]"], "crop is 60; it must be a multiple of 8"),
+        (["phases=[{start: 0, batch: 1, frames: 17, crop: 128}]"], "crop is 128; it must be at most size, 64"),
+        (["steps"], "'steps' is no override; write key=value"),
+        (["run.out="], "run.out"),
+    ],
+)
+def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        load_config(vae.Config, CONFIGS / "vae.yaml", words)
+
+
+def test_other_stages_refuse_what_cannot_work() -> None:
+    for module, name, words, sentence in (
+        (teacher, "teacher", ["model.dim=200"], "multiple of 128"),
+        (teacher, "teacher", ["phases=[{start: 5, data: a, frames: 3, batch: 2, clips: 4}]"], "they must rise, from 0"),
+        (causal_init, "causal_init", ["frames=20"], "multiple of student.chunk"),
+        (latents, "latents", ["clips=7"], "multiple of shard"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            load_config(module.Config, CONFIGS / f"{name}.yaml", words)
+    with pytest.raises(ValueError, match="window is 2"):
+        load_config(causal_init.Config, CONFIGS / "causal_init.yaml", ["student.window=2"])
+
+
+def test_the_command_line_ends_in_a_sentence_not_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["vae", "--config", "missing.yaml"]) == 2
+    assert "missing.yaml is no file" in caplog.text
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero() -> None:
+    rates = [rate_factor(step, steps=10, warmup=2, decay=4) for step in range(10)]
+    assert rates[:6] == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    assert all(earlier > later > 0 for earlier, later in zip(rates[5:], rates[6:], strict=False))
+    assert rates[-1] < 0.1

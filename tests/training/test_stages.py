@@ -1,0 +1,127 @@
+"""Every stage at its smallest, one after the other as docs/tiny.md tells it, through the command line's own entry."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
+from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.vae import WanVAE, WanVAEConfig
+from training.__main__ import main
+from training.config import ConfigError
+from training.latent_clips import LatentClips, shard_path
+from training.stages.vae import fold_normalisation
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
+SHORT = ["optimizer.warmup=1", "optimizer.decay=1", "run.workers=0", "run.watch_every=2", "run.log_every=1"]
+
+
+def stage(name: str, folder: Path, *words: str) -> Path:
+    """Run a stage into `folder / name`."""
+    out = folder / name
+    assert main([name, "--config", str(CONFIGS / f"{name}.yaml"), f"run.out={out}", *words]) == 0
+    return out
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All stages, two steps each, 32x32 pixels."""
+    folder = tmp_path_factory.mktemp("family")
+    stage("vae", folder, *SHORT, "steps=2", "dim=4", "size=32", "phases=[{start: 0, batch: 1, frames: 5, crop: 16}]")
+    vae = f"vae={folder / 'vae' / 'vae.safetensors'}"
+    stage("latents", folder, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
+    stage("reader", folder, *SHORT, "steps=2", "batch=2", "size=32")
+    clips = folder / "latents"
+    model = "model={dim: 128, ffn_dim: 64, num_layers: 1}"
+    first, second = (f"data: {clips}, batch: 2, {sizes}" for sizes in ("frames: 2, clips: 2", "frames: 6, clips: 4"))
+    phases = f"phases=[{{start: 0, {first}}}, {{start: 1, {second}}}]"
+    stage("teacher", folder, *SHORT, vae, model, phases, "steps=2", "sample_steps=2")
+    teacher = [f"{part}={folder / 'teacher' / part}.safetensors" for part in ("teacher", "text_encoder")]
+    stage("causal_init", folder, *SHORT, vae, f"data={clips}", *teacher, "clips=4", "batch=2", "frames=6", "steps=2")
+    parts = [vae, *teacher, f"student={folder / 'causal_init' / 'student.safetensors'}"]
+    reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
+    sizes = ["size=32", "prompts=2", "batch=1", "teacher_frames=6", "sample_steps=2", "student_seconds=1.5"]
+    stage("evaluate_tiny", folder, *parts, reader, *sizes)
+    return folder
+
+
+def test_every_part_of_the_family_loads_as_it_will_be_shipped(family: Path) -> None:
+    vae = load_vae(family / "vae" / "vae.safetensors")
+    teacher = load_teacher(family / "teacher" / "teacher.safetensors")
+    encoder = load_family_text_encoder(family / "teacher" / "text_encoder.safetensors")
+    student, rollout = load_student(family / "causal_init" / "student.safetensors")
+    assert vae.config.dim == 4
+    assert teacher.config == student.config
+    assert teacher.config.text_dim == encoder.config.text_dim
+    assert (rollout.chunk, rollout.window, rollout.steps) == (3, 21, (1000, 750, 500, 250))
+
+
+def test_a_file_of_another_part_is_refused(family: Path) -> None:
+    with pytest.raises(ValueError, match="holds 'teacher'; a file of kind 'student' is needed"):
+        load_student(family / "teacher" / "teacher.safetensors")
+
+
+def test_headers_tell_how_the_weights_were_made_but_not_where(family: Path) -> None:
+    for path in family.glob("*/*.safetensors"):
+        if path.parent.name == "latents":
+            continue
+        with safe_open(path, framework="pt") as file:
+            header = file.metadata()["sfpp"]
+        record = json.loads(header)["training"]
+        assert record["steps"] == 2 and "seed" in record and "run" not in record["config"]
+
+
+def test_runs_leave_sheets_films_and_curves(family: Path) -> None:
+    for path in ("vae/board/reconstructions_000002", "teacher/board/samples_000002", "evaluate_tiny/teacher"):
+        assert (family / f"{path}.png").stat().st_size > 0
+        assert (family / f"{path}.mp4").stat().st_size > 0
+    assert list((family / "teacher" / "board").glob("events*"))
+
+
+def test_the_report_judges_truth_autoencoder_teacher_and_both_ends_of_the_rollout(family: Path) -> None:
+    report = json.loads((family / "evaluate_tiny" / "report.json").read_text())
+    assert set(report) == {"truth", "vae", "teacher", "student"}
+    assert set(report["student"]) == {"first_window", "last_window"}
+    for row in (report["truth"], report["teacher"], *report["student"].values()):
+        assert set(row) == {"place", "object", "colour", "motion", "speed", "all", "luminance"}
+        assert 0 <= row["luminance"] <= 1
+
+
+def test_the_latents_stage_goes_on_at_the_first_missing_shard(family: Path) -> None:
+    folder = family / "latents"
+    before = LatentClips.read(folder, 4)
+    shard_path(folder, 1).unlink()
+    kept = shard_path(folder, 0).stat().st_mtime_ns
+    with pytest.raises(ConfigError, match="holds 2 clips, 4 are wanted"):
+        LatentClips.read(folder, 4)
+    vae = f"vae={family / 'vae' / 'vae.safetensors'}"
+    stage("latents", family, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
+    after = LatentClips.read(folder, 4)
+    assert shard_path(folder, 0).stat().st_mtime_ns == kept
+    assert torch.equal(before.latents, after.latents) and before.prompts == after.prompts
+
+
+def test_folding_normalises_the_latents_and_leaves_the_reconstruction() -> None:
+    torch.manual_seed(0)
+    vae = WanVAE(WanVAEConfig(dim=4))
+    with torch.no_grad():
+        vae.conv1.bias[:16] += torch.linspace(-3, 3, 16)
+    video = torch.rand(2, 3, 9, 32, 32) * 2 - 1
+    mean, logvar = (part.detach() for part in vae.encode_moments(video))
+    folded = WanVAE.from_state_dict(fold_normalisation(vae.state_dict(), mean))
+
+    with torch.no_grad():
+        new_mean, new_logvar = folded.encode_moments(video)
+        before, after = vae.decode_clip(mean), folded.decode_clip(new_mean)
+    normal = to_model_space(new_mean)
+    assert torch.allclose(normal.mean(dim=(0, 2, 3, 4)), torch.zeros(16), atol=1e-3)
+    assert torch.allclose(normal.std(dim=(0, 2, 3, 4)), torch.ones(16), atol=1e-3)
+    assert torch.allclose(before, after, atol=1e-3)
+    ratio = (0.5 * new_logvar).exp() / (0.5 * logvar).exp() * mean.std(dim=(0, 2, 3, 4))[None, :, None, None, None]
+    wan_std = new_mean.std(dim=(0, 2, 3, 4))[None, :, None, None, None]
+    assert torch.allclose(ratio, wan_std.expand_as(ratio), rtol=1e-2), "the posterior's noise keeps its share"

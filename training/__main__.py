@@ -1,0 +1,48 @@
+"""`python -m training STAGE --config FILE [key=value ...]`; exit status 0 also for a run paused by max_minutes."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+
+import torch
+
+from .config import ConfigError, load_config
+
+STAGES = {
+    "vae": "the video autoencoder",
+    "latents": "a cache of encoded clips with their prompts",
+    "reader": "the classifier that judges samples",
+    "teacher": "the bidirectional teacher and the text encoder",
+    "causal_init": "the causal few-step student, from the teacher",
+    "evaluate_tiny": "accuracy by attribute, contact sheets and videos of teacher and student",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage. Mistakes in the configuration end in a sentence, not a traceback."""
+    stages = "\n".join(f"  {name:14} {meaning}" for name, meaning in STAGES.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m training", epilog=f"stages:\n{stages}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", choices=STAGES, metavar="STAGE")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, e.g. training/configs/tiny/vae.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.max_minutes=9 steps=100")
+    options = parser.parse_intermixed_args(arguments)
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    stage = importlib.import_module(f".stages.{options.stage}", package=__package__)
+    try:
+        config = load_config(stage.Config, options.config, options.overrides)
+        torch.manual_seed(config.seed)
+        stage.run(config)
+    except ConfigError as error:
+        logging.error("%s", error)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""What a run shows while it goes: TensorBoard scalars, contact sheets, and videos as MP4 beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import torch
+from einops import rearrange
+from PIL import Image
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from sfpp_core.video.writer import VideoWriter
+from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+
+
+def contact_sheet(videos: Tensor, *, columns: int = 9) -> Tensor:
+    """One row a video, `columns` frames of each from first to last, [3, H', W'] in [0, 1].
+
+    videos: B 3 F H W in [-1, 1].
+    """
+    frames = torch.linspace(0, videos.shape[2] - 1, min(columns, videos.shape[2])).round().long()
+    sheet = rearrange(videos[:, :, frames].float(), "b c f h w -> c (b h) (f w)")
+    return (sheet / 2 + 0.5).clamp(0, 1)
+
+
+def to_bytes(pixels: Tensor) -> Tensor:
+    """[0, 1] to uint8."""
+    return (pixels * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def save_picture(picture: Tensor, path: Path) -> None:
+    """Write [3, H, W] in [0, 1] as PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(rearrange(to_bytes(picture), "c h w -> h w c").numpy()).save(path)
+
+
+def save_video(videos: Tensor, path: Path) -> None:
+    """Write videos, B 3 F H W in [-1, 1], side by side as one MP4."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames = rearrange(videos.float() / 2 + 0.5, "b c f h w -> f h (b w) c").clamp(0, 1)
+    # Colours are converted by matrix products, which autocast would round to half precision.
+    with torch.autocast("cpu", enabled=False):
+        with VideoWriter(path, width=frames.shape[2], height=frames.shape[1], fps=FRAMES_PER_SECOND) as writer:
+            writer.write(frames)
+
+
+class Board:
+    """A run's TensorBoard log, and its pictures and videos as files in the same folder."""
+
+    def __init__(self, folder: Path, *, step: int) -> None:
+        """step: what an earlier piece of the run logged at or after this step is dropped."""
+        self._folder = folder
+        self._writer = SummaryWriter(str(folder), purge_step=step)
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._writer.close()
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Log numbers at a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def videos(self, name: str, videos: Tensor, step: int) -> None:
+        """Show videos, B 3 F H W in [-1, 1]: a contact sheet on the board and as PNG, and an MP4."""
+        sheet = contact_sheet(videos)
+        self._writer.add_image(name, sheet, step)
+        save_picture(sheet, self._folder / f"{name}_{step:06d}.png")
+        save_video(videos, self._folder / f"{name}_{step:06d}.mp4")

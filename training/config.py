@@ -1,0 +1,167 @@
+"""What every stage is told, and how it is read: a YAML file, then `key=value` words of the command line.
+
+A stage's configuration is a frozen dataclass that extends `StageConfig` or `TrainConfig`. Keys that it does not have
+and values that it refuses are reported in a sentence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+
+from .seeding import MAX_SEED
+
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key, what it holds and what to write instead."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError(message) unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+def check_starts(starts: Sequence[int]) -> None:
+    """Raise ConfigError unless the phases of a run start at step 0 and then at later and later ones."""
+    rising = list(starts[:1]) == [0] and all(first < second for first, second in pairwise(starts))
+    require(rising, f"phases start at steps {list(starts)}; they must rise, from 0.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunConfig:
+    """How a run is carried out. Nothing here changes what is learnt, so a resumed run may change it."""
+
+    out: str
+    """Folder of the run: its configuration, checkpoint, logs and results."""
+    max_minutes: float | None = None
+    """Stop cleanly after this long; the same command then goes on from there. None: until the end."""
+    save_minutes: float = 4.0
+    """Time between checkpoints."""
+    log_every: int = 20
+    """Steps between scalars."""
+    watch_every: int = 500
+    """Steps between sample pictures and videos."""
+    workers: int = 1
+    """Processes that prepare batches ahead; 0 prepares them in the training process."""
+    compile: bool = False
+    """Compile the network: a start-up of about a minute buys faster steps."""
+
+    def __post_init__(self) -> None:
+        require(bool(self.out), "run.out is empty; name the folder of the run, e.g. run.out=runs/vae.")
+        if self.max_minutes is not None:
+            require(self.max_minutes > 0, f"run.max_minutes is {self.max_minutes}; it must be above 0, or null.")
+        require(self.save_minutes > 0, f"run.save_minutes is {self.save_minutes}; it must be above 0.")
+        for name in ("log_every", "watch_every"):
+            require(getattr(self, name) >= 1, f"run.{name} is {getattr(self, name)}; it must be at least 1.")
+        require(self.workers >= 0, f"run.workers is {self.workers}; it must be 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OptimizerConfig:
+    """AdamW, or Muon on the weights of layers and AdamW on the rest, with a trapezoidal learning rate."""
+
+    lr: float
+    """Highest learning rate; Muon's updates are scaled so that one value serves both (Liu et al. 2025)."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """AdamW's decay rates."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    muon: bool = False
+    """Orthogonalised momentum (see `muon`) for the weights of linear and convolution layers."""
+    warmup: int = 100
+    """Steps from 0 to the highest rate."""
+    decay: int = 0
+    """Last steps of the run, over which the rate falls to 0; before them a run's length may still be changed."""
+    clip: float = 1.0
+    """Largest gradient norm; longer gradients are scaled down to it."""
+    ema: float = 0.999
+    """Decay of the moving average of the weights, which is what is shipped."""
+
+    def __post_init__(self) -> None:
+        require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0, e.g. 1e-3.")
+        require(self.clip > 0, f"optimizer.clip is {self.clip}; it must be above 0.")
+        require(0 <= self.ema < 1, f"optimizer.ema is {self.ema}; it must lie in [0, 1), e.g. 0.999.")
+        require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more.")
+        in_range = all(0 <= beta < 1 for beta in self.betas)
+        require(in_range, f"optimizer.betas are {self.betas}; each must lie in [0, 1).")
+        for name in ("warmup", "decay"):
+            require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageConfig:
+    """What every stage has."""
+
+    run: RunConfig
+    seed: int = 0
+    """Everything random in the run follows from it."""
+    precision: str = "bfloat16"
+    """What the network computes in, float32 or bfloat16 (autocast; weights and their updates stay float32)."""
+
+    def __post_init__(self) -> None:
+        require(0 <= self.seed <= MAX_SEED, f"seed is {self.seed}; it must lie between 0 and {MAX_SEED}.")
+        require(
+            self.precision in PRECISIONS, f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}."
+        )
+
+    def autocast(self) -> torch.autocast:
+        """The context that the network runs in."""
+        dtype = PRECISIONS[self.precision]
+        return torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig(StageConfig):
+    """What every stage that takes optimiser steps has."""
+
+    steps: int
+    """Optimiser steps of the whole run."""
+    optimizer: OptimizerConfig
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        require(self.steps >= 1, f"steps is {self.steps}; it must be at least 1.")
+        edges = self.optimizer.warmup + self.optimizer.decay
+        require(
+            edges <= self.steps,
+            f"optimizer.warmup + optimizer.decay is {edges} but steps is {self.steps}; shorten them or train longer.",
+        )
+
+
+ConfigT = TypeVar("ConfigT", bound=StageConfig)
+
+
+def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
+    """Read a stage's configuration from a YAML file, `key=value` overrides on top.
+
+    Raises:
+        ConfigError: no such file, a key the stage does not have, a missing or an impossible value.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(f"{path} is no file; name a configuration, e.g. training/configs/tiny/vae.yaml.")
+    for word in overrides:
+        require("=" in word, f"{word!r} is no override; write key=value, e.g. run.out=runs/vae.")
+    try:
+        layers = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers))
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(f"{path}: there is no key {error.full_key!r} in this stage; mend its name.") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {error.full_key or 'the file'}: {error.msg or error}") from error
+
+
+def as_plain(config: Any) -> dict[str, Any]:
+    """The configuration as nested dicts and lists of plain values, as YAML and JSON give them back."""
+    return json.loads(json.dumps(OmegaConf.to_container(OmegaConf.structured(config))))

@@ -1,0 +1,32 @@
+"""Weights as they are shipped: safetensors with the story of their making in the header."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import TrainConfig, as_plain
+from .run_folder import atomic
+
+
+def training_record(config: TrainConfig, *, stage: str) -> dict[str, Any]:
+    """Stage, steps, seed and configuration, without what belongs to the machine that ran it."""
+    plain = as_plain(config)
+    plain.pop("run")
+    return {"stage": stage, "steps": config.steps, "seed": config.seed, "config": plain}
+
+
+def write_weights(
+    path: Path, weights: Mapping[str, Tensor], header: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
+) -> None:
+    """Write weights in `dtype`, `header` as JSON under the metadata key `sfpp`; whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stored = {name: weight.detach().to(dtype).contiguous().clone() for name, weight in weights.items()}
+    with atomic(path) as temporary:
+        save_file(stored, str(temporary), metadata={"format": "pt", "sfpp": json.dumps(header, sort_keys=True)})

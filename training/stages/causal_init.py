@@ -1,0 +1,202 @@
+"""The causal few-step student, from the teacher: every chunk of a clip is denoised in parallel, given the clean past.
+
+Teacher forcing (clean frames, then noisy frames, in one sequence under the mask that equals the rolling cache), each
+chunk at a timestep of its own. It starts the student off; a student trained so has never continued a film of its own.
+To soften that, part of the steps put the student's own estimate of the past in the place of the true one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from einops import repeat
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_sigma
+from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, load_vae
+from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.masks import teacher_forcing_mask, to_tokens
+
+from ..board import Board
+from ..config import TrainConfig, require
+from ..export import training_record, write_weights
+from ..latent_clips import LatentClips
+from ..loop import Loss, train
+from ..losses import flow_loss
+from ..sampling import decode, encode_prompts, sample_student
+from ..scenes import prompt_for, sample_scene
+from ..seeding import generator_for
+from ..text_to_video import compile_network
+from .teacher import WATCHED_PROMPTS, stratified_uniform
+from .vae import FIRST_HELD_OUT
+
+WATCHED_FRAMES = 42
+"""Latent frames of sample videos: twice what the student was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentConfig:
+    """The rollout that the student is trained for; fields as in `RolloutConfig`."""
+
+    chunk: int = 3
+    window: int = 21
+    sink: int = 0
+    steps: list[float]
+    shift: float = 5.0
+    context_noise: float = 0.0
+
+    def rollout(self) -> RolloutConfig:
+        """The core's own configuration, which also checks the values."""
+        return RolloutConfig(**self.header() | {"steps": tuple(self.steps)})
+
+    def header(self) -> dict[str, object]:
+        """As the header of the weights says it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainConfig):
+    """The causal_init stage."""
+
+    data: str
+    """Folder of the latents stage."""
+    teacher: str
+    """File of the teacher."""
+    text_encoder: str
+    """File of the text encoder; it stays as it is."""
+    vae: str
+    """File of the autoencoder, for sample videos."""
+    student: StudentConfig
+    clips: int
+    """How many of the data's clips are drawn from."""
+    batch: int = 8
+    """Clips a step."""
+    frames: int = 21
+    """Latent frames of a clip, a multiple of the chunk."""
+    student_timesteps: float = 0.75
+    """Share of chunks at one of the student's own timesteps; the rest are anywhere, which keeps the flow smooth."""
+    own_past: float = 0.5
+    """Share of steps whose past is the student's own estimate of it."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        self.student.rollout()
+        for name in ("clips", "batch"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(
+            self.frames >= 1 and self.frames % self.student.chunk == 0,
+            f"frames is {self.frames}; it must be a multiple of student.chunk, {self.student.chunk}.",
+        )
+        for name in ("student_timesteps", "own_past"):
+            require(0 <= getattr(self, name) <= 1, f"{name} is {getattr(self, name)}; it must lie in [0, 1].")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StudentBatch:
+    """Clips and their prompts."""
+
+    latents: Tensor
+    """B C T H W, model space, float32."""
+    prompts: list[str]
+
+
+class CausalInitTask:
+    """Predict the flow of noised chunks from the clean past."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._text_encoder = load_family_text_encoder(Path(config.text_encoder))
+        self.model = load_teacher(Path(config.teacher))
+        self._clips = LatentClips.read(config.data, config.clips)
+        height, width = self._clips.latents.shape[-2:]
+        rollout = config.student.rollout()
+        frame_mask = teacher_forcing_mask(config.frames, chunk=rollout.chunk, window=rollout.window, sink=rollout.sink)
+        self._mask = to_tokens(frame_mask, WAN21.tokens_per_frame(height, width))
+        if config.run.compile:
+            compile_network(self.model)
+
+    def batch(self, step: int) -> StudentBatch:
+        config = self._config
+        generator = generator_for(config.seed, "causal_init", step)
+        chosen = torch.randint(config.clips, (config.batch,), generator=generator)
+        wording = torch.randint(2**20, (config.batch,), generator=generator).tolist()
+        prompts = [self._clips.prompts[clip] for clip in chosen.tolist()]
+        return StudentBatch(
+            latents=self._clips.latents[chosen, :, : config.frames].float(),
+            prompts=[wordings[pick % len(wordings)] for wordings, pick in zip(prompts, wording, strict=True)],
+        )
+
+    def loss(self, batch: StudentBatch, step: int) -> Loss:
+        config = self._config
+        generator = generator_for(config.seed, "noise", step)
+        text = encode_prompts(self._text_encoder, batch.prompts)
+        past = batch.latents
+        own = torch.rand((), generator=generator).item() < config.own_past
+        if own:
+            past = self._own_estimate(batch.latents, text, generator)
+        sigma = self._sigmas(len(batch.latents), generator)
+        noise = torch.randn(batch.latents.shape, generator=generator)
+        flow = self._flow(past, add_noise(batch.latents, noise, _spread(sigma)), sigma, text)
+        total = flow_loss(flow, batch.latents, noise)
+        return Loss(total=total, parts={"own_past" if own else "true_past": total.detach()})
+
+    def watch(self, board: Board, step: int) -> None:
+        config = self._config
+        prompts = [prompt_for(sample_scene(config.seed, FIRST_HELD_OUT + index)) for index in range(WATCHED_PROMPTS)]
+        text = encode_prompts(self._text_encoder, prompts)
+        size = tuple(self._clips.latents.shape[-2:])
+        latents = sample_student(
+            self.model, text, config=config.student.rollout(), seed=config.seed, frames=WATCHED_FRAMES, size=size
+        )
+        board.videos("rollouts", decode(load_vae(Path(config.vae)), latents), step)
+
+    def export(self, folder: Path) -> None:
+        header = {
+            "kind": "student",
+            "model": asdict(self.model.config),
+            "rollout": self._config.student.header(),
+            "training": training_record(self._config, stage="causal_init"),
+        }
+        write_weights(folder / "student.safetensors", self.model.state_dict(), header, dtype=torch.float16)
+
+    def _flow(self, past: Tensor, noised: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
+        """Flow of the noised half. sigma: [B, T]."""
+        frames = tuple(range(past.shape[2]))
+        timestep = torch.cat([torch.zeros_like(sigma), sigma * NUM_TIMESTEPS], dim=1)
+        both = torch.cat([past, noised], dim=2)
+        flow = self.model(both, timestep, text, positions=frames + frames, mask=self._mask)
+        return flow[:, :, past.shape[2] :]
+
+    @torch.no_grad()
+    def _own_estimate(self, latents: Tensor, text: Tensor, generator: torch.Generator) -> Tensor:
+        """The clips as the student itself would leave them: x0 predicted at its last timestep."""
+        batch, frames = latents.shape[0], latents.shape[2]
+        last = self._config.student.rollout().timesteps[-1] / NUM_TIMESTEPS
+        sigma = torch.full((batch, frames), last)
+        noise = torch.randn(latents.shape, generator=generator)
+        noised = add_noise(latents, noise, last)
+        return flow_to_x0(noised, self._flow(latents, noised, sigma, text).float(), last)
+
+    def _sigmas(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Noise levels [B, T], one a chunk."""
+        config, rollout = self._config, self._config.student.rollout()
+        chunks = config.frames // rollout.chunk
+        own = torch.tensor(rollout.timesteps) / NUM_TIMESTEPS
+        drawn = own[torch.randint(len(own), (batch, chunks), generator=generator)]
+        anywhere = shift_sigma(stratified_uniform(batch * chunks, generator), rollout.shift)
+        anywhere = anywhere[torch.randperm(batch * chunks, generator=generator)].reshape(batch, chunks)
+        use_own = torch.rand((batch, chunks), generator=generator) < config.student_timesteps
+        return repeat(torch.where(use_own, drawn, anywhere), "b k -> b (k t)", t=rollout.chunk)
+
+
+def _spread(sigma: Tensor) -> Tensor:
+    """[B, T] so that it broadcasts against B C T H W."""
+    return sigma[:, None, :, None, None]
+
+
+def run(config: Config) -> bool:
+    """Train; True when finished."""
+    return train(CausalInitTask(config), config, stage="causal_init")

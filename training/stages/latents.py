@@ -1,0 +1,90 @@
+"""Encode scenes once, so that the stages that learn from latents never wait for the renderer or the autoencoder."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from sfpp_core.tiny.family import load_vae
+from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.latent_format import to_model_space
+
+from ..channels_last import channels_last, channels_last_weights
+from ..config import StageConfig, require
+from ..latent_clips import shard_path, write_shard
+from ..run_folder import RunFolder
+from ..scenes import SceneSpec, describe, render, sample_scene
+
+logger = logging.getLogger(__name__)
+
+Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Video to the mean and log-variance of its latents."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(StageConfig):
+    """The latents stage. A run is resumed at the first shard that is missing."""
+
+    vae: str
+    """File of the autoencoder."""
+    clips: int
+    """Scenes to encode, from scene 0 of the seed on."""
+    frames: int = 21
+    """Latent frames of a clip."""
+    size: int = 64
+    """Height and width in pixels."""
+    shard: int = 100
+    """Clips a file."""
+    batch: int = 4
+    """Clips encoded at once."""
+    wordings: int = 4
+    """Prompts a clip, which differ in nothing but words."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        for name in ("clips", "frames", "shard", "batch", "wordings"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(self.clips % self.shard == 0, f"clips is {self.clips}; it must be a multiple of shard, {self.shard}.")
+        WAN21.latent_size(self.size, self.size)
+
+
+def run(config: Config) -> bool:
+    """Encode until all shards are there or `run.max_minutes` are over; True when finished."""
+    folder = RunFolder(config, stage="latents")
+    vae = load_vae(Path(config.vae))
+    channels_last_weights(vae)
+    encode = torch.compile(vae.encode_moments, dynamic=False) if config.run.compile else vae.encode_moments
+    started = time.monotonic()
+    shards = range(config.clips // config.shard)
+    missing = [index for index in shards if not shard_path(folder.path, index).is_file()]
+    for index in tqdm(missing, total=len(shards), initial=len(shards) - len(missing), unit="shard"):
+        if config.run.max_minutes is not None and time.monotonic() - started > 60 * config.run.max_minutes:
+            logger.info("latents paused before shard %d of %d; the same command goes on", index, len(shards))
+            return False
+        scenes = [sample_scene(config.seed, index * config.shard + item) for item in range(config.shard)]
+        pieces = [scenes[first : first + config.batch] for first in range(0, len(scenes), config.batch)]
+        latents = torch.cat([_encode(encode, piece, config) for piece in pieces])
+        write_shard(shard_path(folder.path, index), latents, [_prompts(scene, config.wordings) for scene in scenes])
+    logger.info("latents are finished: %d clips in %s", config.clips, folder.path)
+    return True
+
+
+@torch.no_grad()
+def _encode(encode: Moments, scenes: list[SceneSpec], config: Config) -> Tensor:
+    """B C T H W in model space."""
+    video = channels_last(render(scenes, 0, WAN21.pixel_frames(config.frames), config.size, config.size))
+    with config.autocast():
+        mean, _ = encode(video)
+    return to_model_space(mean.float())
+
+
+def _prompts(scene: SceneSpec, wordings: int) -> list[str]:
+    """The scene's own wording first."""
+    return [describe(scene.attributes, scene.wording + index * 7919) for index in range(wordings)]

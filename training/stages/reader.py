@@ -1,0 +1,67 @@
+"""The classifier that judges samples: reads from pixels what a prompt names."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from ..board import Board
+from ..config import TrainConfig, require
+from ..export import training_record, write_weights
+from ..loop import Loss, train
+from ..reader import AttributeReader, ReaderBatch, accuracy, read, reader_batch, reader_loss
+from ..reader.model import KIND
+from ..scenes import render, sample_scene
+from .vae import FIRST_HELD_OUT
+
+WATCHED_SCENES = 48
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainConfig):
+    """The reader stage."""
+
+    batch: int = 16
+    """Clips a step."""
+    size: int = 64
+    """Height and width in pixels."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        require(self.batch >= 1, f"batch is {self.batch}; it must be at least 1.")
+
+
+class ReaderTask:
+    """Classify scenes."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self.model = AttributeReader()
+
+    def batch(self, step: int) -> ReaderBatch:
+        return reader_batch(self._config.seed, step, batch=self._config.batch, size=self._config.size)
+
+    def loss(self, batch: ReaderBatch, step: int) -> Loss:
+        total, parts = reader_loss(self.model(batch.video), batch)
+        return Loss(total=total, parts=parts)
+
+    def watch(self, board: Board, step: int) -> None:
+        scenes = [sample_scene(self._config.seed, FIRST_HELD_OUT + index) for index in range(WATCHED_SCENES)]
+        readings = read(self.model, render(scenes, 0, 81, self._config.size, self._config.size))
+        found = accuracy(readings, [scene.attributes for scene in scenes])
+        board.scalars({f"accuracy_{name}": share for name, share in found.items()}, step)
+
+    def export(self, folder: Path) -> None:
+        header = {
+            "kind": KIND,
+            "model": asdict(self.model.config),
+            "training": training_record(self._config, stage="reader"),
+        }
+        write_weights(folder / "reader.safetensors", self.model.state_dict(), header, dtype=torch.float32)
+
+
+def run(config: Config) -> bool:
+    """Train; True when finished."""
+    return train(ReaderTask(config), config, stage="reader")

@@ -1,0 +1,188 @@
+"""The bidirectional teacher: flow matching on encoded clips, the text encoder trained along with it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, shift_sigma
+from sfpp_core.tiny.family import load_vae
+from sfpp_core.tiny.text import TinyTextEncoder
+from sfpp_core.wan.config import WanConfig
+from sfpp_core.wan.transformer import WanTransformer
+
+from ..board import Board
+from ..config import TrainConfig, check_starts, require
+from ..export import training_record, write_weights
+from ..latent_clips import LatentClips
+from ..loop import Loss, train
+from ..losses import flow_loss
+from ..sampling import decode, encode_prompts, sample_teacher
+from ..scenes import prompt_for, sample_scene
+from ..seeding import generator_for
+from ..text_to_video import TextToVideo, compile_network
+from .vae import FIRST_HELD_OUT
+
+WATCHED_PROMPTS = 6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelConfig:
+    """Sizes of the transformer; the rest is given by Wan 2.1 and the text encoder."""
+
+    dim: int = 256
+    """Width; a multiple of 128, by which loaders tell the number of heads."""
+    ffn_dim: int = 1024
+    num_layers: int = 4
+
+    def __post_init__(self) -> None:
+        require(
+            self.dim >= 128 and self.dim % 128 == 0,
+            f"model.dim is {self.dim}; it must be a multiple of 128, by which loaders tell the number of heads.",
+        )
+        for name in ("ffn_dim", "num_layers"):
+            require(getattr(self, name) >= 1, f"model.{name} is {getattr(self, name)}; it must be at least 1.")
+
+    def wan(self, text_dim: int) -> WanConfig:
+        """The transformer's own configuration."""
+        return WanConfig(
+            dim=self.dim,
+            ffn_dim=self.ffn_dim,
+            num_heads=self.dim // 128,
+            num_layers=self.num_layers,
+            text_dim=text_dim,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Phase:
+    """A part of the run. Short clips first: an hour of them teaches more than an hour of long ones."""
+
+    start: int
+    """First step."""
+    data: str
+    """Folder of the latents stage."""
+    frames: int
+    """Latent frames of a clip, counted from its first."""
+    batch: int
+    """Clips a step."""
+    clips: int
+    """How many of the data's clips are drawn from."""
+
+    def __post_init__(self) -> None:
+        for name in ("frames", "batch", "clips"):
+            require(getattr(self, name) >= 1, f"{name} of a phase is {getattr(self, name)}; it must be at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainConfig):
+    """The teacher stage."""
+
+    vae: str
+    """File of the autoencoder, for sample videos."""
+    phases: list[Phase]
+    """In order of `start`; the first starts at step 0."""
+    model: ModelConfig
+    shift: float = 4.0
+    """Moves training timesteps towards noise, where motion is decided."""
+    drop_prompt: float = 0.1
+    """Share of clips trained with the empty prompt, the unconditional branch of guidance."""
+    guidance: float = 3.0
+    """Of sample videos."""
+    sample_steps: int = 30
+    """Of sample videos."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        check_starts([phase.start for phase in self.phases])
+        require(self.shift > 0, f"shift is {self.shift}; it must be above 0, e.g. 4.")
+        require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; it must lie in [0, 1), e.g. 0.1.")
+
+    def phase_at(self, step: int) -> Phase:
+        """The phase that a step belongs to."""
+        return max((phase for phase in self.phases if phase.start <= step), key=lambda phase: phase.start)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TeacherBatch:
+    """Clips and what they are called."""
+
+    latents: Tensor
+    """B C T H W, model space, float32."""
+    tokens: Tensor
+    """[B, L]; those of the empty prompt where the prompt is dropped."""
+
+
+class TeacherTask:
+    """Predict the flow of noised clips."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        text_encoder = TinyTextEncoder()
+        self._tokenizer = text_encoder.tokenizer
+        self.model = TextToVideo(WanTransformer(config.model.wan(text_encoder.config.text_dim)), text_encoder)
+        if config.run.compile:
+            compile_network(self.model)
+        self._phase = config.phases[0]
+        self._clips = LatentClips.read(self._phase.data, self._phase.clips)
+
+    def batch(self, step: int) -> TeacherBatch:
+        config, phase = self._config, self._config.phase_at(step)
+        if phase != self._phase:
+            self._phase, self._clips = phase, LatentClips.read(phase.data, phase.clips)
+        generator = generator_for(config.seed, "teacher", step)
+        chosen = torch.randint(len(self._clips), (phase.batch,), generator=generator)
+        wording = torch.randint(2**20, (phase.batch,), generator=generator).tolist()
+        dropped = (torch.rand(phase.batch, generator=generator) < config.drop_prompt).tolist()
+        prompts = [self._clips.prompts[clip] for clip in chosen.tolist()]
+        prompts = [
+            "" if drop else wordings[pick % len(wordings)]
+            for wordings, pick, drop in zip(prompts, wording, dropped, strict=True)
+        ]
+        return TeacherBatch(
+            latents=self._clips.latents[chosen, :, : phase.frames].float(), tokens=self._tokenizer.batch(prompts)
+        )
+
+    def loss(self, batch: TeacherBatch, step: int) -> Loss:
+        x0 = batch.latents
+        generator = generator_for(self._config.seed, "noise", step)
+        sigma = shift_sigma(stratified_uniform(len(x0), generator), self._config.shift)
+        noise = torch.randn(x0.shape, generator=generator)
+        noised = add_noise(x0, noise, sigma[:, None, None, None, None])
+        timestep = (sigma * NUM_TIMESTEPS)[:, None].expand(-1, x0.shape[2])
+        total = flow_loss(self.model(noised, timestep, batch.tokens), x0, noise)
+        return Loss(total=total, parts={})
+
+    def watch(self, board: Board, step: int) -> None:
+        config = self._config
+        prompts = [prompt_for(sample_scene(config.seed, FIRST_HELD_OUT + index)) for index in range(WATCHED_PROMPTS)]
+        encoder, network = self.model.text_encoder, self.model.transformer
+        text, unconditional = encode_prompts(encoder, prompts), encode_prompts(encoder, [""] * len(prompts))
+        channels, _, height, width = self._clips.latents.shape[1:]
+        shape = (len(prompts), channels, config.phase_at(step).frames, height, width)
+        noise = torch.randn(shape, generator=generator_for(config.seed, "watch"))
+        latents = sample_teacher(
+            network, text, unconditional, noise, steps=config.sample_steps, shift=config.shift, guidance=config.guidance
+        )
+        board.videos("samples", decode(load_vae(Path(config.vae)), latents), step)
+
+    def export(self, folder: Path) -> None:
+        record = training_record(self._config, stage="teacher")
+        network, encoder = self.model.transformer, self.model.text_encoder
+        header = {"kind": "teacher", "model": asdict(network.config), "training": record}
+        write_weights(folder / "teacher.safetensors", network.state_dict(), header, dtype=torch.float16)
+        header = encoder.header() | {"training": record}
+        write_weights(folder / "text_encoder.safetensors", encoder.state_dict(), header, dtype=torch.float16)
+
+
+def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
+    """`count` numbers, one from each of as many equal parts of [0, 1): uniform, with less noise in their mean."""
+    return (torch.arange(count) + torch.rand(count, generator=generator)) / count
+
+
+def run(config: Config) -> bool:
+    """Train; True when finished."""
+    return train(TeacherTask(config), config, stage="teacher")
