@@ -121,7 +121,7 @@ def _firs(picture: Tensor, spec: SceneSpec, grid: Grid, ground: Tensor) -> Tenso
 
 
 def _sky(grid: Grid, top: RGB, bottom: RGB, horizon: float) -> Tensor:
-    return _mix(top, bottom, (grid.y / horizon).clamp(0, 1)) + 0 * grid.x
+    return _mix(top, bottom, (grid.y / horizon).clamp(0, 1)).expand(-1, -1, grid.x.shape[1])
 
 
 def _light(picture: Tensor, spec: SceneSpec, grid: Grid, disc: RGB, glow: RGB) -> Tensor:

@@ -29,6 +29,10 @@ HISTORY_RANGES: dict[str, tuple[float, float]] = {
 """Range of each quantity that only the picture's own past carries; the prompt never names one."""
 
 
+WORDINGS = 2**20
+"""Range of `SceneSpec.wording`; the grammar takes it modulo the number of its sentences."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneSpec:
     """A whole film. Lengths are fractions of the picture's height or, where said, of its width; y grows downwards."""
@@ -77,7 +81,3 @@ def sample_scene(seed: int, index: int) -> SceneSpec:
     choices = {name: list(enum)[int(next(uniform) * len(enum))] for name, enum in ATTRIBUTES.items()}
     history = {name: low + (high - low) * next(uniform) for name, (low, high) in HISTORY_RANGES.items()}
     return SceneSpec(attributes=Attributes(**choices), wording=int(next(uniform) * WORDINGS), **history)
-
-
-WORDINGS = 2**20
-"""Range of `SceneSpec.wording`; the grammar takes it modulo the number of its sentences."""
