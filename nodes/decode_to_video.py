@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..sfpp_core.video.writer import VideoWriter
+from ..sfpp_core.video.writer import DEFAULT_CRF, MAX_CRF, VideoWriter
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from .host.decoding import decode_frames
 from .host.files import new_output_file, workflow_metadata
@@ -35,11 +35,11 @@ class DecodeToVideo(io.ComfyNode):
                 ),
                 io.Int.Input(
                     "crf",
-                    default=18,
+                    default=DEFAULT_CRF,
                     min=0,
-                    max=51,
-                    tooltip="Quality of the H.264 compression: lower is better and larger. 0 loses nothing, 18 looks "
-                    "like the original, 28 is for sharing.",
+                    max=MAX_CRF,
+                    tooltip="Quality of the H.264 compression: lower is better and larger. 18 looks like the original, "
+                    "28 is for sharing; 0 loses nothing but colour resolution, and not every player shows it.",
                 ),
             ],
             outputs=[

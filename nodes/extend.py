@@ -72,7 +72,7 @@ class Extend(io.ComfyNode):
         text_dim = wan_config(model).text_dim
         state.require_model(model_identity(model))
         text = state.texts[state.chunks[-1].text] if positive is None else text_embedding(positive, text_dim)
-        length = film_length(seconds, chunk=state.config.chunk, continues=True)
+        length = film_length(seconds, state.config, made=state.num_frames)
         say(str(length))
         longer = sample_chunks(model, state, text, length.num_chunks)
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)

@@ -15,7 +15,7 @@ PRESET_WORD = "preset"
 
 
 def rollout_inputs() -> list[io.Input]:
-    """Widgets for every field of RolloutConfig, all of them left to the preset."""
+    """Widgets for the settings worth trying, all of them left to the preset; the rest is always the preset's."""
     return [
         io.Int.Input(
             "chunk",
@@ -78,7 +78,8 @@ def rollout_settings(
     numbers = {"chunk": chunk, "window": window, "sink": sink, "shift": shift, "context_noise": context_noise}
     changes = {name: value for name, value in numbers.items() if value != AS_PRESET}
     if steps.strip().lower() != PRESET_WORD:
-        changes["steps"] = parse_steps(steps)
+        # What is typed rules every chunk, also where the preset gives the first one steps of its own.
+        changes |= {"steps": parse_steps(steps), "first_chunk_steps": ()}
     return replace(preset, **changes)
 
 

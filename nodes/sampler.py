@@ -112,12 +112,12 @@ class Sampler(io.ComfyNode):
         config = rollout_settings(preset_settings(model), **settings)
         text = text_embedding(positive, wan_config(model).text_dim)
         latent_size = WAN21.latent_size(height, width)
-        length = film_length(seconds, chunk=config.chunk, continues=start is not None)
         state = RolloutState(
             config=config, seed=seed, model_id=model_identity(model), shape=(1, WAN21.channels, *latent_size)
         )
         if start is not None:
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
+        length = film_length(seconds, config, made=state.num_frames)
         say(str(length))
         state = sample_chunks(model, state, text, length.num_chunks)
         return io.NodeOutput(to_latent(model, state.latents), state)

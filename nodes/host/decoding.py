@@ -27,7 +27,7 @@ def wan_vae(vae: Any) -> WanVAE:
     try:
         own = WanVAE.from_state_dict(network.state_dict())
     except ValueError as error:
-        raise ValueError(f"VAE is not Wan 2.1's: {error}. {WHAT_FITS}") from error
+        raise ValueError(f"VAE does not fit: {error}. {WHAT_FITS}") from error
     if own.config.z_dim != WAN21.channels:
         raise ValueError(
             f"VAE makes latents of {own.config.z_dim} channels, Wan 2.1's has {WAN21.channels}. {WHAT_FITS}"

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..wan.geometry import FRAMES_PER_SECOND, WAN21
+from .config import RolloutConfig
 
 TOLERANCE = 1e-6
 """Of a frame: what binary fractions may add to a product of seconds and frame rate."""
@@ -26,17 +27,19 @@ class FilmLength:
         return f"{self.pixel_frames} frames, {seconds:.2f} s{rounded}"
 
 
-def film_length(seconds: float, *, chunk: int, continues: bool) -> FilmLength:
-    """The shortest run of whole chunks of `chunk` latent frames that lasts at least `seconds`.
+def film_length(seconds: float, config: RolloutConfig, *, made: int) -> FilmLength:
+    """The fewest whole chunks that add at least `seconds` to a film of `made` latent frames.
 
-    `continues`: the chunks follow frames that are there already; otherwise the first latent frame is one picture, and
-    valid lengths with chunk 3 are 9, 21, 33, ... (12c - 3) frames. Raises ValueError if `seconds` is not above 0.
+    The first latent frame of a film is a single picture: with chunks of 3, films are 9, 21, 33, ... (12c - 3) frames
+    long. Raises ValueError if `seconds` is not above 0.
     """
     if not seconds > 0:
         raise ValueError(f"seconds is {seconds:g}; a film needs more than 0.")
     frames = max(1, math.ceil(seconds * FRAMES_PER_SECOND - TOLERANCE))
-    latent_frames = math.ceil(frames / WAN21.temporal_stride) if continues else WAN21.latent_frames(frames)
-    num_chunks = math.ceil(latent_frames / chunk)
-    made = num_chunks * chunk
-    pixel_frames = made * WAN21.temporal_stride if continues else WAN21.pixel_frames(made)
-    return FilmLength(asked_seconds=seconds, num_chunks=num_chunks, pixel_frames=pixel_frames)
+    frames_made = WAN21.pixel_frames(made) if made else 0
+    num_chunks = config.chunks_for(WAN21.latent_frames(frames_made + frames), made=made)
+    latent_frames = made
+    for _ in range(num_chunks):
+        latent_frames += config.chunk_frames(latent_frames)
+    added = WAN21.pixel_frames(latent_frames) - frames_made
+    return FilmLength(asked_seconds=seconds, num_chunks=num_chunks, pixel_frames=added)
