@@ -7,15 +7,15 @@ Axes: B video, C channel, F frame, T time step, H row, W column.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange, reduce
-from safetensors import safe_open
 from torch import Tensor, nn
+
+from sfpp_core.tiny.family import read_weights
 
 from ..scenes import ATTRIBUTES, HISTORY_RANGES
 
@@ -123,11 +123,7 @@ def looks_from_unit(unit: Tensor) -> Tensor:
 
 def load_reader(path: Path) -> AttributeReader:
     """The reader of a weights file, in float32 on the CPU, in evaluation mode."""
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("sfpp", "{}"))
-        weights = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
-    if header.get("kind") != KIND:
-        raise ValueError(f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {KIND!r} is needed")
+    weights, header = read_weights(path, kind=KIND)
     sizes = header["model"]
     reader = AttributeReader(ReaderConfig(**sizes | {"widths": tuple(sizes["widths"])}))
     reader.load_state_dict(weights)
