@@ -1,0 +1,1 @@
+"""Videos into files and out of them, a few frames at a time."""

@@ -1,0 +1,36 @@
+"""RGB to the planes that H.264 stores: BT.709, limited range, 4:2:0.
+
+Done here and not by the codec library, whose default matrix (BT.601) and rounding differ between its versions: the same
+frames give the same bytes, and the file can say truthfully how its colours are to be read.
+"""
+
+from __future__ import annotations
+
+import torch
+from einops import rearrange, reduce
+from torch import Tensor
+
+# Luma weights of BT.709 (ITU-R BT.709-6, 3.2); the two chroma axes follow from them.
+_RED, _BLUE = 0.2126, 0.0722
+_GREEN = 1.0 - _RED - _BLUE
+_RGB_TO_YUV = (
+    (_RED, _GREEN, _BLUE),
+    (-_RED / (2 - 2 * _BLUE), -_GREEN / (2 - 2 * _BLUE), 0.5),
+    (0.5, -_GREEN / (2 - 2 * _RED), -_BLUE / (2 - 2 * _RED)),
+)
+# Limited range with 8 bits (ITU-R BT.709-6, 4.6): black and white are 16 and 235, colourless is 128.
+_LUMA_OFFSET, _LUMA_SPAN = 16.0, 219.0
+_CHROMA_OFFSET, _CHROMA_SPAN = 128.0, 224.0
+
+
+def rgb_to_yuv420(frame: Tensor) -> Tensor:
+    """A frame H W 3, float in [0, 1], H and W even, to its planes below each other: uint8 (3/2 H) W.
+
+    The H rows of luma are followed by H/4 rows that hold the H/2 x W/2 values of U, and as many of V.
+    """
+    height, width, _ = frame.shape
+    yuv = frame @ torch.tensor(_RGB_TO_YUV, dtype=frame.dtype, device=frame.device).T
+    luma = _LUMA_OFFSET + _LUMA_SPAN * yuv[..., 0]
+    chroma = reduce(yuv[..., 1:], "(h two_h) (w two_w) c -> c h w", "mean", two_h=2, two_w=2)
+    chroma = rearrange(_CHROMA_OFFSET + _CHROMA_SPAN * chroma, "c h w -> (c h w)").view(height // 2, width)
+    return torch.cat((luma, chroma)).round().to(torch.uint8)
