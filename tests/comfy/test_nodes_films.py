@@ -105,8 +105,7 @@ def test_progress_and_previews_arrive_while_a_film_is_made(studio: Studio):
     model, clip, _ = graph.tiny()
     film, _ = graph.film(model, graph.text(clip), seconds=2.0, seed=21)
     graph.keep(film)
-    events = []
-    studio.run(graph, on_event=events.append)
+    events = studio.follow(graph)
     sampler = film[0]
     progress = [event for event in events if isinstance(event, Progress) and event.node_id == sampler]
     # Three chunks of four steps, and two clean passes between them.
