@@ -1,7 +1,8 @@
-"""RGB to the planes that H.264 stores: BT.709, limited range, 4:2:0.
+"""RGB to the planes that H.264 stores: the BT.601 matrix, limited range, 4:2:0.
 
-Done here and not by the codec library, whose default matrix (BT.601) and rounding differ between its versions: the same
-frames give the same bytes, and the file can say truthfully how its colours are to be read.
+Done here and not by the codec library, whose rounding differs between its versions: the same frames give the same
+bytes. BT.601 and not BT.709, because everything reads it right: players that heed a file's tags, players that go by the
+size of the picture, and PyAV before 17, which takes every file for BT.601 and in ComfyUI shifts the colours of others.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-# Luma weights of BT.709 (ITU-R BT.709-6, 3.2); the two chroma axes follow from them.
-_RED, _BLUE = 0.2126, 0.0722
+# Luma weights of ITU-R BT.601-7, 2.5.1; the two chroma axes follow from them.
+_RED, _BLUE = 0.299, 0.114
 _GREEN = 1.0 - _RED - _BLUE
 _RGB_TO_YUV = (
     (_RED, _GREEN, _BLUE),
     (-_RED / (2 - 2 * _BLUE), -_GREEN / (2 - 2 * _BLUE), 0.5),
     (0.5, -_GREEN / (2 - 2 * _RED), -_BLUE / (2 - 2 * _RED)),
 )
-# Limited range with 8 bits (ITU-R BT.709-6, 4.6): black and white are 16 and 235, colourless is 128.
+# Limited range with 8 bits (BT.601-7, 2.5.3): black and white are 16 and 235, colourless is 128.
 _LUMA_OFFSET, _LUMA_SPAN = 16.0, 219.0
 _CHROMA_OFFSET, _CHROMA_SPAN = 128.0, 224.0
 

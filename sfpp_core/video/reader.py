@@ -14,6 +14,7 @@ from types import TracebackType
 import av
 import torch
 from av.container import InputContainer
+from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
@@ -88,14 +89,16 @@ class VideoReader:
 
     def _frames(self) -> Iterator[Tensor]:
         """Each frame H W C. Whether some are missing shows at the end: decoding itself just stops early."""
-        end, num_frames = 0, 0
+        end, num_frames, to_rgb = 0, 0, VideoReformatter()
         try:
             self._container.seek(0)
             for packet in self._container.demux(self._stream):
                 if packet.pts is not None:
                     end = max(end, packet.pts + (packet.duration or 0))
                 for frame in packet.decode():
-                    yield torch.from_numpy(frame.to_ndarray(format="rgb24")).float() / 255
+                    # Naming the range makes PyAV before 17 heed the file's colour matrix too.
+                    picture = to_rgb.reformat(frame, format="rgb24", dst_color_range=ColorRange.JPEG)
+                    yield torch.from_numpy(picture.to_ndarray()).float() / 255
                     num_frames += 1
         except av.FFmpegError as error:
             raise VideoFileError(

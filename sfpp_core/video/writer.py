@@ -36,8 +36,10 @@ X264_PARAMS: Final = "cpu-independent=1"
 # first 64 MiB of it, which faststart makes sure they are in.
 MOVFLAGS: Final = "use_metadata_tags+faststart"
 
-# How colours are to be read, in the codes of ITU-T H.273: BT.709 throughout, limited range. See color.py.
-BT709: Final = 1
+# How colours are to be read, in the codes of ITU-T H.273: primaries and transfer of BT.709, which are nearest to sRGB,
+# the matrix of BT.601, limited range. See color.py.
+PRIMARIES_AND_TRANSFER: Final = 1
+MATRIX: Final = 6
 LIMITED_RANGE: Final = 1
 
 
@@ -93,7 +95,9 @@ class VideoWriter:
         if self._container is not None:
             raise RuntimeError(f"this writer of {self.path} was used before; every file needs a writer of its own")
         try:
-            self._container = av.open(str(self._unfinished), "w", format="mp4", options={"movflags": MOVFLAGS})
+            # In ticks of 1/1000 second, the default, most lengths would not be whole numbers.
+            options = {"movflags": MOVFLAGS, "movie_timescale": str(self._fps.numerator)}
+            self._container = av.open(str(self._unfinished), "w", format="mp4", options=options)
             self._container.metadata.update(self._metadata)
             self._stream = self._add_stream(self._container)
             self._container.start_encoding()  # opens the file: what stands in the way shows before any frame is made
@@ -154,7 +158,8 @@ class VideoWriter:
         stream.time_base = 1 / self._fps
         context = stream.codec_context
         context.thread_count = ENCODER_THREADS
-        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_primaries = context.color_trc = PRIMARIES_AND_TRANSFER
+        context.colorspace = MATRIX
         context.color_range = LIMITED_RANGE
         return stream
 
