@@ -45,7 +45,7 @@ def _sample(tensor: Tensor) -> Tensor:
         return flat.float().cpu()
     last = flat.numel() - RUN_LENGTH
     starts = (run * last // (NUM_RUNS - 1) for run in range(NUM_RUNS))
-    return torch.cat([flat[start : start + RUN_LENGTH] for start in starts]).float().cpu()
+    return torch.cat([flat[start : start + RUN_LENGTH].float() for start in starts]).cpu()
 
 
 def _signs(weight: Tensor) -> bytes:
