@@ -192,6 +192,8 @@ class ComfyClient:
                 on_event(event)
             if event is None:
                 result = self.result(prompt_id)
+                if result is not None:
+                    _pass_on_the_rest(events, prompt_id, on_event)
             elif isinstance(event, Message) and event.ends_run():
                 result = self._result_soon(prompt_id)
             else:
@@ -226,6 +228,15 @@ class ComfyClient:
         if not response.ok and not accept_errors:
             raise ComfyError(f"{method} {path}: {response.status_code} {response.reason}: {response.text[:500]}")
         return response
+
+
+def _pass_on_the_rest(events: EventSocket, prompt_id: str, on_event: OnEvent | None) -> None:
+    """Hand over the events of an ended run that a busy server sends late: up to the announced end, or to silence."""
+    while (event := events.next(prompt_id)) is not None:
+        if on_event is not None:
+            on_event(event)
+        if isinstance(event, Message) and event.ends_run():
+            return
 
 
 def _json_object(response: requests.Response) -> dict[str, Any]:
