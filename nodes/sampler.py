@@ -57,8 +57,8 @@ class Sampler(io.ComfyNode):
                     min=0,
                     max=MAX_SEED,
                     control_after_generate=True,
-                    tooltip="Chooses the noise. The same seed and settings give the same film, on any machine and in "
-                    "any number of pieces.",
+                    tooltip="Chooses the noise, which is the same on every machine. The same seed and settings give "
+                    "the same film, made in one go or in pieces.",
                 ),
                 _side_input("width", default=832),
                 _side_input("height", default=480),
@@ -91,8 +91,9 @@ class Sampler(io.ComfyNode):
     @classmethod
     def validate_inputs(cls, width: int | None, height: int | None) -> bool | str:
         """Refuse impossible sizes before anything is loaded; a size that is wired in is only known later."""
+        known = [WAN21.size_multiple if side is None else side for side in (height, width)]
         try:
-            WAN21.latent_size(height or WAN21.size_multiple, width or WAN21.size_multiple)
+            WAN21.latent_size(*known)
         except ValueError as error:
             return str(error)
         return True

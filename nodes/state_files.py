@@ -7,6 +7,7 @@ from comfy_api.latest import io, ui
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.rollout.state_file import load_state, save_state
 from .host.files import STATE_SUFFIX, new_output_file, saved_states
+from .host.progress import say
 from .vocabulary import CATEGORY, FilmState
 
 
@@ -35,7 +36,9 @@ class SaveState(io.ComfyNode):
     def execute(cls, state: RolloutState, filename_prefix: str) -> io.NodeOutput:
         file = new_output_file(filename_prefix, STATE_SUFFIX)
         save_state(state, file.path)
-        return io.NodeOutput(ui=ui.PreviewText(f"{file.subfolder}/{file.filename}".lstrip("/")))
+        name = f"{file.subfolder}/{file.filename}".lstrip("/")
+        say(f"Saved in the output folder: {name}")
+        return io.NodeOutput(ui=ui.PreviewText(name))
 
 
 class LoadState(io.ComfyNode):

@@ -63,6 +63,7 @@ def refusal(studio: Studio, graph: Graph, latent: Link) -> str:
     "widgets, sentence",
     (
         ({"width": 100}, "width is 100; it must be a positive multiple of 16 pixels. Try 96."),
+        ({"width": 0}, "width is 0; it must be a positive multiple of 16 pixels. Try 16."),
         ({"height": 72}, "height is 72; it must be a positive multiple of 16 pixels. Try 64."),
         ({"window": 2}, "window is 2, but it must hold the sink (0) and the current chunk (3)"),
         ({"window": 9, "sink": 7}, "window is 9, but it must hold the sink (7) and the current chunk (3)"),
