@@ -56,8 +56,12 @@ class RolloutConfig:
     def from_json(cls, entries: Mapping[str, Any]) -> RolloutConfig:
         """The settings that `dataclasses.asdict` wrote to JSON, whose lists were tuples.
 
-        Raises TypeError for an entry that is no setting, ValueError for a value that cannot work.
+        Raises KeyError if one that no model leaves open is missing, TypeError for an entry that is no setting,
+        ValueError for a value that cannot work.
         """
+        for name in ("chunk", "window", "sink", "steps", "shift"):
+            if name not in entries:
+                raise KeyError(name)
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in entries.items()})
 
     @property
