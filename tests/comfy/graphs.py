@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Any
@@ -12,7 +11,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scripts.comfy_client import Event, RunResult
-from scripts.comfy_events import EventSocket, Message
 from scripts.comfy_workflow import Workflow
 
 PROMPT = "A red ball glides slowly to the left in the desert."
@@ -79,19 +77,6 @@ class Studio:
         """Run to the end; raises as ComfyClient.run does."""
         plain = workflow.workflow if isinstance(workflow, Graph) else workflow
         return self._comfy.client.run(plain, on_event=on_event, timeout_s=TIMEOUT_S, **options)
-
-    def follow(self, graph: Graph) -> list[Event]:
-        """Run to the announced end and return every event up to it; `run` may miss the last on a busy machine."""
-        client = self._comfy.client
-        events: list[Event] = []
-        with EventSocket(client.url, client.client_id) as socket:
-            prompt_id = client.queue(graph.workflow)
-            deadline = time.monotonic() + TIMEOUT_S
-            while not (events and isinstance(events[-1], Message) and events[-1].ends_run()):
-                assert time.monotonic() < deadline, f"the end of the run was not announced within {TIMEOUT_S} s"
-                if (event := socket.next(prompt_id)) is not None:
-                    events.append(event)
-        return events
 
     def latent(self, result: RunResult, node_id: str) -> Tensor:
         """The latent that a `keep` node of this run saved."""

@@ -105,7 +105,8 @@ def test_progress_and_previews_arrive_while_a_film_is_made(studio: Studio):
     model, clip, _ = graph.tiny()
     film, _ = graph.film(model, graph.text(clip), seconds=2.0, seed=21)
     graph.keep(film)
-    events = studio.follow(graph)
+    events = []
+    studio.run(graph, on_event=events.append)
     sampler = film[0]
     progress = [event for event in events if isinstance(event, Progress) and event.node_id == sampler]
     # Three chunks of four steps, and two clean passes between them.
