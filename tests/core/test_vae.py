@@ -1,55 +1,22 @@
-"""The VAE equals diffusers' on the same weights, streams bit for bit what it makes whole, and can be trained."""
+"""The VAE equals diffusers' on the same weights, can be trained, and refuses what does not fit with what does."""
 
 from __future__ import annotations
 
-import gc
 import re
-import subprocess
-import sys
-from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from sfpp_core.wan.latent_format import CHANNEL_MEAN, CHANNEL_STD, to_model_space, to_vae_space
-from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE, WanVAEConfig, infer_vae_config
+from sfpp_core.wan.vae import EncodeStream, WanVAE, WanVAEConfig
 from sfpp_core.wan.vae_layers import FeatureCache, Upsample
-
-ROOT = Path(__file__).parents[2]
-PUBLISHED_WEIGHTS = Path(__file__).parent / "data" / "wan21_vae_weights.txt"
-HEIGHT, WIDTH = 32, 48
-
-
-def random_vae(dim: int = 8) -> WanVAE:
-    """A VAE whose every weight matters, the residual branches and the temporal convolutions' past included."""
-    torch.manual_seed(0)
-    vae = WanVAE(WanVAEConfig(dim=dim)).eval()
-    with torch.no_grad():
-        for name, parameter in vae.named_parameters():
-            fan_in = parameter[0].numel() if name.endswith("weight") else 16
-            parameter.copy_(torch.randn_like(parameter) * fan_in**-0.5 + name.endswith("gamma"))
-        vae.decoder.head[-1].weight.mul_(0.2)  # so that few pixels are clamped
-    return vae
+from tests.core.vae_models import random_latents, random_vae, random_video
 
 
 @pytest.fixture(scope="module")
 def vae() -> WanVAE:
     return random_vae()
-
-
-def random_video(frames: int, *, batch: int = 1, seed: int = 1) -> Tensor:
-    return torch.rand(batch, 3, frames, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-
-
-def random_latents(frames: int, *, batch: int = 1, seed: int = 2) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(batch, 16, frames, HEIGHT // 8, WIDTH // 8, generator=generator)
-
-
-def pieces(video: Tensor, sizes: Sequence[int]) -> list[Tensor]:
-    return list(video.split(list(sizes), dim=2))
 
 
 def diffusers_name(name: str, num_res_blocks: int) -> str:
@@ -100,93 +67,6 @@ def test_encode_and_decode_equal_diffusers(vae: WanVAE, latent_frames: int) -> N
     torch.testing.assert_close(mean, posterior.mean, atol=1e-5, rtol=0)
     torch.testing.assert_close(logvar, posterior.logvar, atol=1e-5, rtol=0)
     torch.testing.assert_close(vae.decode(latents), expected_video, atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("sizes", ((1,) * 7, (1, 2, 3, 1), (3, 1, 2, 1), (2, 3, 2), (7,)))
-def test_streamed_decoding_is_whole_decoding_bit_for_bit(vae: WanVAE, sizes: tuple[int, ...]) -> None:
-    latents = random_latents(7)
-    stream = DecodeStream(vae)
-    streamed = [stream.push(piece) for piece in pieces(latents, sizes)]
-    assert [piece.shape[2] for piece in streamed] == [4 * size - 3 * (i == 0) for i, size in enumerate(sizes)]
-    assert torch.equal(torch.cat(streamed, dim=2), vae.decode(latents))
-
-
-@pytest.mark.parametrize("sizes", ((1, 4, 4, 4), (13,), (5, 8), (3, 1, 6, 3), (2, 2, 2, 7)))
-def test_streamed_encoding_is_whole_encoding_bit_for_bit(vae: WanVAE, sizes: tuple[int, ...]) -> None:
-    video = random_video(13)
-    stream = EncodeStream(vae)
-    streamed = [stream.push(piece) for piece in pieces(video, sizes)]
-    assert stream.waiting_frames == 0
-    assert torch.equal(torch.cat(streamed, dim=2), vae.encode(video))
-
-
-def test_streams_take_the_same_path_for_other_memory_layouts(vae: WanVAE) -> None:
-    latents = random_latents(4, batch=2)
-    strided = latents.contiguous(memory_format=torch.channels_last_3d)
-    assert torch.equal(vae.decode(strided), vae.decode(latents))
-    sliced = torch.cat((latents, latents), dim=3)[:, :, :, : latents.shape[3]]
-    assert torch.equal(vae.decode(sliced), vae.decode(latents))
-
-
-def test_every_piece_depends_on_the_past(vae: WanVAE) -> None:
-    latents = random_latents(4)
-    whole = vae.decode(latents)
-    other_start = latents.clone()
-    other_start[:, :, 0] += 1.0
-    assert not torch.equal(vae.decode(other_start)[:, :, -4:], whole[:, :, -4:])
-    other_end = latents.clone()
-    other_end[:, :, -1] += 1.0
-    assert torch.equal(vae.decode(other_end)[:, :, :-4], whole[:, :, :-4])
-
-
-def test_incomplete_frames_wait_for_the_next_piece(vae: WanVAE) -> None:
-    stream = EncodeStream(vae)
-    assert stream.push(random_video(4)).shape == (1, 16, 1, HEIGHT // 8, WIDTH // 8)
-    assert stream.waiting_frames == 3
-    assert stream.push(random_video(4)[:, :, :1]).shape[2] == 1
-    assert stream.push(random_video(4)[:, :, :1]).shape[2] == 0
-    assert stream.waiting_frames == 1
-
-
-def test_a_fork_continues_on_its_own(vae: WanVAE) -> None:
-    start, one, other = random_latents(3), random_latents(2, seed=5), random_latents(2, seed=6)
-    stream = DecodeStream(vae)
-    first = stream.push(start)
-    twin = stream.fork()
-    ends = {"one": stream.push(one), "other": twin.push(other)}
-    assert torch.equal(torch.cat((first, ends["one"]), 2), vae.decode(torch.cat((start, one), 2)))
-    assert torch.equal(torch.cat((first, ends["other"]), 2), vae.decode(torch.cat((start, other), 2)))
-
-
-def test_a_refused_piece_leaves_the_stream_as_it_was(vae: WanVAE) -> None:
-    latents = random_latents(4)
-    stream = DecodeStream(vae)
-    first = stream.push(latents[:, :, :2])
-    with pytest.raises(ValueError, match=r"\(1, 4, 3\); its video began with \(1, 4, 6\)"):
-        stream.push(latents[:, :, 2:, :, :3])
-    with pytest.raises(ValueError, match="batch, 16, frames"):
-        stream.push(latents[:, :4])
-    assert torch.equal(torch.cat((first, stream.push(latents[:, :, 2:])), 2), vae.decode(latents))
-
-
-def test_a_stream_interrupted_half_way_does_not_go_on_with_half_a_past(vae: WanVAE) -> None:
-    latents = random_latents(2)
-    stream = DecodeStream(vae)
-    stream.push(latents[:, :, :1])
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    hook = vae.decoder.upsamples[5].register_forward_hook(interrupt)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            stream.push(latents[:, :, 1:])
-    finally:
-        hook.remove()
-    with pytest.raises(RuntimeError, match="start the video anew"):
-        stream.push(latents[:, :, 1:])
-    with pytest.raises(RuntimeError, match="start the video anew"):
-        stream.fork()
 
 
 def test_the_training_pass_equals_the_stream_and_reaches_every_weight() -> None:
@@ -253,54 +133,6 @@ def test_autocast_keeps_activations_half_and_channels_last() -> None:
     assert (result.mean.float() - exact.mean).abs().mean() < 0.05 * exact.mean.std()
 
 
-MEMORY_PROBE = """
-import resource, sys, torch
-from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE, WanVAEConfig
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-torch.set_num_threads(1)
-vae = WanVAE(WanVAEConfig(dim=8)).eval()
-encoder, decoder = EncodeStream(vae), DecodeStream(vae)
-def run(steps):
-    for _ in range(steps):
-        decoder.push(torch.randn(1, 16, 1, 12, 12))
-        encoder.push(torch.rand(1, 3, 4, 96, 96))
-run(4)
-warm = peak()
-run(24)
-streamed = peak()
-with torch.no_grad():
-    vae.decode_clip(torch.randn(1, 16, 24, 12, 12))
-print(streamed - warm, peak() - streamed)
-"""
-
-
-def test_streaming_memory_does_not_grow_with_length() -> None:
-    command = [sys.executable, "-c", MEMORY_PROBE]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
-    streamed, whole = map(float, result.stdout.split())
-    # In MiB: 24 latent frames whole cost hundreds. The allocator itself moves by a few from run to run.
-    assert whole > 100
-    assert streamed < 0.1 * whole
-
-
-def live_bytes() -> int:
-    """Of all tensors there are, views counted with the whole of what they keep alive."""
-    gc.collect()
-    # `isinstance` would ask lazy objects for their class, and wake them.
-    storages = [item.untyped_storage() for item in gc.get_objects() if issubclass(type(item), Tensor)]
-    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
-
-
-def test_a_stream_keeps_the_same_few_frames_after_every_piece(vae: WanVAE) -> None:
-    encoder, decoder = EncodeStream(vae), DecodeStream(vae)
-    kept = []
-    for _ in range(5):
-        decoder.push(random_latents(2))
-        encoder.push(random_video(8))
-        kept.append(live_bytes())
-    assert kept[1:] == [kept[1]] * 4
-
-
 @pytest.mark.parametrize("num_frames, nearest", ((2, 1), (4, 5), (8, 9), (10, 9), (81 + 2, 85)))
 def test_frame_counts_that_do_not_fit_are_refused_with_the_nearest(
     vae: WanVAE, num_frames: int, nearest: int
@@ -321,74 +153,6 @@ def test_sizes_that_do_not_fit_are_refused_with_the_nearest(vae: WanVAE) -> None
         vae.decode(torch.zeros(1, 16, 4, 4))
     with pytest.raises(ValueError, match=r"\(batch, 16, frames, h, w\)"):
         vae.decode_clip(torch.zeros(1, 16, 0, 4, 4))
-
-
-def shapes_of(vae: WanVAE) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(weight.shape) for name, weight in vae.state_dict().items()}
-
-
-def on_meta(config: WanVAEConfig) -> WanVAE:
-    with torch.device("meta"):
-        return WanVAE(config)
-
-
-def published_shapes() -> dict[str, tuple[int, ...]]:
-    rows = [line.split() for line in PUBLISHED_WEIGHTS.read_text().splitlines() if not line.startswith("#")]
-    return {name: tuple(map(int, shape.split("x"))) for name, shape in rows}
-
-
-def test_names_and_shapes_are_those_of_the_published_file() -> None:
-    assert list(shapes_of(on_meta(WanVAEConfig())).items()) == list(published_shapes().items())
-
-
-@pytest.mark.parametrize(
-    "config",
-    (
-        *(WanVAEConfig(dim=dim) for dim in (8, 16, 96)),
-        WanVAEConfig(dim=4, z_dim=8, dim_mult=(1, 2, 2), num_res_blocks=1, temporal_downsample=(True, False)),
-    ),
-)
-def test_the_config_is_read_off_the_shapes(config: WanVAEConfig) -> None:
-    assert infer_vae_config(shapes_of(on_meta(config))) == config
-
-
-@pytest.mark.parametrize(
-    "shapes, reason",
-    (
-        ({}, "it holds nothing"),
-        ({"blocks.0.ffn.0.weight": (8, 8)}, "it holds blocks.0.ffn.0.weight"),
-        ({"decoder.head.0.gamma": (96, 1, 1, 1)}, "no complete encoder"),
-        ({"decoder.upsamples.0.upsamples.0.residual.2.weight": (1,)}, "Wan 2.2 5B"),
-        ({"encoder.conv_in.weight": (96, 3, 3, 3, 3)}, "diffusers' names"),
-    ),
-)
-def test_what_is_no_wan_vae_is_named(shapes: dict[str, tuple[int, ...]], reason: str) -> None:
-    with pytest.raises(ValueError, match=f"not a Wan 2.1 VAE: .*{reason}"):
-        infer_vae_config(shapes)
-
-
-def test_weights_are_taken_over_without_copies_and_checked(vae: WanVAE) -> None:
-    weights = vae.state_dict()
-    again = WanVAE.from_state_dict(weights)
-    assert again.conv2.weight.data_ptr() == vae.conv2.weight.data_ptr()
-    latents = random_latents(2)
-    assert torch.equal(again.decode(latents), vae.decode(latents))
-    broken = {name: weight for name, weight in weights.items() if name != "decoder.head.2.bias"}
-    with pytest.raises(ValueError, match=r"decoder\.head\.2\.bias"):
-        WanVAE.from_state_dict(broken)
-
-
-@pytest.mark.parametrize(
-    "changes, reason",
-    (
-        ({"dim": 0}, "at least 1"),
-        ({"dim": 7, "dim_mult": (1, 1, 1, 1)}, "make it even"),
-        ({"temporal_downsample": (True,)}, "4 stages need 3"),
-    ),
-)
-def test_impossible_configs_are_refused(changes: dict[str, object], reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        WanVAEConfig(**changes)
 
 
 def test_model_space_is_standardised_vae_space() -> None:
