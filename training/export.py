@@ -16,10 +16,21 @@ from .run_folder import atomic
 
 
 def training_record(config: TrainConfig, *, stage: str) -> dict[str, Any]:
-    """Stage, steps, seed and configuration, without what belongs to the machine that ran it."""
+    """Stage, steps, seed and configuration, without what belongs to the machine that ran it.
+
+    Files and folders are recorded by name: where they lay is nobody's business.
+    """
     plain = as_plain(config)
     plain.pop("run")
-    return {"stage": stage, "steps": config.steps, "seed": config.seed, "config": plain}
+    return {"stage": stage, "steps": config.steps, "seed": config.seed, "config": _without_folders(plain)}
+
+
+def _without_folders(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_folders(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(entry) for entry in value]
+    return Path(value).name if isinstance(value, str) and "/" in value else value
 
 
 def write_weights(

@@ -45,7 +45,7 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage("causal_init", folder, *SHORT, vae, f"data={clips}", *teacher, "clips=4", "batch=2", "frames=6", "steps=2")
     parts = [vae, *teacher, f"student={folder / 'causal_init' / 'student.safetensors'}"]
     reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
-    sizes = ["size=32", "prompts=2", "batch=1", "teacher_frames=6", "sample_steps=2", "student_seconds=1.5"]
+    sizes = ["size=32", "prompts=2", "student_prompts=1", "batch=1", "teacher_frames=6", "sample_steps=2", "student_seconds=1.5"]
     stage("evaluate_tiny", folder, *parts, reader, *sizes)
     return folder
 
@@ -74,6 +74,7 @@ def test_headers_tell_how_the_weights_were_made_but_not_where(family: Path) -> N
             header = file.metadata()["sfpp"]
         record = json.loads(header)["training"]
         assert record["steps"] == 2 and "seed" in record and "run" not in record["config"]
+        assert str(family) not in header, "a header tells what was used by name, not where it lay"
 
 
 def test_runs_leave_sheets_films_and_curves(family: Path) -> None:

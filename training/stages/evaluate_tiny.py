@@ -50,7 +50,9 @@ class Config(StageConfig):
     teacher: str | None = None
     student: str | None = None
     prompts: int = 48
-    """Held-out prompts, one video each."""
+    """Held-out prompts, one video of the teacher each."""
+    student_prompts: int = 16
+    """How many of them the student makes its long videos of."""
     batch: int = 8
     """Videos made at once."""
     size: int = 64
@@ -66,8 +68,12 @@ class Config(StageConfig):
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
-        for name in ("prompts", "batch", "teacher_frames", "sample_steps"):
+        for name in ("prompts", "student_prompts", "batch", "teacher_frames", "sample_steps"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(
+            self.student_prompts <= self.prompts,
+            f"student_prompts is {self.student_prompts}; it must be at most prompts, {self.prompts}.",
+        )
         require(self.student_seconds >= 0, f"student_seconds is {self.student_seconds}; it must be 0 or more.")
 
     @property
@@ -147,7 +153,7 @@ def _judge_student(judges: Judges, config: Config) -> dict[str, dict[str, float]
     frames = WAN21.latent_frames(round(config.student_seconds * FRAMES_PER_SECOND))
     window = WAN21.pixel_frames(config.teacher_frames)
     first_windows, last_windows, shown = [], [], []
-    for first, prompts in _batches("student", judges.prompts, config.batch):
+    for first, prompts in _batches("student", judges.prompts[: config.student_prompts], config.batch):
         text = encode_prompts(judges.text_encoder, prompts)
         latents = sample_student(
             network, text, config=rollout, seed=config.seed + first, frames=frames, size=config.latent_size
