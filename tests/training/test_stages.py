@@ -45,8 +45,8 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage("causal_init", folder, *SHORT, vae, f"data={clips}", *teacher, "clips=4", "batch=2", "frames=6", "steps=2")
     parts = [vae, *teacher, f"student={folder / 'causal_init' / 'student.safetensors'}"]
     reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
-    sizes = ["size=32", "prompts=2", "student_prompts=1", "batch=1", "teacher_frames=6", "sample_steps=2", "student_seconds=1.5"]
-    stage("evaluate_tiny", folder, *parts, reader, *sizes)
+    few = ["prompts=2", "student_prompts=1", "batch=1", "sample_steps=2"]
+    stage("evaluate_tiny", folder, *parts, reader, *few, "size=32", "teacher_frames=6", "student_seconds=1.5")
     return folder
 
 
