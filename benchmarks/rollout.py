@@ -1,7 +1,7 @@
 """What a chunk costs early and late in one rollout, and what the cache saves: `python -m benchmarks.rollout`.
 
-Random weights of the built-in family's shape on the CPU: only shapes decide speed. Prints medians; everything that is
-compared is measured in the same run. Exits 1 if a late chunk costs more than 1.05 of an early one or memory grows.
+The built-in student on the CPU. Prints medians; everything that is compared is measured in the same run. Exits 1 if a
+late chunk costs more than 1.05 of an early one or memory grows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.wan.config import WanConfig
+from sfpp_core.tiny.family import load_family_text_encoder, load_student
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.masks import chunk_causal_mask, to_tokens
 from sfpp_core.wan.transformer import WanTransformer
@@ -28,9 +28,8 @@ EARLY = range(10, 21)
 LATE = range(300, 311)
 MAX_RATIO = 1.05
 MAX_GROWTH_MB = 10.0
-SHAPE = WanConfig(dim=256, ffn_dim=1024, num_heads=2, num_layers=6, text_dim=4096)
 LATENT_SIZE = (8, 8)
-TEXT_TOKENS = 32
+PROMPT = "A red ball glides quickly to the right in a green meadow with flowers."
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
-    config = RolloutConfig()
-    network = WanTransformer(SHAPE).eval()
-    text = torch.randn(1, TEXT_TOKENS, SHAPE.text_dim)
+    network, config = load_student()
+    text = load_family_text_encoder().encode([PROMPT])
 
     ratios, growths, early, peaks = [], [], [], []
     for _ in range(options.repeats):

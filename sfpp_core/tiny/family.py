@@ -65,8 +65,7 @@ def load_teacher(path: Path | None = None) -> WanTransformer:
 def load_student(path: Path | None = None) -> tuple[WanTransformer, RolloutConfig]:
     """The causal student and the rollout it was trained for; otherwise as `load_teacher`."""
     network, header = _load_transformer(path or weights_path("student"), kind="student")
-    rollout = header["rollout"]
-    return network, RolloutConfig(**rollout | {"steps": tuple(rollout["steps"])})
+    return network, RolloutConfig.from_json(header["rollout"])
 
 
 def load_family_text_encoder(path: Path | None = None) -> TinyTextEncoder:

@@ -50,7 +50,7 @@ class StudentConfig:
 
     def rollout(self) -> RolloutConfig:
         """The core's own configuration, which also checks the values."""
-        return RolloutConfig(**self.header() | {"steps": tuple(self.steps)})
+        return RolloutConfig.from_json(self.header())
 
     def header(self) -> dict[str, object]:
         """As the header of the weights says it."""
