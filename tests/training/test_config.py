@@ -59,6 +59,7 @@ def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) ->
 def test_other_stages_refuse_what_cannot_work() -> None:
     for module, name, words, sentence in (
         (teacher, "teacher", ["model.dim=200"], "multiple of 128"),
+        (teacher, "teacher", ["init=folder"], "give either model.*or init"),
         (teacher, "teacher", ["phases=[{start: 5, data: a, frames: 3, batch: 2, clips: 4}]"], "they must rise, from 0"),
         (causal_init, "causal_init", ["frames=20"], "multiple of student.chunk"),
         (latents, "latents", ["clips=7"], "multiple of shard"),

@@ -50,6 +50,17 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_a_teacher_goes_on_from_another(family: Path, tmp_path: Path) -> None:
+    """With a learning rate of next to nothing it still is the one that it began as."""
+    phases = f"phases=[{{start: 0, data: {family / 'latents'}, batch: 2, frames: 6, clips: 4}}]"
+    words = [f"vae={family / 'vae' / 'vae.safetensors'}", phases, "model=null", f"init={family / 'teacher'}"]
+    stage("teacher", tmp_path, *SHORT, *words, "steps=2", "sample_steps=2", "optimizer.lr=1e-9")
+    before = load_teacher(family / "teacher" / "teacher.safetensors").state_dict()
+    after = load_teacher(tmp_path / "teacher" / "teacher.safetensors").state_dict()
+    for name, weight in before.items():
+        torch.testing.assert_close(after[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
 def test_every_part_of_the_family_loads_as_it_will_be_shipped(family: Path) -> None:
     vae = load_vae(family / "vae" / "vae.safetensors")
     teacher = load_teacher(family / "teacher" / "teacher.safetensors")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, shift_sigma
-from sfpp_core.tiny.family import load_vae
+from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
@@ -85,7 +85,10 @@ class Config(TrainConfig):
     """File of the autoencoder, for sample videos."""
     phases: list[Phase]
     """In order of `start`; the first starts at step 0."""
-    model: ModelConfig
+    model: ModelConfig | None = None
+    """Sizes of a new teacher; left out with `init`."""
+    init: str | None = None
+    """Folder with the teacher.safetensors and text_encoder.safetensors to go on from."""
     shift: float = 4.0
     """Moves training timesteps towards noise, where motion is decided."""
     drop_prompt: float = 0.1
@@ -98,6 +101,10 @@ class Config(TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         check_starts([phase.start for phase in self.phases])
+        require(
+            (self.model is None) != (self.init is None),
+            "give either model, the sizes of a new teacher, or init, the folder of one to go on from.",
+        )
         require(self.shift > 0, f"shift is {self.shift}; it must be above 0, e.g. 4.")
         require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; it must lie in [0, 1), e.g. 0.1.")
 
@@ -121,9 +128,8 @@ class TeacherTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        text_encoder = TinyTextEncoder()
-        self._tokenizer = text_encoder.tokenizer
-        self.model = TextToVideo(WanTransformer(config.model.wan(text_encoder.config.text_dim)), text_encoder)
+        self.model = _begin(config)
+        self._tokenizer = self.model.text_encoder.tokenizer
         if config.run.compile:
             compile_network(self.model)
         self._phase = config.phases[0]
@@ -176,6 +182,16 @@ class TeacherTask:
         write_weights(folder / "teacher.safetensors", network.state_dict(), header, dtype=torch.float16)
         header = encoder.header() | {"training": record}
         write_weights(folder / "text_encoder.safetensors", encoder.state_dict(), header, dtype=torch.float16)
+
+
+def _begin(config: Config) -> TextToVideo:
+    """The network before its first step."""
+    if config.init is not None:
+        folder = Path(config.init)
+        encoder = load_family_text_encoder(folder / "text_encoder.safetensors")
+        return TextToVideo(load_teacher(folder / "teacher.safetensors"), encoder)
+    encoder = TinyTextEncoder()
+    return TextToVideo(WanTransformer(config.model.wan(encoder.config.text_dim)), encoder)
 
 
 def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
