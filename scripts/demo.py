@@ -71,6 +71,8 @@ def main() -> int:
     """Command line of the demo."""
     arguments = parse_arguments()
     signal.signal(signal.SIGTERM, _exit_in_order)
+    # A shell starts its background jobs deaf to interrupts; the demo wants to be stopped in order there too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         film = make_film(arguments)
     except (ServerError, ComfyError) as error:

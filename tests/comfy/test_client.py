@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import socket
 import threading
@@ -167,7 +168,9 @@ class CuttableWire:
     def cut(self) -> None:
         ends, self._ends = self._ends, []
         for end in ends:
-            end.shutdown(socket.SHUT_RDWR)
+            # The relay may have seen the end of this connection already.
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._listener.close()
