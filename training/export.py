@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sfpp_core.files import replacing
+
 from .config import TrainConfig, as_plain
-from .run_folder import atomic
 
 
 def training_record(config: TrainConfig, *, stage: str) -> dict[str, Any]:
@@ -39,5 +40,5 @@ def write_weights(
     """Write weights in `dtype`, `header` as JSON under the metadata key `sfpp`; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     stored = {name: weight.detach().to(dtype).contiguous().clone() for name, weight in weights.items()}
-    with atomic(path) as temporary:
+    with replacing(path) as temporary:
         save_file(stored, str(temporary), metadata={"format": "pt", "sfpp": json.dumps(header, sort_keys=True)})

@@ -12,8 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sfpp_core.files import replacing
+
 from .config import ConfigError
-from .run_folder import atomic
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -23,7 +24,7 @@ def shard_path(folder: Path, index: int) -> Path:
 
 def write_shard(path: Path, latents: Tensor, prompts: Sequence[Sequence[str]]) -> None:
     """Write clips, B C T H W in model space, each with its prompts (the same scene in several wordings)."""
-    with atomic(path) as temporary:
+    with replacing(path) as temporary:
         stored = {"latents": latents.to(torch.float16).contiguous()}
         save_file(stored, str(temporary), metadata={"prompts": json.dumps([list(wordings) for wordings in prompts])})
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import OmegaConf
 
+from sfpp_core.files import replacing
+
 from .config import ConfigError, StageConfig, as_plain
 
 CONFIG_NAME = "config.yaml"
 CHECKPOINT_NAME = "checkpoint.pt"
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder that becomes `path` when the block ends well, and goes when it does not."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 class RunFolder:
@@ -46,7 +35,7 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replace the checkpoint."""
-        with atomic(self.checkpoint_path) as path:
+        with replacing(self.checkpoint_path) as path:
             torch.save(state, path)
 
     def load(self) -> dict[str, Any] | None:
@@ -67,7 +56,7 @@ class RunFolder:
                     f"{self.path} holds a run of another configuration; these keys differ: {', '.join(changed)}. "
                     "Choose another run.out, or go back to the configuration in its config.yaml."
                 )
-        with atomic(path) as temporary:
+        with replacing(path) as temporary:
             OmegaConf.save(OmegaConf.create(config), temporary)
 
     def _steps_are_free(self, found: dict[str, Any], config: dict[str, Any]) -> bool:

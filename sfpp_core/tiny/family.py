@@ -6,19 +6,15 @@ precision and are loaded as float32.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Literal
-
-import torch
-from safetensors import safe_open
-from torch import Tensor
 
 from ..rollout.config import RolloutConfig
 from ..wan.config import WanConfig
 from ..wan.transformer import WanTransformer
 from ..wan.vae import WanVAE
 from .text import TinyTextEncoder, load_text_encoder
+from .weights_file import read_weights
 
 Part = Literal["student", "teacher", "vae", "text_encoder"]
 PARTS: tuple[Part, ...] = ("student", "teacher", "vae", "text_encoder")
@@ -36,19 +32,6 @@ def weights_path(part: Part) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing; install the pack again, with all of its files.")
     return path
-
-
-def read_weights(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Weights in float32 and the `sfpp` header of a file of this kind.
-
-    Raises ValueError if the file is of another kind or none of ours.
-    """
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("sfpp", "{}"))
-        if header.get("kind") != kind:
-            found = header.get("kind", "no part of the family")
-            raise ValueError(f"{path} holds {found!r}; a file of kind {kind!r} is needed.")
-        return {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}, header  # noqa: SIM118
 
 
 def load_vae(path: Path | None = None) -> WanVAE:

@@ -20,9 +20,10 @@ from zlib import crc32
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from .weights_file import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -171,11 +172,7 @@ def save_text_encoder(encoder: TinyTextEncoder, path: Path) -> None:
 
 def load_text_encoder(path: Path) -> TinyTextEncoder:
     """The encoder of a file written by `save_text_encoder`, in float32 on the CPU, in evaluation mode."""
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("sfpp", "{}"))
-        weights = {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}  # noqa: SIM118
-    if header.get("kind") != KIND:
-        raise ValueError(f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {KIND!r} is needed")
+    weights, header = read_weights(path, kind=KIND)
     if header.get("vocabulary") != _vocabulary_checksum():
         raise ValueError(f"{path} was trained with another vocabulary.txt; take the one from its time, or train again")
     encoder = TinyTextEncoder(TinyTextConfig(**header["model"]))

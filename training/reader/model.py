@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor, nn
 
-from sfpp_core.tiny.family import read_weights
+from sfpp_core.tiny.weights_file import read_weights
 
 from ..scenes import ATTRIBUTES, HISTORY_RANGES
 

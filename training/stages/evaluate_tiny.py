@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from sfpp_core.files import replacing
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
@@ -24,7 +25,7 @@ from sfpp_core.wan.vae import WanVAE
 from ..board import contact_sheet, save_picture, save_video
 from ..config import StageConfig, require
 from ..reader import AttributeReader, accuracy, load_reader, read
-from ..run_folder import RunFolder, atomic
+from ..run_folder import RunFolder
 from ..sampling import decode, encode_prompts, sample_student, sample_teacher
 from ..scenes import Attributes, render, sample_scene
 from ..scenes import prompt_for as prompt_of
@@ -112,7 +113,7 @@ def run(config: Config) -> bool:
         report["teacher"] = _judge(_show("teacher", _teacher_videos(judges, config), judges), judges)
         if config.student_seconds:
             report["student"] = _judge_student(judges, config)
-    with atomic(folder / "report.json") as temporary:
+    with replacing(folder / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("report: %s", json.dumps(report))
     return True
