@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sfpp_core.files import replacing
 
-from .config import ConfigError
+from .config import ConfigError, require
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -27,6 +27,19 @@ def write_shard(path: Path, latents: Tensor, prompts: Sequence[Sequence[str]]) -
     with replacing(path) as temporary:
         stored = {"latents": latents.to(torch.float16).contiguous()}
         save_file(stored, str(temporary), metadata={"prompts": json.dumps([list(wordings) for wordings in prompts])})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ClipSource:
+    """Some of the clips that a run of the latents stage made."""
+
+    folder: str
+    """Where that run lies."""
+    clips: int
+    """How many, from the first."""
+
+    def __post_init__(self) -> None:
+        require(self.clips >= 1, f"clips of {self.folder} is {self.clips}; it must be at least 1.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -42,21 +55,37 @@ class LatentClips:
         return len(self.prompts)
 
     @classmethod
-    def read(cls, folder: str | Path, count: int) -> LatentClips:
-        """The first `count` clips of a folder.
+    def read(cls, sources: Sequence[ClipSource], frames: int) -> LatentClips:
+        """The clips of every source, in order, cut to their first `frames` latent frames.
 
         Raises:
-            ConfigError: the folder holds fewer.
+            ConfigError: a folder holds fewer clips, or shorter ones.
         """
         latents, prompts = [], []
-        index = 0
-        while len(prompts) < count and shard_path(Path(folder), index).is_file():
-            with safe_open(shard_path(Path(folder), index), framework="pt") as shard:
-                latents.append(shard.get_tensor("latents"))
-                prompts.extend(json.loads(shard.metadata()["prompts"]))
-            index += 1
-        if len(prompts) < count:
-            raise ConfigError(
-                f"{folder} holds {len(prompts)} clips, {count} are wanted; run the latents stage with clips={count}."
-            )
-        return cls(torch.cat(latents)[:count], prompts[:count])
+        for source in sources:
+            part = _read_folder(Path(source.folder), source.clips)
+            if part.latents.shape[2] < frames:
+                raise ConfigError(
+                    f"{source.folder} holds clips of {part.latents.shape[2]} latent frames, {frames} are wanted; run "
+                    f"the latents stage with frames={frames}."
+                )
+            # A copy, so that the frames that are cut off leave memory.
+            latents.append(part.latents[:, :, :frames].clone())
+            prompts.extend(part.prompts)
+        return cls(torch.cat(latents), prompts)
+
+
+def _read_folder(folder: Path, count: int) -> LatentClips:
+    """The first `count` clips of a folder."""
+    latents, prompts = [], []
+    index = 0
+    while len(prompts) < count and shard_path(folder, index).is_file():
+        with safe_open(shard_path(folder, index), framework="pt") as shard:
+            latents.append(shard.get_tensor("latents"))
+            prompts.extend(json.loads(shard.metadata()["prompts"]))
+        index += 1
+    if len(prompts) < count:
+        raise ConfigError(
+            f"{folder} holds {len(prompts)} clips, {count} are wanted; run the latents stage with clips={count}."
+        )
+    return LatentClips(torch.cat(latents)[:count], prompts[:count])

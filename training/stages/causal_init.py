@@ -20,10 +20,11 @@ from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, load_v
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.masks import teacher_forcing_mask, to_tokens
 
+from ..attention import matmul_attention
 from ..board import Board
 from ..config import TrainConfig, require
 from ..export import training_record, write_weights
-from ..latent_clips import LatentClips
+from ..latent_clips import ClipSource, LatentClips
 from ..loop import Loss, train
 from ..losses import flow_loss
 from ..sampling import decode, encode_prompts, sample_student
@@ -61,8 +62,8 @@ class StudentConfig:
 class Config(TrainConfig):
     """The causal_init stage."""
 
-    data: str
-    """Folder of the latents stage."""
+    data: list[ClipSource]
+    """The clips to draw from; longer ones are cut."""
     teacher: str
     """File of the teacher."""
     text_encoder: str
@@ -70,8 +71,6 @@ class Config(TrainConfig):
     vae: str
     """File of the autoencoder, for sample videos."""
     student: StudentConfig
-    clips: int
-    """How many of the data's clips are drawn from."""
     batch: int = 8
     """Clips a step."""
     frames: int = 21
@@ -84,8 +83,8 @@ class Config(TrainConfig):
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
         self.student.rollout()
-        for name in ("clips", "batch"):
-            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(bool(self.data), "data is empty; name at least one folder of the latents stage.")
+        require(self.batch >= 1, f"batch is {self.batch}; it must be at least 1.")
         require(
             self.frames >= 1 and self.frames % self.student.chunk == 0,
             f"frames is {self.frames}; it must be a multiple of student.chunk, {self.student.chunk}.",
@@ -110,7 +109,8 @@ class CausalInitTask:
         self._config = config
         self._text_encoder = load_family_text_encoder(Path(config.text_encoder))
         self.model = load_teacher(Path(config.teacher))
-        self._clips = LatentClips.read(config.data, config.clips)
+        self.model.attention = matmul_attention
+        self._clips = LatentClips.read(config.data, config.frames)
         height, width = self._clips.latents.shape[-2:]
         rollout = config.student.rollout()
         frame_mask = teacher_forcing_mask(config.frames, chunk=rollout.chunk, window=rollout.window, sink=rollout.sink)
@@ -121,11 +121,11 @@ class CausalInitTask:
     def batch(self, step: int) -> StudentBatch:
         config = self._config
         generator = generator_for(config.seed, "causal_init", step)
-        chosen = torch.randint(config.clips, (config.batch,), generator=generator)
+        chosen = torch.randint(len(self._clips), (config.batch,), generator=generator)
         wording = torch.randint(2**20, (config.batch,), generator=generator).tolist()
         prompts = [self._clips.prompts[clip] for clip in chosen.tolist()]
         return StudentBatch(
-            latents=self._clips.latents[chosen, :, : config.frames].float(),
+            latents=self._clips.latents[chosen].float(),
             prompts=[wordings[pick % len(wordings)] for wordings, pick in zip(prompts, wording, strict=True)],
         )
 

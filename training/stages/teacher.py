@@ -14,10 +14,11 @@ from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 
+from ..attention import matmul_attention
 from ..board import Board
 from ..config import TrainConfig, check_starts, require
 from ..export import training_record, write_weights
-from ..latent_clips import LatentClips
+from ..latent_clips import ClipSource, LatentClips
 from ..loop import Loss, train
 from ..losses import flow_loss
 from ..sampling import decode, encode_prompts, sample_teacher
@@ -63,17 +64,16 @@ class Phase:
 
     start: int
     """First step."""
-    data: str
-    """Folder of the latents stage."""
+    data: list[ClipSource]
+    """The clips to draw from; longer ones are cut."""
     frames: int
     """Latent frames of a clip, counted from its first."""
     batch: int
     """Clips a step."""
-    clips: int
-    """How many of the data's clips are drawn from."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "batch", "clips"):
+        require(bool(self.data), "data of a phase is empty; name at least one folder of the latents stage.")
+        for name in ("frames", "batch"):
             require(getattr(self, name) >= 1, f"{name} of a phase is {getattr(self, name)}; it must be at least 1.")
 
 
@@ -89,6 +89,8 @@ class Config(TrainConfig):
     """Sizes of a new teacher; left out with `init`."""
     init: str | None = None
     """Folder with the teacher.safetensors and text_encoder.safetensors to go on from."""
+    train_text_encoder: bool = True
+    """Off to leave the text encoder as `init` has it, so that a student can be trained from an earlier teacher."""
     shift: float = 4.0
     """Moves training timesteps towards noise, where motion is decided."""
     drop_prompt: float = 0.1
@@ -104,6 +106,10 @@ class Config(TrainConfig):
         require(
             (self.model is None) != (self.init is None),
             "give either model, the sizes of a new teacher, or init, the folder of one to go on from.",
+        )
+        require(
+            self.train_text_encoder or self.init is not None,
+            "train_text_encoder is off, but a new text encoder knows no words; name the folder of a trained one in init.",
         )
         require(self.shift > 0, f"shift is {self.shift}; it must be above 0, e.g. 4.")
         require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; it must lie in [0, 1), e.g. 0.1.")
@@ -129,16 +135,17 @@ class TeacherTask:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.model = _begin(config)
+        self.model.text_encoder.requires_grad_(config.train_text_encoder)
         self._tokenizer = self.model.text_encoder.tokenizer
         if config.run.compile:
             compile_network(self.model)
         self._phase = config.phases[0]
-        self._clips = LatentClips.read(self._phase.data, self._phase.clips)
+        self._clips = LatentClips.read(self._phase.data, self._phase.frames)
 
     def batch(self, step: int) -> TeacherBatch:
         config, phase = self._config, self._config.phase_at(step)
         if phase != self._phase:
-            self._phase, self._clips = phase, LatentClips.read(phase.data, phase.clips)
+            self._phase, self._clips = phase, LatentClips.read(phase.data, phase.frames)
         generator = generator_for(config.seed, "teacher", step)
         chosen = torch.randint(len(self._clips), (phase.batch,), generator=generator)
         wording = torch.randint(2**20, (phase.batch,), generator=generator).tolist()
@@ -149,7 +156,7 @@ class TeacherTask:
             for wordings, pick, drop in zip(prompts, wording, dropped, strict=True)
         ]
         return TeacherBatch(
-            latents=self._clips.latents[chosen, :, : phase.frames].float(), tokens=self._tokenizer.batch(prompts)
+            latents=self._clips.latents[chosen].float(), tokens=self._tokenizer.batch(prompts)
         )
 
     def loss(self, batch: TeacherBatch, step: int) -> Loss:
@@ -189,9 +196,12 @@ def _begin(config: Config) -> TextToVideo:
     if config.init is not None:
         folder = Path(config.init)
         encoder = load_family_text_encoder(folder / "text_encoder.safetensors")
-        return TextToVideo(load_teacher(folder / "teacher.safetensors"), encoder)
-    encoder = TinyTextEncoder()
-    return TextToVideo(WanTransformer(config.model.wan(encoder.config.text_dim)), encoder)
+        transformer = load_teacher(folder / "teacher.safetensors")
+    else:
+        encoder = TinyTextEncoder()
+        transformer = WanTransformer(config.model.wan(encoder.config.text_dim))
+    transformer.attention = matmul_attention
+    return TextToVideo(transformer, encoder)
 
 
 def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,107 @@
+"""Visual Stability: the mean of a judge's ratings on a scale of 0 to 100 (arXiv 2510.02283, section 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from .footage import Footage
+from .rating import MAX_RATING, Judge, Rating
+
+SEGMENT_SECONDS: Final = 10.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SegmentRating:
+    """The rating of a part of a video; times in seconds from the video's start."""
+
+    start: float
+    end: float
+    rating: float
+    explanation: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VisualStability:
+    """The ratings of a video, one for the whole or one a segment."""
+
+    judge: str
+    prompt: str
+    segments: tuple[SegmentRating, ...]
+
+    @property
+    def score(self) -> float:
+        """0 to 100: the mean rating, every second counting alike, times 20."""
+        length = sum(segment.end - segment.start for segment in self.segments)
+        return 100 / MAX_RATING * sum(part.rating * (part.end - part.start) for part in self.segments) / length
+
+    @property
+    def explanation(self) -> str:
+        """What the judge said, one line a segment with its time and rating."""
+        return "\n".join(
+            f"{clock(part.start)}-{clock(part.end)}  {part.rating:.1f}/{MAX_RATING}  {part.explanation}"
+            for part in self.segments
+        )
+
+
+class RatingStore(Protocol):
+    """Remembers ratings, so that none is paid for twice."""
+
+    def get(self, judge: str, video: Footage, prompt: str) -> Rating | None:
+        """The rating of exactly this, or None."""
+        ...
+
+    def put(self, judge: str, video: Footage, prompt: str, rating: Rating) -> None:
+        """Keep a rating, also if the process dies right after."""
+        ...
+
+
+def visual_stability(
+    video: Footage,
+    prompt: str,
+    judge: Judge,
+    *,
+    segment_seconds: float | None = SEGMENT_SECONDS,
+    store: RatingStore | None = None,
+    on_segment: Callable[[int, int], None] = lambda done, total: None,
+) -> VisualStability:
+    """Rate a video as a whole (`segment_seconds` None, as the paper does) or segment by segment.
+
+    on_segment: called with (segments rated, segments in all) after each; may raise to stop.
+
+    Raises:
+        JudgeError: the judge could not rate; what it rated before is in the store.
+        ValueError: `segment_seconds` is not above 0.
+    """
+    spans = segment_spans(video.duration, segment_seconds)
+    rated = []
+    for number, (start, end) in enumerate(spans, start=1):
+        part = video if len(spans) == 1 else video.segment(start, end)
+        rating = store.get(judge.name, part, prompt) if store else None
+        if rating is None:
+            rating = judge.rate(part, prompt)
+            if store:
+                store.put(judge.name, part, prompt, rating)
+        rated.append(SegmentRating(start=start, end=end, rating=rating.rating, explanation=rating.explanation))
+        on_segment(number, len(spans))
+    return VisualStability(judge=judge.name, prompt=prompt, segments=tuple(rated))
+
+
+def segment_spans(duration: float, segment_seconds: float | None) -> list[tuple[float, float]]:
+    """Start and end of each segment in seconds. A rest of less than half a segment belongs to the one before it."""
+    if segment_seconds is None:
+        return [(0.0, duration)]
+    if not segment_seconds > 0:
+        raise ValueError(f"segment_seconds is {segment_seconds}; it must be above 0, e.g. {SEGMENT_SECONDS:g}.")
+    count = max(1, math.floor(duration / segment_seconds + 0.5))
+    starts = [index * segment_seconds for index in range(count)]
+    return list(zip(starts, [*starts[1:], duration], strict=True))
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, 1:04.5."""
+    tenths = round(seconds * 10)
+    minutes, rest = divmod(tenths, 600)
+    return f"{minutes}:{rest // 10:02d}.{rest % 10}"
