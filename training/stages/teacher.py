@@ -109,7 +109,7 @@ class Config(TrainConfig):
         )
         require(
             self.train_text_encoder or self.init is not None,
-            "train_text_encoder is off, but a new text encoder knows no words; name the folder of a trained one in init.",
+            "train_text_encoder is off, but a new text encoder knows no words; name a trained one's folder in init.",
         )
         require(self.shift > 0, f"shift is {self.shift}; it must be above 0, e.g. 4.")
         require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; it must lie in [0, 1), e.g. 0.1.")
