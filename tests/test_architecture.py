@@ -19,7 +19,7 @@ PARTS = ("sfpp_core", "nodes", "training")
 CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
 
 # What the core needs to run at all, and kernels that it uses where they are installed.
-CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av"}
+CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib"}
 CORE_OFFERS = {"xformers"}
 
 COMFYUI_MODULES = {
