@@ -18,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("sfpp_core", "nodes", "training")
 CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
 
-# What the core needs to run at all, and kernels that it uses where they are installed.
+# What the core needs to run at all, and what it uses only where that is installed: kernels, and clients of judges.
 CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib"}
-CORE_OFFERS = {"xformers"}
+CORE_OFFERS = {"xformers", "google", "openai", "httpx", "httpx2"}
 
 COMFYUI_MODULES = {
     *("comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras"),
@@ -78,7 +78,7 @@ for module in {modules!r}:
 
 
 def test_core_imports_with_nothing_else_of_the_house_and_without_comfyui():
-    blocked = {"training", "nodes", "scripts", "tests", "xformers", *COMFYUI_MODULES}
+    blocked = {"training", "nodes", "scripts", "tests", *CORE_OFFERS, *COMFYUI_MODULES}
     program = IMPORT_ALONE.format(blocked=blocked, root=str(ROOT), modules=_core_modules())
     done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
