@@ -5,22 +5,40 @@ Axes: T frames, H height, W width, C colours (RGB).
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import av
+import numpy as np
 import torch
 from av.container import InputContainer
+from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 
+# Containers find key frames by the time of decoding, which may be earlier than that of showing by some frames.
+SEEK_MARGIN_SECONDS: Final = 1.0
+
 
 class VideoFileError(ValueError):
     """A file that is no readable video; says which, and what is wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timeline:
+    """When the pictures of a stream are shown, in seconds on the stream's own clock, which need not start at 0."""
+
+    start: float
+    end: float
+    """When the last picture goes."""
+    num_frames: int
 
 
 class VideoReader:
@@ -69,13 +87,48 @@ class VideoReader:
         if max_frames < 1:
             raise ValueError(f"max_frames is {max_frames}; a chunk has at least 1 frame.")
         frames: list[Tensor] = []
-        for frame in self._frames():
-            frames.append(frame)
+        for _, picture in self.pictures():
+            frames.append(torch.from_numpy(picture).float() / 255)
             if len(frames) == max_frames:
                 yield torch.stack(frames)
                 frames = []
         if frames:
             yield torch.stack(frames)
+
+    def pictures(
+        self, start: float = -math.inf, end: float = math.inf, *, min_gap: float = 0.0
+    ) -> Iterator[tuple[float, np.ndarray]]:
+        """The time of each picture in seconds on the stream's clock, and the picture, uint8 H W C.
+
+        start, end: only pictures that appear in this span, `end` not included.
+        min_gap: seconds from one picture to the next at least; those between are left out.
+        """
+        due, (height, width), to_rgb = start, self.size, VideoReformatter()
+        for time, frame in self._frames(start):
+            if time >= end:
+                return
+            if time < due:
+                continue
+            due = time + min_gap
+            # Naming the range makes PyAV before 17 heed the file's colour matrix too; naming the size holds it, should
+            # the stream change its own on the way.
+            picture = to_rgb.reformat(frame, width, height, format="rgb24", dst_color_range=ColorRange.JPEG)
+            yield time, picture.to_ndarray()
+
+    def timeline(self) -> Timeline:
+        """When pictures are shown. The file is read, but nothing decoded: milliseconds for minutes of film."""
+        start, end, num_frames, base = math.inf, -math.inf, 0, self._stream.time_base
+        self._container.seek(0)
+        try:
+            for packet in self._container.demux(self._stream):
+                shown = packet.dts if packet.pts is None else packet.pts
+                if shown is not None and not packet.is_discard:
+                    start, end = min(start, shown), max(end, shown + (packet.duration or 0))
+                    num_frames += 1
+        except av.FFmpegError as error:
+            raise self._damaged(num_frames, error) from error
+        self._require_whole(end, num_frames)
+        return Timeline(start=float(start * base), end=float(end * base), num_frames=num_frames)
 
     def _open(self) -> InputContainer:
         try:
@@ -87,30 +140,52 @@ class VideoReader:
                 f"{self.path.name} is no video that can be read ({error}); it may be cut short, or of another kind."
             ) from error
 
-    def _frames(self) -> Iterator[Tensor]:
-        """Each frame H W C. Whether some are missing shows at the end: decoding itself just stops early."""
-        end, num_frames, to_rgb = 0, 0, VideoReformatter()
+    def _frames(self, start: float) -> Iterator[tuple[float, VideoFrame]]:
+        """Frames with their times, from a key frame before `start` on, or from the first.
+
+        Whether some are missing shows at the end: decoding itself just stops early.
+        """
+        end, num_frames, time, base = -math.inf, 0, 0.0, self._stream.time_base
         try:
-            self._container.seek(0)
+            self._seek(start)
             for packet in self._container.demux(self._stream):
                 if packet.pts is not None:
                     end = max(end, packet.pts + (packet.duration or 0))
                 for frame in packet.decode():
-                    # Naming the range makes PyAV before 17 heed the file's colour matrix too.
-                    picture = to_rgb.reformat(frame, format="rgb24", dst_color_range=ColorRange.JPEG)
-                    yield torch.from_numpy(picture.to_ndarray()).float() / 255
+                    time = float(frame.pts * base) if frame.pts is not None else time + self._usual_gap
+                    yield time, frame
                     num_frames += 1
         except av.FFmpegError as error:
-            raise VideoFileError(
-                f"{self.path.name} is damaged or cut short; {num_frames} frames could be read ({error})."
-            ) from error
+            raise self._damaged(num_frames, error) from error
+        self._require_whole(end, num_frames)
+
+    def _seek(self, start: float) -> None:
+        if start == -math.inf:
+            self._container.seek(0)
+        else:
+            offset = math.floor((start - SEEK_MARGIN_SECONDS) / self._stream.time_base)
+            self._container.seek(offset, stream=self._stream)
+
+    @property
+    def _usual_gap(self) -> float:
+        return float(1 / self.fps) if self.fps else 0.0
+
+    def _damaged(self, num_frames: int, error: av.FFmpegError) -> VideoFileError:
+        return VideoFileError(
+            f"{self.path.name} is damaged or cut short; {num_frames} frames could be read ({error})."
+        )
+
+    def _require_whole(self, end: float, num_frames: int) -> None:
+        """Raise unless there are frames, and up to the end that the header promises; `end` in ticks of the stream."""
         missing = self._missing_seconds(end)
-        if num_frames == 0 or missing > 0:
+        if num_frames == 0 and missing == 0:
+            raise VideoFileError(f"{self.path.name} has a video stream without a single frame in it.")
+        if missing > 0:
             raise VideoFileError(
                 f"{self.path.name} is cut short: after {num_frames} frames, {missing:.2f} seconds are missing."
             )
 
-    def _missing_seconds(self, end: int) -> float:
+    def _missing_seconds(self, end: float) -> float:
         """How much earlier than its header promises a stream ends at `end`; 0 if the header promises nothing.
 
         Time, and not the number of frames, because a trimmed file still counts the frames that are not shown.
@@ -118,5 +193,6 @@ class VideoReader:
         stream = self._stream
         if stream.duration is None or not stream.average_rate:
             return 0.0
-        missing = ((stream.start_time or 0) + stream.duration - end) * stream.time_base
+        start = stream.start_time or 0
+        missing = (start + stream.duration - max(end, start)) * stream.time_base
         return float(missing) if missing > 1 / (2 * stream.average_rate) else 0.0
