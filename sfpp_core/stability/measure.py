@@ -16,7 +16,7 @@ from .footage import MAX_RATE, Footage
 from .motion_field import MotionField
 from .series import FrameSeries
 
-# Larger pictures are averaged down first: what shows at that size shows to somebody who watches, and it bounds the time.
+# Larger pictures are averaged down first: it bounds the time, and what matters to somebody who watches still shows.
 _MAX_SIDE: Final = 960
 _SMALL_SIDE: Final = 256
 _THUMBNAIL_SIDE: Final = 36
