@@ -19,7 +19,7 @@ PARTS = ("sfpp_core", "nodes", "training")
 CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
 
 # What the core needs to run at all, and what it uses only where that is installed: kernels, and clients of judges.
-CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib", "cv2"}
+CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib", "cv2", "scipy"}
 CORE_OFFERS = {"xformers", "google", "openai", "httpx", "httpx2"}
 
 COMFYUI_MODULES = {
