@@ -8,6 +8,7 @@ import pytest
 
 from training.__main__ import STAGES, main
 from training.config import ConfigError, load_config
+from training.latent_clips import ClipSource
 from training.optim import rate_factor
 from training.stages import causal_init, evaluate_tiny, latents, reader, teacher, vae
 
@@ -30,10 +31,11 @@ def test_every_stage_has_a_configuration_that_loads() -> None:
 
 
 def test_words_of_the_command_line_win() -> None:
-    words = ["optimizer.lr=0.5", "run.out=elsewhere", "phases=[{start: 0, data: a, frames: 3, batch: 2, clips: 4}]"]
+    phase = "{start: 0, data: [{folder: a, clips: 4}], frames: 3, batch: 2}"
+    words = ["optimizer.lr=0.5", "run.out=elsewhere", f"phases=[{phase}]"]
     config = load_config(teacher.Config, CONFIGS / "teacher.yaml", words)
     assert (config.optimizer.lr, config.run.out) == (0.5, "elsewhere")
-    assert config.phases == [teacher.Phase(start=0, data="a", frames=3, batch=2, clips=4)]
+    assert config.phases == [teacher.Phase(start=0, data=[ClipSource(folder="a", clips=4)], frames=3, batch=2)]
 
 
 @pytest.mark.parametrize(
@@ -56,11 +58,18 @@ def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) ->
         load_config(vae.Config, CONFIGS / "vae.yaml", words)
 
 
+LATE = "data: [{folder: a, clips: 4}], frames: 3, batch: 2"
+
+
 def test_other_stages_refuse_what_cannot_work() -> None:
     for module, name, words, sentence in (
         (teacher, "teacher", ["model.dim=200"], "multiple of 128"),
         (teacher, "teacher", ["init=folder"], "give either model.*or init"),
-        (teacher, "teacher", ["phases=[{start: 5, data: a, frames: 3, batch: 2, clips: 4}]"], "they must rise, from 0"),
+        (teacher, "teacher", [f"phases=[{{start: 5, {LATE}}}]"], "they must rise, from 0"),
+        (teacher, "teacher", ["phases=[{start: 0, data: [], frames: 3, batch: 2}]"], "data of a phase is empty"),
+        (teacher, "teacher", ["train_text_encoder=false"], "a new text encoder knows no words"),
+        (causal_init, "causal_init", ["data=[]"], "data is empty"),
+        (causal_init, "causal_init", ["data=[{folder: a, clips: 0}]"], "clips of a is 0"),
         (causal_init, "causal_init", ["frames=20"], "multiple of student.chunk"),
         (latents, "latents", ["clips=7"], "multiple of shard"),
     ):

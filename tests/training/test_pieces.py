@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from sfpp_core.rollout.schedule import add_noise
+from sfpp_core.wan.attention import sdpa_attention
+from training.attention import matmul_attention
 from training.ema import MovingAverage
 from training.losses import edge_loss, flow_loss, kl_to_unit_normal
 from training.muon import Muon, orthogonalize
@@ -97,3 +99,13 @@ def test_the_average_comes_off_again_after_an_error() -> None:
 def test_stratified_numbers_fall_one_to_each_part() -> None:
     numbers = stratified_uniform(8, generator_for(0, "strata"))
     assert torch.equal((numbers * 8).long(), torch.arange(8))
+
+
+def test_attention_for_training_is_the_same_attention() -> None:
+    draw = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, length, 2, 16, generator=draw, dtype=torch.float64) for length in (7, 5, 5))
+    masks = (None, torch.rand(7, 5, generator=draw) < 0.7)
+    for mask in masks:
+        mine, reference = (attention(q, k, v, mask) for attention in (matmul_attention, sdpa_attention))
+        # The softmax is in float32 whatever the inputs are.
+        torch.testing.assert_close(mine, reference, atol=1e-6, rtol=0)

@@ -14,7 +14,7 @@ from sfpp_core.wan.latent_format import to_model_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.__main__ import main
 from training.config import ConfigError
-from training.latent_clips import LatentClips, shard_path
+from training.latent_clips import ClipSource, LatentClips, shard_path
 from training.stages.vae import fold_normalisation
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
@@ -36,13 +36,13 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     vae = f"vae={folder / 'vae' / 'vae.safetensors'}"
     stage("latents", folder, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
     stage("reader", folder, *SHORT, "steps=2", "batch=2", "size=32")
-    clips = folder / "latents"
     model = "model={dim: 128, ffn_dim: 64, num_layers: 1}"
-    first, second = (f"data: {clips}, batch: 2, {sizes}" for sizes in ("frames: 2, clips: 2", "frames: 6, clips: 4"))
-    phases = f"phases=[{{start: 0, {first}}}, {{start: 1, {second}}}]"
+    few, all_four = (f"[{{folder: {folder / 'latents'}, clips: {clips}}}]" for clips in (2, 4))
+    first = f"{{start: 0, data: {few}, batch: 2, frames: 2}}"
+    phases = f"phases=[{first}, {{start: 1, data: {all_four}, batch: 2, frames: 6}}]"
     stage("teacher", folder, *SHORT, vae, model, phases, "steps=2", "sample_steps=2")
     teacher = [f"{part}={folder / 'teacher' / part}.safetensors" for part in ("teacher", "text_encoder")]
-    stage("causal_init", folder, *SHORT, vae, f"data={clips}", *teacher, "clips=4", "batch=2", "frames=6", "steps=2")
+    stage("causal_init", folder, *SHORT, vae, f"data={all_four}", *teacher, "batch=2", "frames=6", "steps=2")
     parts = [vae, *teacher, f"student={folder / 'causal_init' / 'student.safetensors'}"]
     reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
     few = ["prompts=2", "student_prompts=1", "batch=1", "sample_steps=2"]
@@ -50,15 +50,38 @@ def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def go_on(family: Path, folder: Path, *words: str) -> None:
+    """Two more steps of the family's teacher."""
+    phases = f"phases=[{{start: 0, data: [{{folder: {family / 'latents'}, clips: 4}}], batch: 2, frames: 6}}]"
+    begin = [f"vae={family / 'vae' / 'vae.safetensors'}", phases, "model=null", f"init={family / 'teacher'}"]
+    stage("teacher", folder, *SHORT, *begin, "steps=2", "sample_steps=2", *words)
+
+
 def test_a_teacher_goes_on_from_another(family: Path, tmp_path: Path) -> None:
     """With a learning rate of next to nothing it still is the one that it began as."""
-    phases = f"phases=[{{start: 0, data: {family / 'latents'}, batch: 2, frames: 6, clips: 4}}]"
-    words = [f"vae={family / 'vae' / 'vae.safetensors'}", phases, "model=null", f"init={family / 'teacher'}"]
-    stage("teacher", tmp_path, *SHORT, *words, "steps=2", "sample_steps=2", "optimizer.lr=1e-9")
+    go_on(family, tmp_path, "optimizer.lr=1e-9")
     before = load_teacher(family / "teacher" / "teacher.safetensors").state_dict()
     after = load_teacher(tmp_path / "teacher" / "teacher.safetensors").state_dict()
     for name, weight in before.items():
         torch.testing.assert_close(after[name], weight, atol=1e-5, rtol=0, msg=name)
+
+
+def test_a_teacher_learns_on_while_its_text_encoder_stays(family: Path, tmp_path: Path) -> None:
+    go_on(family, tmp_path, "train_text_encoder=false")
+    parts = {"teacher": load_teacher, "text_encoder": load_family_text_encoder}
+    for part, load in parts.items():
+        before, after = (load(run / "teacher" / f"{part}.safetensors").state_dict() for run in (family, tmp_path))
+        same = all(torch.equal(after[name], weight) for name, weight in before.items())
+        assert same == (part == "text_encoder"), part
+
+
+def test_clips_of_several_folders_are_cut_to_one_length(family: Path) -> None:
+    source = ClipSource(folder=str(family / "latents"), clips=3)
+    clips = LatentClips.read([source, ClipSource(folder=source.folder, clips=1)], 2)
+    assert clips.latents.shape[:3] == (4, 16, 2) and len(clips) == 4
+    assert torch.equal(clips.latents[0], clips.latents[3]) and clips.prompts[0] == clips.prompts[3]
+    with pytest.raises(ConfigError, match="holds clips of 6 latent frames, 7 are wanted"):
+        LatentClips.read([source], 7)
 
 
 def test_every_part_of_the_family_loads_as_it_will_be_shipped(family: Path) -> None:
@@ -106,14 +129,15 @@ def test_the_report_judges_truth_autoencoder_teacher_and_both_ends_of_the_rollou
 
 def test_the_latents_stage_goes_on_at_the_first_missing_shard(family: Path) -> None:
     folder = family / "latents"
-    before = LatentClips.read(folder, 4)
+    all_four = [ClipSource(folder=str(folder), clips=4)]
+    before = LatentClips.read(all_four, 6)
     shard_path(folder, 1).unlink()
     kept = shard_path(folder, 0).stat().st_mtime_ns
     with pytest.raises(ConfigError, match="holds 2 clips, 4 are wanted"):
-        LatentClips.read(folder, 4)
+        LatentClips.read(all_four, 6)
     vae = f"vae={family / 'vae' / 'vae.safetensors'}"
     stage("latents", family, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
-    after = LatentClips.read(folder, 4)
+    after = LatentClips.read(all_four, 6)
     assert shard_path(folder, 0).stat().st_mtime_ns == kept
     assert torch.equal(before.latents, after.latents) and before.prompts == after.prompts
 

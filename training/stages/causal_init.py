@@ -7,7 +7,7 @@ To soften that, part of the steps put the student's own estimate of the past in 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -46,6 +46,7 @@ class StudentConfig:
     window: int = 21
     sink: int = 0
     steps: list[float]
+    first_chunk_steps: list[float] = field(default_factory=list)
     shift: float = 5.0
     context_noise: float = 0.0
 
@@ -184,12 +185,18 @@ class CausalInitTask:
         """Noise levels [B, T], one a chunk."""
         config, rollout = self._config, self._config.student.rollout()
         chunks = config.frames // rollout.chunk
-        own = torch.tensor(rollout.timesteps) / NUM_TIMESTEPS
-        drawn = own[torch.randint(len(own), (batch, chunks), generator=generator)]
+        drawn = _draw(rollout.timesteps, (batch, chunks), generator)
+        drawn[:, 0] = _draw(rollout.first_chunk_timesteps, (batch,), generator)
         anywhere = shift_sigma(stratified_uniform(batch * chunks, generator), rollout.shift)
         anywhere = anywhere[torch.randperm(batch * chunks, generator=generator)].reshape(batch, chunks)
         use_own = torch.rand((batch, chunks), generator=generator) < config.student_timesteps
         return repeat(torch.where(use_own, drawn, anywhere), "b k -> b (k t)", t=rollout.chunk)
+
+
+def _draw(timesteps: tuple[float, ...], shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Noise levels of timesteps drawn uniformly."""
+    levels = torch.tensor(timesteps) / NUM_TIMESTEPS
+    return levels[torch.randint(len(levels), shape, generator=generator)]
 
 
 def _spread(sigma: Tensor) -> Tensor:
