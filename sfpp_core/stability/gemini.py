@@ -158,7 +158,7 @@ def _client(patience: Patience) -> Client:
 def _text(answer: GenerateContentResponse) -> str:
     """What the model wrote, without its thoughts."""
     if not answer.candidates:
-        raise UnusableAnswer("It is empty.")
+        raise UnusableAnswer("It holds no text.")
     content = answer.candidates[0].content
     parts = (content.parts if content else None) or []
     return "".join(part.text for part in parts if part.text and not part.thought)

@@ -107,14 +107,17 @@ class _Conversation:
         if answer is None:
             self.knows_schemas = False
             answer = self._send(text)
+        # The client takes any JSON for a completion, and what is no JSON for a text.
         choices = getattr(answer, "choices", None)
-        if not choices:
-            raise UnusableAnswer("It is empty.")
-        message, end = choices[0].message, choices[0].finish_reason
+        choice = choices[0] if isinstance(choices, list) and choices else None
+        message, end = getattr(choice, "message", None), getattr(choice, "finish_reason", None)
         refusal = getattr(message, "refusal", None) or (end if end == "content_filter" else None)
         if refusal:
-            raise self.line.refused(refusal)
-        return message.content or ""
+            raise self.line.refused(str(refusal))
+        content = getattr(message, "content", None)
+        if not isinstance(content, str):
+            raise UnusableAnswer("It holds no text.")
+        return content
 
     def _send(self, text: str) -> ChatCompletion | None:
         """The server's answer; None if it refuses to be given a schema."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -44,6 +45,15 @@ class Reply:
     """Close the connection without an answer."""
 
 
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients that time out or are interrupted leave in the middle; anything else is a fault of the server's."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
+
 class Server:
     """Keeps what it was sent and answers with `answer`."""
 
@@ -66,8 +76,7 @@ class Server:
     @contextmanager
     def running(self) -> Iterator[str]:
         """The server's address while it runs; all of it has ended afterwards."""
-        http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        http.daemon_threads = True
+        http = _QuietServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{http.server_port}"
         thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
