@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sfpp_core.tiny.text import TinyTextEncoder
+from sfpp_core.wan.rope import rotary_table
 from sfpp_core.wan.transformer import WanTransformer
 
 
@@ -26,4 +27,6 @@ def compile_network(network: nn.Module) -> None:
     """Compile in place, for one shape at a time: names of weights stay, a new shape compiles again."""
     # A curriculum has few shapes; past this many recompilations PyTorch would silently fall back to eager.
     torch._dynamo.config.cache_size_limit = 32
+    # Otherwise cosines in float64 are traced into every layer and taken again for every query and key.
+    torch.compiler.assume_constant_result(rotary_table)
     network.compile(dynamic=False)

@@ -28,8 +28,6 @@ def _axis_angles(positions: Tensor, width: int) -> Tensor:
     return torch.outer(positions.to(torch.float64), THETA**-exponents)
 
 
-@functools.lru_cache(maxsize=8)
-@torch.inference_mode(mode=False)
 def rotary_table(
     frames: tuple[int, ...], height: int, width: int, head_dim: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -39,6 +37,14 @@ def rotary_table(
     taken in float64, so that a position of a million loses nothing. Tables are kept for the next call, also for one
     that needs gradients, hence never made in inference mode.
     """
+    return _kept_table(frames, height, width, head_dim, device)
+
+
+@functools.lru_cache(maxsize=8)
+@torch.inference_mode(mode=False)
+def _kept_table(
+    frames: tuple[int, ...], height: int, width: int, head_dim: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
     time_width, height_width, width_width = axis_widths(head_dim)
     time_angles = _axis_angles(torch.tensor(frames), time_width)
     height_angles = _axis_angles(torch.arange(height), height_width)
