@@ -42,8 +42,11 @@ def names_in(folder: Path) -> dict[str, Path]:
     """The videos of a folder by their path in it without the ending; a file counts as a folder with only it.
 
     Raises:
-        ValueError: there are none, or two have one name.
+        FileNotFoundError: there is no such folder.
+        ValueError: there are no videos in it, or two have one name.
     """
+    if not folder.exists():
+        raise FileNotFoundError(f"{folder} does not exist; name a folder with videos.")
     names: dict[str, Path] = {}
     for video in find_videos([folder]):
         name = (video.relative_to(folder) if folder.is_dir() else Path(video.name)).with_suffix("").as_posix()
