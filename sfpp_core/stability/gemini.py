@@ -95,6 +95,8 @@ class GeminiJudge:
             # Ratings are kept and compared, so they should be as repeatable as the model can be.
             temperature=0.0,
             response_mime_type="application/json",
+            # There are no functions to call; the client logs a line a request about them unless it is told.
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
             # The explanation comes first only if the order is asked for.
             response_json_schema={**ANSWER_SCHEMA, "propertyOrdering": list(ANSWER_SCHEMA["properties"])},
         )

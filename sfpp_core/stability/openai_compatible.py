@@ -82,7 +82,7 @@ class OpenAICompatibleJudge:
             JudgeError: no rating could be had: no key, a refusal, no usable answer, or no answer in time.
         """
         line = Line(f"{self.model} could not rate {video.name}", self.patience, _diagnose, self.abort)
-        pictures = _picture_parts(stills(video, self.num_stills, self.still_px))
+        pictures = _picture_parts(stills(video, self.num_stills, self.still_px, self.abort))
         client = _client(self.patience)
         try:
             conversation = _Conversation(client=client, line=line, model=self.model, pictures=pictures)

@@ -67,7 +67,7 @@ class UnusableAnswer(ValueError):
 def question(video: Footage, prompt: str) -> str:
     """What is asked about one clip: its length, its place in a longer video, and the prompt that it was made from."""
     lines = [f"The clip is {video.duration:.1f} seconds long."]
-    if video.duration < video.whole.duration:
+    if not video.is_whole:
         lines.append(
             f"It is the part from {clock(video.start)} to {clock(video.end)} (minutes:seconds) of a longer video; "
             f"give times as in the longer video, from {clock(video.start)} on."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
@@ -14,11 +15,12 @@ from .footage import Footage
 JPEG_QUALITY: Final = 90
 
 
-def stills(video: Footage, count: int, max_px: int) -> list[tuple[float, bytes]]:
+def stills(video: Footage, count: int, max_px: int, abort: Callable[[], None]) -> list[tuple[float, bytes]]:
     """Up to `count` pictures, evenly over the video with its first and its last frame: time in seconds and JPEG.
 
     A video with fewer frames gives all. Times count from the start of the whole video. The longer side of a picture is
     at most `max_px` pixels. One picture is held at full size, however long the video is.
+    `abort` is called at every frame that is read, and may raise to stop.
 
     Raises:
         ValueError: `count` is below 2.
@@ -31,6 +33,7 @@ def stills(video: Footage, count: int, max_px: int) -> list[tuple[float, bytes]]
     last: tuple[float, np.ndarray] | None = None
     due = video.start
     for time, frame in video.frames():
+        abort()
         if time >= due and len(picked) < count - 1:
             picked.append((time, _jpeg(frame, max_px)))
             last = None

@@ -19,7 +19,7 @@ from PIL import Image
 from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.openai_compatible import OpenAICompatibleJudge
 from sfpp_core.stability.rating import JudgeError
-from sfpp_core.stability.remote import Patience
+from sfpp_core.stability.remote import Patience, never
 from sfpp_core.stability.stills import stills
 from tests.core.judge_servers import ChatServer, Reply, chat_error, chat_says, rating_json
 
@@ -63,7 +63,7 @@ def brightness(jpeg: bytes) -> float:
 
 
 def test_stills_are_spread_evenly_from_the_first_frame_to_the_last() -> None:
-    pictures = stills(brightening(160), 11, 64)
+    pictures = stills(brightening(160), 11, 64, never)
     times = [seconds for seconds, _ in pictures]
     assert times == pytest.approx([*range(10), 159 / 16], abs=1 / 16 + 1e-6)
     shown = [brightness(jpeg) for _, jpeg in pictures]
@@ -71,17 +71,17 @@ def test_stills_are_spread_evenly_from_the_first_frame_to_the_last() -> None:
 
 
 def test_stills_of_a_part_are_of_that_part_with_the_times_of_the_whole() -> None:
-    pictures = stills(brightening(160).segment(4, 6), 5, 64)
+    pictures = stills(brightening(160).segment(4, 6), 5, 64, never)
     assert [seconds for seconds, _ in pictures] == pytest.approx([4, 4.5, 5, 5.5, 6 - 1 / 16], abs=1e-6)
 
 
 @pytest.mark.parametrize("frames", [1, 2, 5])
 def test_a_video_with_few_frames_shows_each_once(frames: int) -> None:
-    assert len(stills(brightening(frames), 16, 64)) == frames
+    assert len(stills(brightening(frames), 16, 64, never)) == frames
 
 
 def test_stills_are_scaled_down_but_never_up() -> None:
-    large, small = (stills(brightening(2), 2, size)[0][1] for size in (48, 1000))
+    large, small = (stills(brightening(2), 2, size, never)[0][1] for size in (48, 1000))
     assert Image.open(io.BytesIO(large)).size == (48, 32)
     assert Image.open(io.BytesIO(small)).size == (96, 64)
 
@@ -226,10 +226,23 @@ def test_an_answer_that_comes_too_slowly_is_asked_for_again(server: ChatServer, 
     assert time.monotonic() - started < 5 and len(server.requests) == 2
 
 
-def test_an_interrupt_ends_a_request_under_way(server: ChatServer, video: Footage) -> None:
-    class Stop(BaseException):
-        pass
+class Stop(BaseException):
+    """What ComfyUI's interrupt is to a judge: nothing that it knows."""
 
+
+def test_an_interrupt_ends_the_reading_of_a_video(server: ChatServer, video: Footage) -> None:
+    frames_left = iter(range(5))
+
+    def abort() -> None:
+        if next(frames_left, None) is None:
+            raise Stop
+
+    with pytest.raises(Stop):
+        judge(abort=abort).rate(video, "")
+    assert not server.requests
+
+
+def test_an_interrupt_ends_a_request_under_way(server: ChatServer, video: Footage) -> None:
     def abort() -> None:
         if server.requests:
             raise Stop
