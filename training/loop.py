@@ -30,6 +30,8 @@ from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What a keyboard and a cluster's scheduler send to end a run."""
 Batch = Any
 """Whatever a task's batches are made of; only the task looks inside."""
 
@@ -109,16 +111,21 @@ def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
 def _stop_requests() -> Iterator[threading.Event]:
     """An event that an interrupt or a termination signal sets: the step under way is finished and saved first."""
     stop = threading.Event()
-    watched = (signal.SIGINT, signal.SIGTERM)
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    previous = [signal.signal(number, lambda *_: stop.set()) for number in watched]
+    previous = [signal.signal(number, lambda *_: stop.set()) for number in STOP_SIGNALS]
     try:
         yield stop
     finally:
-        for number, handler in zip(watched, previous, strict=True):
+        for number, handler in zip(STOP_SIGNALS, previous, strict=True):
             signal.signal(number, handler)
+
+
+def _leave_stopping_alone(worker: int) -> None:
+    """In a worker: such a signal often goes to a whole process group, but the run still needs its batch to end well."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Trainer:
@@ -178,7 +185,8 @@ class _Trainer:
     def _batches(self) -> Iterator[Batch]:
         workers = self._config.run.workers
         batches = _Batches(self._task.batch, self.step, self._config.steps)
-        return iter(DataLoader(batches, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None))
+        ahead = {"prefetch_factor": 4, "worker_init_fn": _leave_stopping_alone} if workers else {}
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers, **ahead))
 
     def _take_step(self, batch: Batch) -> dict[str, float]:
         self._task.model.train()

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -161,3 +166,23 @@ def test_folding_normalises_the_latents_and_leaves_the_reconstruction() -> None:
     ratio = (0.5 * new_logvar).exp() / (0.5 * logvar).exp() * mean.std(dim=(0, 2, 3, 4))[None, :, None, None, None]
     wan_std = new_mean.std(dim=(0, 2, 3, 4))[None, :, None, None, None]
     assert torch.allclose(ratio, wan_std.expand_as(ratio), rtol=1e-2), "the posterior's noise keeps its share"
+
+
+def test_a_signal_to_the_whole_process_group_pauses_a_run(tmp_path: Path) -> None:
+    """As Ctrl-C in a terminal or a cluster's scheduler sends it: to the workers too."""
+    sizes = ["phases=[{start: 0, batch: 1, frames: 5, crop: 16}]", "dim=4", "size=32", "steps=100000"]
+    out = tmp_path / "vae"
+    words = [*sizes, "run.workers=2", "run.save_minutes=1e-6", f"run.out={out}"]
+    command = [sys.executable, "-m", "training", "vae", "--config", str(CONFIGS / "vae.yaml"), *words]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=log, cwd=CONFIGS.parents[2], start_new_session=True)
+        try:
+            while not (out / "checkpoint.pt").is_file() and run.poll() is None:
+                time.sleep(0.05)
+            os.killpg(run.pid, signal.SIGTERM)
+            run.wait(timeout=60)
+        finally:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+    assert run.returncode == 0
+    assert "the same command goes on" in (tmp_path / "log").read_text()
