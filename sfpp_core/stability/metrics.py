@@ -48,7 +48,7 @@ class LongVideoMetrics:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, float) and not math.isfinite(value):
+            if value is not None and not isinstance(value, (tuple, Repetition)) and not math.isfinite(value):
                 raise ValueError(f"{field.name} is {value}; a figure that cannot be told is None.")
         for name in ("dynamic_degree", "flicker_score", "frozen_share"):
             value = getattr(self, name)
