@@ -80,7 +80,7 @@ class Scorer:
             # Takes matplotlib and OpenCV, a second to load: here, so that only those wait who want a plot.
             from .plot_file import draw
 
-            draw(video, result, task.plot)
+            draw(video, result, self._judge, task.plot)
         return Scored(result=result, is_new=is_new)
 
     def _rate(self, question: Question, video: Footage) -> VisualStability:

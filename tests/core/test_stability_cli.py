@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from sfpp_core.stability.cli import FINE, INTERRUPTED, SOME_FAILED, USAGE, main
 from tests.core.films import HEIGHT, WIDTH, write
@@ -102,6 +103,70 @@ def test_after_a_kill_the_same_command_goes_on_and_pays_for_no_rating_twice(
         assert "vision" in row["judge"]
     assert found[str(videos[1])]["prompt"] == "A foggy morning."
     assert [line.split()[-1] for line in capsys.readouterr().out.splitlines()[1:4]] == [str(video) for video in videos]
+
+
+def damaged(path: Path, strength: float) -> Path:
+    """Six seconds of a slow pan over hills of light; the second half is as much too bright."""
+    seeds = torch.rand(1, 3, 8, 40, generator=torch.Generator().manual_seed(0))
+    hills = torch.nn.functional.interpolate(seeds, (HEIGHT, 4 * WIDTH), mode="bicubic").clamp(0, 1)[0] * 0.6 + 0.1
+    frames = torch.stack([hills[:, :, start : start + WIDTH].permute(1, 2, 0) for start in range(96)])
+    frames[48:] = (frames[48:] * (1 + 4 * strength)).clamp(max=1)
+    path.parent.mkdir(exist_ok=True)
+    return write(path, frames)
+
+
+def test_the_offline_judge_rates_a_folder_and_tells_of_a_file_that_it_cannot_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, scores, plots = tmp_path / "films", tmp_path / "scores.jsonl", tmp_path / "plots"
+    good, cut, white = (damaged(folder / f"{name}.mp4", s) for name, s in (("a", 0), ("b", 0), ("c", 1)))
+    cut.write_bytes(cut.read_bytes()[:2000])
+    arguments = [str(folder), "--segment", "3", "--jsonl", str(scores), "--plot", str(plots), "--jobs", "1"]
+    assert main(arguments) == SOME_FAILED
+    found = {row["path"]: row for row in rows(scores)}
+    assert found[str(good)]["score"] >= 80
+    first, second = found[str(white)]["segments"]
+    assert first["rating"] >= 4
+    assert second["rating"] < 3
+    assert "over-exposure" in second["explanation"]
+    assert found[str(cut)]["score"] is None
+    assert "b.mp4" in found[str(cut)]["error"]
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] for line in table[1:4]] == [str(good), str(cut), str(white)]
+    assert table[2].split()[0] == "failed"
+    assert sorted(path.name for path in plots.iterdir()) == ["a.mp4.png", "c.mp4.png"]
+    with Image.open(plots / "c.mp4.png") as plot:
+        assert plot.width >= 1024
+
+    drawn, lines = (plots / "c.mp4.png").stat().st_mtime_ns, scores.read_text()
+    damaged(cut, 0)
+    assert main(arguments) == FINE
+    assert (plots / "c.mp4.png").stat().st_mtime_ns == drawn
+    assert set(lines.splitlines()) & set(scores.read_text().splitlines()) == set(lines.splitlines()[::2])
+    assert {row["path"]: row["score"] for row in rows(scores)}[str(cut)] >= 80
+
+
+def test_two_folders_are_compared_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    a, b = tmp_path / "a", tmp_path / "b"
+    for name, strength_a, strength_b in (("x", 0.6, 0.0), ("y", 0.8, 0.1), ("z", 0.1, 0.1)):
+        damaged(a / f"{name}.mp4", strength_a)
+        damaged(b / f"{name}.mp4", strength_b)
+    damaged(a / "lonely.mp4", 0)
+    report = tmp_path / "comparison.json"
+    assert main(["--compare", str(a), str(b), "--compare-json", str(report), "--whole", "--jobs", "1"]) == FINE
+    entries = json.loads(report.read_text())
+    assert entries["n"] == 3
+    assert entries["only_a"] == ["lonely"]
+    assert f"lonely is only in {a}" in caplog.text
+    assert [pair["name"] for pair in entries["pairs"]] == ["x", "y", "z"]
+    assert [pair["difference"] > 0 for pair in entries["pairs"]] == [True, True, False]
+    assert entries["win_rate"] == pytest.approx(2.5 / 3)
+    assert entries["interval"][0] <= entries["mean_difference"] <= entries["interval"][1]
+    table = capsys.readouterr().out
+    assert f"mean difference B - A: {entries['mean_difference']:+.2f}" in table
+    assert "win rate of B: 83.3%" in table
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
