@@ -1,0 +1,58 @@
+"""A video that moved, and stands still."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final
+
+import numpy as np
+
+from ..series import FrameSeries
+from .scale import window_frames
+from .shots import Shots
+
+# Of the usual change from frame to frame: what a codec leaves of equal frames is less, slow motion is more.
+_STILL_SHARE: Final = 0.12
+# Of the range of luma: below a twentieth of a grey level nothing moves, whatever is usual.
+_NO_CHANGE: Final = 0.05 / 255
+# A video that never changes by more than a fifth of a grey level has no motion to lose.
+_LEAST_MOTION: Final = 0.2 / 255
+_MEMORY_SECONDS: Final = 10.0
+# Of the motion remembered, that of the quieter moments: flicker or noise that ends must not pass for a freeze.
+_QUIET_PERCENTILE: Final = 30
+_LEAST_SECONDS: Final = 0.3
+_PLAIN_SECONDS: Final = 1.0
+_WORST: Final = 0.85
+
+
+def freeze(shots: Shots) -> np.ndarray:
+    """[F] severity of standing still; a span counts by its length, fully from one second on.
+
+    A still scene is no freeze: it takes motion before it.
+    """
+    series = shots.series
+    severity = np.zeros(len(series))
+    for first, last in _spans(_still(series)):
+        seconds = (last - first) / series.rate
+        if seconds >= _LEAST_SECONDS:
+            severity[first:last] = _WORST * min(1.0, seconds / _PLAIN_SECONDS)
+    return severity
+
+
+def _still(series: FrameSeries) -> np.ndarray:
+    """[F] whether a frame is the one before, as far as a codec lets them be equal."""
+    still = np.zeros(len(series), dtype=bool)
+    remembered: deque[float] = deque(maxlen=window_frames(_MEMORY_SECONDS, series.rate))
+    for frame, difference in enumerate(series.difference):
+        if remembered:
+            usual = np.percentile(remembered, _QUIET_PERCENTILE)
+            still[frame] = difference < max(_NO_CHANGE, _STILL_SHARE * usual)
+        if difference > _LEAST_MOTION and not still[frame]:
+            remembered.append(float(difference))
+    return still
+
+
+def _spans(flags: np.ndarray) -> list[tuple[int, int]]:
+    """First and last (not included) index of each run of true values."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

@@ -1,0 +1,71 @@
+"""The offline judge: rates from measured pixels, with no model and no network. It is not the paper's judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+import numpy as np
+
+from .assessment import Assessment, assess
+from .events import Event, events_of
+from .footage import Footage
+from .measure import measure
+from .rating import MAX_RATING, Rating
+from .score import clock
+from .series import FrameSeries
+
+_NO_DAMAGE: Final = "exposure, colour, detail and motion hold as in the first seconds"
+
+
+class OfflineJudge:
+    """Compares every frame of a video with the video's own first seconds; see docs/stability.md.
+
+    measure: gives the series of a whole video. A caller that has measured it already hands its series in this way, or
+        takes it from `series` afterwards; the judge measures the same video only once in a row.
+    """
+
+    name = "offline-1"
+
+    def __init__(self, measure: Callable[[Footage], FrameSeries] = measure) -> None:
+        self._measure = measure
+        self._known: tuple[Footage, Assessment] | None = None
+
+    def series(self, video: Footage) -> FrameSeries:
+        """The series of the whole video that `video` is a span of.
+
+        Raises:
+            VideoFileError: the file is damaged or cut short.
+        """
+        return self._assess(video).series
+
+    def rate(self, video: Footage, prompt: str) -> Rating:
+        """Rate a span. The prompt is not looked at: pixels do not tell whether it asked for a storm.
+
+        Raises:
+            VideoFileError: the file is damaged or cut short.
+        """
+        assessment = self._assess(video)
+        first, last = np.searchsorted(assessment.series.time, (video.start, video.end))
+        first = min(first, len(assessment.series) - 1)
+        severity = assessment.severity[first : max(last, first + 1)]
+        events = events_of(assessment, video.start, video.end)
+        return Rating(explanation=_explanation(video, events), rating=rating_of(severity))
+
+    def _assess(self, video: Footage) -> Assessment:
+        if self._known is None or self._known[0] != video.whole:
+            self._known = (video.whole, assess(self._measure(video.whole)))
+        return self._known[1]
+
+
+def rating_of(severity: np.ndarray) -> float:
+    """0..5 from severities [F] in 0..1: the root mean square, so that a moment that is lost counts more than its share.
+
+    One second of ten that is lost takes 1.6 points, half of the time lost 3.5.
+    """
+    return float(MAX_RATING * (1 - np.sqrt(np.mean(severity**2))))
+
+
+def _explanation(video: Footage, events: list[Event]) -> str:
+    found = "; ".join(event.description for event in events) or _NO_DAMAGE
+    return f"Offline judge, {clock(video.start)}-{clock(video.end)}: {found}."
