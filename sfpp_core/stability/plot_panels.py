@@ -28,7 +28,7 @@ def exposure(axes: Axes, report: StabilityReport) -> str:
     _draw(axes, curves.time, curves.luminance, BLUE, "mean luma")
     axes.set_ylim(0, 1)
     axes.set_yticks((0, 0.5, 1), ("0", "50 %", "100 %"))
-    return f"Exposure: ends {report.metrics.exposure_drift:+.0%} from the start".replace("%", " %")
+    return f"Exposure: ends {round(100 * report.metrics.exposure_drift):+d} % from the start"
 
 
 def detail(axes: Axes, report: StabilityReport) -> str:
@@ -73,7 +73,7 @@ def motion(axes: Axes, report: StabilityReport) -> str:
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     degree = report.metrics.dynamic_degree
-    return "Motion" if degree is None else f"Motion: dynamic in {degree:.0%} of the film".replace("%", " %")
+    return "Motion" if degree is None else f"Motion: dynamic in {round(100 * degree)} % of the film"
 
 
 PANELS: Final = (exposure, detail, color, motion)
