@@ -33,8 +33,7 @@ FIRST_PART_SECONDS: Final = 5.0
 """What the published students were trained on."""
 RUN_SECONDS: Final = 2.0
 SAME_RUN: Final = 0.8
-"""Share of the movement that must be followed. Copies that were compressed anew and fell half a frame beside the
-samples had 0.91 and more in what we measured, films that go on 0.72 and less."""
+"""Share of the movement that must be followed; docs/stability.md has what loops and other films were measured to have."""
 _STILL: Final = (0.5 / 255) ** 2  # variance of a picture that moves by less than half a grey level
 _FRAMES_AT_A_TIME: Final = 1024
 
