@@ -33,7 +33,7 @@ FIRST_PART_SECONDS: Final = 5.0
 """What the published students were trained on."""
 RUN_SECONDS: Final = 2.0
 SAME_RUN: Final = 0.8
-"""Share of the movement that must be followed; docs/stability.md has what loops and other films were measured to have."""
+"""Share of the movement that must be followed; what loops and other films were measured to have: docs/stability.md."""
 _STILL: Final = (0.5 / 255) ** 2  # variance of a picture that moves by less than half a grey level
 _FRAMES_AT_A_TIME: Final = 1024
 
