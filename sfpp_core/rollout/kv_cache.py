@@ -99,7 +99,7 @@ class RollingKVCache:
         num_new = chunk.shape[1] // self._tokens
         num_visible = min(self._num_frames + num_new, self._window) * self._tokens
         target = ring[:, :num_visible]
-        if chunk.requires_grad:
+        if torch.is_grad_enabled():
             target = target.clone()
         for slot, offset, length in self._runs(num_new):
             target[:, slot : slot + length] = chunk[:, offset : offset + length]

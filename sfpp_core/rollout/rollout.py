@@ -133,7 +133,7 @@ class Rollout:
             noise = self._noise(index, step, shape).to(self._device)
             sigma = timestep / NUM_TIMESTEPS
             x = noise if x0 is None else add_noise(x0, noise, sigma)
-            x0 = flow_to_x0(x, self._call(x, timestep, self._text), sigma)
+            x0 = flow_to_x0(x, self._call(x, timestep, self._context(self._text)), sigma)
             report(x0)
         return x0
 
@@ -144,14 +144,19 @@ class Rollout:
         return config.first_chunk_timesteps if is_first else config.timesteps
 
     def _commit(self, chunk: Chunk, *, given: bool) -> None:
-        """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean."""
+        """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean.
+
+        The past has no gradient, but the text's keys and values serve the chunks to come as well and keep theirs.
+        """
         timestep = 0.0 if given else self.state.config.context_noise
-        self._call(chunk.latents.to(self._device), timestep, chunk.text)
+        text = self._context(chunk.text)
+        with torch.no_grad():
+            self._call(chunk.latents.to(self._device), timestep, text)
         self._cache.commit(chunk.num_frames)
 
-    def _call(self, x: Tensor, timestep: float, text: int) -> Tensor:
+    def _call(self, x: Tensor, timestep: float, text: TextContext) -> Tensor:
         timesteps = torch.full((x.shape[0], x.shape[2]), timestep, device=self._device, dtype=torch.float32)
-        flow = self._network(x.to(self._dtype), timesteps, self._context(text), cache=self._cache)
+        flow = self._network(x.to(self._dtype), timesteps, text, cache=self._cache)
         return flow.float()
 
     def _context(self, text: int) -> TextContext:
@@ -193,11 +198,12 @@ class Rollout:
         """Oldest rolling frame that keys and values still in the window depend on.
 
         A frame's keys in layer l come from what layers below saw, each reaching one window further back; layer 0 sees
-        nothing but the frame. Frames before that cannot change a bit of what follows, except as part of the sink.
+        nothing but the frame. Frames before that cannot change a bit of what follows, except as part of the sink. The
+        latest frame always counts, even if only the sink is visible: the cache must end where the film does.
         """
         config = self.state.config
         reach = config.window - config.sink - 1
-        return self.state.num_frames - self._network.config.num_layers * reach
+        return self.state.num_frames - max(1, self._network.config.num_layers * reach)
 
     def _check_text(self, text: Tensor, state: RolloutState) -> None:
         width = self._network.config.text_dim

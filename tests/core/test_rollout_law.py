@@ -15,6 +15,7 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Progress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.rollout.state_file import StateFileError, load_state, save_state
+from sfpp_core.wan.forward import KeyValueCache, TextContext
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 
@@ -25,6 +26,7 @@ CONFIGS = [
     RolloutConfig(chunk=3, window=9, sink=3, context_noise=50.0, steps=(1000.0, 500.0)),
     RolloutConfig(chunk=1, window=4, steps=(1000.0, 600.0), first_chunk_steps=(1000.0, 700.0, 400.0)),
     RolloutConfig(chunk=1, window=5, sink=1),
+    RolloutConfig(chunk=1, window=3, sink=2),
     RolloutConfig(chunk=3, window=8, independent_first=True),
 ]
 
@@ -101,6 +103,27 @@ def test_long_films_replay_only_what_can_be_felt(config: RolloutConfig) -> None:
     assert replayed - 1 <= felt // config.chunk + 2 < len(long.chunks)
     assert calls[-1].done == calls[-1].total == len(calls)
     assert torch.equal(rollout.state.latents, extend(empty_state(config), 60 // config.chunk + 2).latents)
+
+
+def test_every_chunk_stands_at_its_own_frame(config: RolloutConfig) -> None:
+    """Also where no past but the sink is visible, so that chunks after it never have to enter the cache."""
+    network, starts = random_transformer(), []
+
+    class Watched:
+        config = network.config
+        embed_text = staticmethod(network.embed_text)
+
+        def __call__(self, x: Tensor, timestep: Tensor, text: TextContext, *, cache: KeyValueCache) -> Tensor:
+            starts.append(cache.positions(x.shape[2])[0])
+            return network(x, timestep, text, cache=cache)
+
+    reports: list[Progress] = []
+    rollout = Rollout(Watched(), empty_state(config), random_text(), on_call=reports.append)
+    with torch.inference_mode():
+        list(rollout.run(6))
+    lengths = [chunk.num_frames for chunk in rollout.state.chunks]
+    denoised = dict.fromkeys(start for start, call in zip(starts, reports, strict=True) if call.x0 is not None)
+    assert list(denoised) == [sum(lengths[:index]) for index in range(6)]
 
 
 def test_a_second_text_rules_only_what_follows(config: RolloutConfig) -> None:
