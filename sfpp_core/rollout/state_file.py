@@ -6,7 +6,7 @@ The latents and texts are enough to continue bit for bit; a snapshot of the cach
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replacing
+from ..wan.geometry import WAN21
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
+from .noise import MAX_SEED
 from .state import Chunk, RolloutState
 
 HEADER = "sfpp_state"
@@ -66,7 +68,7 @@ def load_state(path: Path) -> RolloutState:
             if header is None:
                 raise StateFileError(f"{path} is no saved state; choose a file that SFPPSaveState wrote.")
             return _read(json.loads(header), file.get_tensor)
-    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as problem:
         if isinstance(problem, StateFileError):
             raise
         raise StateFileError(f"{path} is a damaged state ({problem}); save it again or start a new film.") from problem
@@ -78,23 +80,42 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
     shape = tuple(description["shape"])
     chunks = _split(tensor("latents"), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}") for index in range(description["num_texts"]))
-    if any(not 0 <= chunk.text < len(texts) for chunk in chunks):
-        raise ValueError("a chunk names a text that is not there")
-    return RolloutState(
+    _check_texts(texts, chunks, batch=shape[0])
+    state = RolloutState(
         config=RolloutConfig.from_json(description["config"]),
-        seed=description["seed"],
-        model_id=description["model_id"],
+        seed=_whole(description, "seed", most=MAX_SEED),
+        model_id=str(description["model_id"]),
         shape=shape,
-        num_given=description["num_given"],
         chunks=chunks,
         texts=texts,
-        cache=_read_cache(description["cache"], tensor),
+    )
+    return replace(
+        state,
+        num_given=_whole(description, "num_given", most=state.num_frames),
+        cache=_read_cache(description["cache"], tensor, state),
     )
 
 
+def _whole(entries: dict[str, Any], name: str, *, least: int = 0, most: int) -> int:
+    value = entries[name]
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, which is no whole number from {least} to {most}")
+    return value
+
+
+def _check_texts(texts: tuple[Tensor, ...], chunks: tuple[Chunk, ...], *, batch: int) -> None:
+    if any(chunk.text not in range(len(texts)) for chunk in chunks):
+        raise ValueError("a chunk names a text that is not there")
+    for index, text in enumerate(texts):
+        if text.ndim != 3 or text.shape[0] not in (1, batch) or text.shape[2] != texts[0].shape[2]:
+            raise ValueError(f"text {index} of shape {tuple(text.shape)} does not fit")
+
+
 def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...]) -> tuple[Chunk, ...]:
-    lengths = [record["num_frames"] for record in records]
+    if latents.ndim != 5 or latents.dtype != torch.float32:
+        raise ValueError(f"its latents are {latents.dtype} of shape {tuple(latents.shape)}")
     batch, channels, num_frames, height, width = latents.shape
+    lengths = [_whole(record, "num_frames", least=1, most=num_frames) for record in records]
     if (batch, channels, height, width) != shape or num_frames != sum(lengths):
         raise ValueError(f"its latents of shape {tuple(latents.shape)} do not match its description")
     if not bool(torch.isfinite(latents).all()):
@@ -105,11 +126,15 @@ def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...
     )
 
 
-def _read_cache(description: dict[str, int] | None, tensor: Any) -> KVSnapshot | None:
+def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutState) -> KVSnapshot | None:
     if description is None:
         return None
     keys, values = (
         tuple(tensor(f"cache.{layer}.{side}") for layer in range(description["num_layers"]))
         for side in ("keys", "values")
     )
-    return KVSnapshot(description["num_frames"], keys, values)
+    batch, _, height, width = state.shape
+    tokens = state.config.window * WAN21.tokens_per_frame(height, width)
+    if any(part.ndim != 4 or part.shape[:2] != (batch, tokens) for part in (*keys, *values)):
+        raise ValueError("its cache is of another size than its window")
+    return KVSnapshot(_whole(description, "num_frames", most=state.num_frames), keys, values)

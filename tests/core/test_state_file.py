@@ -1,0 +1,81 @@
+"""A state file that somebody or something has changed is refused on loading, in a sentence, and not while sampling."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.rollout import Rollout
+from sfpp_core.rollout.state import RolloutState
+from sfpp_core.rollout.state_file import HEADER, StateFileError, load_state, save_state
+
+from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    shape = (1, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
+    config = RolloutConfig(chunk=3, window=6, steps=(1000.0,))
+    state = RolloutState(config=config, seed=1, model_id="random", shape=shape)
+    rollout = Rollout(random_transformer(), state, random_text())
+    with torch.inference_mode():
+        list(rollout.run(2))
+    path = tmp_path_factory.mktemp("states") / "film.safetensors"
+    save_state(rollout.keep_cache(), path)
+    return path
+
+
+def refusal(saved: Path, folder: Path, description: dict[str, Any] | str, tensors: dict[str, Tensor]) -> str:
+    """The sentence for the saved file with these entries and tensors in the place of its own."""
+    with safe_open(saved, "pt") as file:
+        known = json.loads(file.metadata()[HEADER])
+    text = description if isinstance(description, str) else json.dumps(known | description)
+    path = folder / "changed.safetensors"
+    save_file({name: tensor.clone() for name, tensor in (load_file(saved) | tensors).items()}, path, {HEADER: text})
+    with pytest.raises(StateFileError, match=r"changed\.safetensors is a damaged state") as caught:
+        load_state(path)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"chunks": [{"num_frames": 9, "text": 0}, {"num_frames": -3, "text": 0}]}, "num_frames is 9"),
+        ({"chunks": [{"num_frames": 6, "text": 0}, {"num_frames": 0, "text": 0}]}, "num_frames is 0"),
+        ({"chunks": [{"num_frames": 6, "text": 0.5}]}, "names a text that is not there"),
+        ({"seed": "1"}, "seed is '1'"),
+        ({"seed": -1}, "seed is -1"),
+        ({"num_given": 7}, "num_given is 7, which is no whole number from 0 to 6"),
+        ({"cache": {"num_frames": 7, "num_layers": 3}}, "num_frames is 7"),
+        ("[" * 200_000, "recursion"),
+    ],
+)
+def test_descriptions_that_cannot_be(saved: Path, tmp_path: Path, changes: dict[str, Any] | str, problem: str) -> None:
+    assert problem in refusal(saved, tmp_path, changes, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "problem"),
+    [
+        ("latents", Tensor.half, "its latents are torch.float16"),
+        ("latents", lambda latents: latents[0], "its latents are torch.float32 of shape"),
+        ("latents", lambda latents: latents * torch.inf, "not finite"),
+        ("text.0", lambda text: text[0], "text 0 of shape (5, 20) does not fit"),
+        ("text.0", lambda text: text.expand(3, -1, -1), "text 0 of shape (3, 5, 20) does not fit"),
+        # One token would be spread over the whole window without a word.
+        ("cache.0.keys", lambda keys: keys[:, :1], "its cache is of another size"),
+    ],
+)
+def test_tensors_that_do_not_fit(
+    saved: Path, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor], problem: str
+) -> None:
+    assert problem in refusal(saved, tmp_path, {}, {name: change(load_file(saved)[name])})
