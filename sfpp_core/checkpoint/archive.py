@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import re
 from collections.abc import Mapping
@@ -11,8 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from .errors import CheckpointError, first_few
+from .json_text import parse_json
 from .sources import DOWNLOAD_AGAIN, FileKind, resolve_sources, sniff
 
 
@@ -71,7 +72,7 @@ def _promised_bytes(path: Path) -> int | None:
     if len(header) < header_bytes:
         return 8 + header_bytes
     try:
-        entries = json.loads(header)
+        entries = parse_json(header)
         ends = [entry["data_offsets"][1] for name, entry in entries.items() if name != "__metadata__"]
         return 8 + header_bytes + max(ends, default=0)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError):
@@ -103,6 +104,31 @@ def _read_torch(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     return {str(name): value for name, value in content.items()}, {}
 
 
+def refuse_hollow(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse sparse and nested tensors, and shapes that a torch file's pickle claims without the numbers for them."""
+    _refuse(path, [name for name, tensor in tensors.items() if not _is_dense(tensor)])
+
+
+def refuse_weightless(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse tensors of the meta device, which a torch file can hold: nothing but names and shapes."""
+    _refuse(path, [name for name, tensor in tensors.items() if tensor.is_meta])
+
+
+def _refuse(path: Path, names: list[str]) -> None:
+    if names:
+        raise CheckpointError(
+            path,
+            found=f"weights whose numbers are not in the file, or not one by one ({first_few(names)})",
+            remedy="Use a safetensors version of the weights.",
+        )
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    if tensor.is_nested or tensor.layout is not torch.strided:
+        return False
+    return tensor.untyped_storage().nbytes() >= tensor.nbytes
+
+
 def _refused_global(error: pickle.UnpicklingError) -> str:
     """The callable that torch refused. The rest of its message advises to switch the protection off."""
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -118,7 +144,7 @@ def _configured_heads(source: Path, path: Path) -> int | None:
     if not source.name.startswith("diffusion_pytorch_model") or not config_file.is_file():
         return None
     try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
+        config = parse_json(config_file.read_text(encoding="utf-8"))
         # diffusers writes the first name, Wan's own repository the second.
         heads = config.get("num_attention_heads", config.get("num_heads"))
     except (ValueError, AttributeError) as error:

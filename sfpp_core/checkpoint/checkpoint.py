@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..wan.config import WanConfig, infer_config
 from ..wan.transformer import WanTransformer
-from .archive import Archive, read_archive
+from .archive import Archive, read_archive, refuse_weightless
 from .errors import CheckpointError, first_few
 from .foreign import refuse_lora, refuse_other_channels, refuse_other_models, refuse_wan_variants
 from .header import Header, read_header
@@ -52,7 +52,9 @@ def open_checkpoint(path: str | os.PathLike[str], *, prefer_ema: bool = True) ->
 
     Raises CheckpointError, whose message names the file, what was found, what was expected and what to do.
     """
-    return understand(read_archive(Path(path)), prefer_ema=prefer_ema)
+    checkpoint = understand(read_archive(Path(path)), prefer_ema=prefer_ema)
+    refuse_weightless(Path(path), checkpoint.state_dict)
+    return checkpoint
 
 
 def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
@@ -64,7 +66,7 @@ def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
     refuse_other_models(path, named.tensors)
     refuse_wan_variants(path, named.tensors)
     quantized = separate_quantization(named, archive.metadata)
-    config = header.model if header else _infer_config(path, quantized.weights, archive.num_heads)
+    config = _config(path, header, quantized.weights, archive.num_heads)
     refuse_other_channels(path, config)
     ordered = _complete_weights(path, config, quantized.weights, strays=quantized.strays())
     return Checkpoint(
@@ -84,12 +86,31 @@ def expected_shapes(config: WanConfig) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in WanTransformer(config).state_dict().items()}
 
 
+def _config(path: Path, header: Header | None, weights: Mapping[str, Tensor], num_heads: int | None) -> WanConfig:
+    """The configuration: an own file's header tells it, but is not believed about what the weights show."""
+    if header is None:
+        return _infer_config(path, weights, num_heads)
+    shown = asdict(_infer_config(path, weights, header.model.num_heads))
+    wrong = [
+        f"{name} {told} instead of {shown[name]}"
+        for name, told in asdict(header.model).items()
+        if name != "eps" and told != shown[name]
+    ]
+    if wrong:
+        raise CheckpointError(
+            path,
+            found=f"a header of another model than the weights ({', '.join(wrong)})",
+            remedy="The file was edited or is incomplete: use the original.",
+        )
+    return header.model
+
+
 def _infer_config(path: Path, weights: Mapping[str, Tensor], num_heads: int | None) -> WanConfig:
     try:
         return infer_config({name: weight.shape for name, weight in weights.items()}, num_heads=num_heads)
     except KeyError as error:
         raise CheckpointError(path, found=f"a Wan transformer without {error.args[0]}", remedy=INCOMPLETE) from error
-    except (ValueError, IndexError) as error:
+    except ValueError as error:
         raise CheckpointError(
             path, found=f"a Wan-like transformer of a size that Wan 2.1 cannot have ({error})", remedy=OTHER_MODEL
         ) from error

@@ -6,7 +6,6 @@ fields of RolloutConfig it was trained for). Other entries (seed, stage, ...) ar
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from ..rollout.config import RolloutConfig
 from ..wan.config import WanConfig
 from .errors import CheckpointError
+from .json_text import parse_json
 
 HEADER_KEY = "sfpp"
 TRANSFORMER_KINDS = ("student", "teacher")
@@ -33,7 +33,7 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header | None:
     if HEADER_KEY not in metadata:
         return None
     try:
-        entries = json.loads(metadata[HEADER_KEY])
+        entries = parse_json(metadata[HEADER_KEY])
         kind = entries["kind"]
         if kind in TRANSFORMER_KINDS:
             return Header(model=WanConfig(**entries["model"]), rollout=_rollout(entries.get("rollout")))

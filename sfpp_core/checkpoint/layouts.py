@@ -15,7 +15,7 @@ from typing import Literal, NoReturn
 
 from torch import Tensor
 
-from .archive import Archive
+from .archive import Archive, refuse_hollow
 from .errors import CheckpointError, first_few
 
 Layout = Literal["wan", "comfyui", "training", "diffusers", "sfpp"]
@@ -32,6 +32,8 @@ ALL_IN_ONE_PREFIX = f"model.{COMFYUI_PREFIX}"
 COMPANION_PREFIXES = ("first_stage_model.", "cond_stage_model.", "text_encoders.", "vae.")
 """What else an all-in-one ComfyUI checkpoint holds; ComfyUI's own loaders read those parts."""
 WRAPPER_PREFIXES = ("model.", "module.")
+MAX_NESTING = 8
+"""Dictionaries within each other; published files have two. A pickle's dictionary can even contain itself."""
 
 DIFFUSERS_SIGN = "condition_embedder."
 BLOCK_NAME = re.compile(r"(blocks\.\d+\.)(.+)")
@@ -81,6 +83,7 @@ class NamedWeights:
 def name_weights(archive: Archive, *, prefer_ema: bool) -> NamedWeights:
     """Find the transformer's weights in the archive and give them Wan 2.1's names. Raises CheckpointError."""
     stored, part = _select_part(archive, prefer_ema)
+    refuse_hollow(archive.path, stored)
     names, layout = _wan_names(stored)
     if part is not None and layout == "wan":
         layout = "training"
@@ -103,12 +106,20 @@ def _select_part(archive: Archive, prefer_ema: bool) -> tuple[dict[str, Tensor],
     generators = (EMA_PART, LIVE_PART) if prefer_ema else (LIVE_PART, EMA_PART)
     order = (*generators, *CONTAINER_PARTS)
     content, part = _nest_parts(archive.content), None
-    while inner := next((name for name in order if isinstance(content.get(name), Mapping)), None):
+    for _ in range(MAX_NESTING):
+        inner = next((name for name in order if _holds_weights(content.get(name))), None)
+        if inner is None:
+            break
         content, part = _nest_parts(content[inner]), inner
     tensors = {str(name): value for name, value in content.items() if isinstance(value, Tensor)}
     if not tensors:
-        _refuse_parts(archive, sorted(str(name) for name, value in content.items() if isinstance(value, Mapping)))
+        _refuse_parts(archive, sorted(str(name) for name, value in content.items() if _holds_weights(value)))
     return tensors, part
+
+
+def _holds_weights(value: object) -> bool:
+    """Whether `value` may be the wanted part; a run also stores empty parts, and settings, under the same names."""
+    return isinstance(value, Mapping) and any(isinstance(entry, Tensor | Mapping) for entry in value.values())
 
 
 def _nest_parts(content: Mapping[str, object]) -> Mapping[str, object]:

@@ -111,7 +111,7 @@ FOLDERS_READ = 2
 def match_preset(file_name: str | PurePath) -> Preset | None:
     """The preset that a published file's name, with its folders where the name alone is not enough, stands for."""
     parts = PurePath(file_name).parts
-    for length in range(1, FOLDERS_READ + 2):
+    for length in range(1, min(len(parts), FOLDERS_READ + 1) + 1):
         name = _plain(parts[-length:])
         for pattern, preset in FILE_NAMES:
             if re.search(pattern, name):

@@ -18,6 +18,7 @@ from typing import Literal
 from torch import Tensor
 
 from .errors import CheckpointError, first_few
+from .json_text import parse_json
 from .layouts import NamedWeights
 
 Quantization = Literal["scaled_fp8"]
@@ -77,7 +78,7 @@ def _header_layers(named: NamedWeights, metadata: Mapping[str, str]) -> dict[str
     if HEADER_KEY not in metadata:
         return {}
     try:
-        layers = json.loads(metadata[HEADER_KEY])["layers"]
+        layers = parse_json(metadata[HEADER_KEY])["layers"]
         return {named.renamed[f"{layer}.weight"].removesuffix(".weight"): dict(conf) for layer, conf in layers.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
@@ -94,7 +95,7 @@ def _described_layers(path: Path, sidecars: Mapping[str, Tensor]) -> dict[str, d
         if not name.endswith(DESCRIPTION):
             continue
         try:
-            described[name.removesuffix(DESCRIPTION)] = dict(json.loads(bytes(tensor.tolist())))
+            described[name.removesuffix(DESCRIPTION)] = dict(parse_json(bytes(tensor.flatten().tolist())))
         except (ValueError, TypeError) as error:
             raise CheckpointError(
                 path, found=f"a quantised layer whose description, {name}, is no JSON", remedy=OTHER_LOADERS

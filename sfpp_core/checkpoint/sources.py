@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from enum import Enum
 from pathlib import Path
 from typing import NoReturn
 
 from .errors import CheckpointError, first_few
+from .json_text import parse_json
 
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
@@ -78,7 +78,7 @@ def _index_beside(shard: Path) -> Path:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         if not all(isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
             raise ValueError("weight_map must name files of the same folder")
     except (ValueError, KeyError, TypeError, AttributeError) as error:

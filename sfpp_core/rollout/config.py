@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -33,6 +34,9 @@ class RolloutConfig:
     network is told; no noise is added."""
 
     def __post_init__(self) -> None:
+        for name in ("chunk", "window", "sink"):
+            if not isinstance(getattr(self, name), int):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it counts latent frames, a whole number.")
         if self.chunk < 1:
             raise ValueError(f"chunk is {self.chunk}; at least 1 latent frame is denoised at a time.")
         if self.sink < 0:
@@ -47,8 +51,8 @@ class RolloutConfig:
         _require_falling("steps", self.steps)
         if self.first_chunk_steps:
             _require_falling("first_chunk_steps", self.first_chunk_steps)
-        if not self.shift > 0:
-            raise ValueError(f"shift is {self.shift:g}; it must be above 0 (5 for Self-Forcing models).")
+        if not 0 < self.shift < math.inf:
+            raise ValueError(f"shift is {self.shift:g}; it must be above 0 and finite (5 for Self-Forcing models).")
         if not 0 <= self.context_noise <= NUM_TIMESTEPS:
             raise ValueError(f"context_noise is {self.context_noise:g}; it is a timestep from 0 to {NUM_TIMESTEPS}.")
 
@@ -89,7 +93,7 @@ class RolloutConfig:
 
 def _require_falling(name: str, steps: tuple[float, ...]) -> None:
     falling = all(first > second for first, second in pairwise(steps))
-    if not falling or steps[0] > NUM_TIMESTEPS or steps[-1] <= 0:
+    if not falling or not all(0 < step <= NUM_TIMESTEPS for step in steps):
         raise ValueError(
             f"{name} are {', '.join(f'{step:g}' for step in steps)}; they must fall from at most {NUM_TIMESTEPS} and "
             "stay above 0, for example 1000, 750, 500, 250."

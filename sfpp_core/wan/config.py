@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,6 +11,16 @@ from .geometry import WAN21
 
 PUBLISHED_HEAD_DIM = 128
 """Width of an attention head in every published Wan 2.1 model; the number of heads cannot be read off the weights."""
+
+BLOCK_NAME = re.compile(r"blocks\.(\d+)\.")
+RANKS = {
+    "patch_embedding.weight": 5,
+    "blocks.0.ffn.0.weight": 2,
+    "text_embedding.0.weight": 2,
+    "time_embedding.0.weight": 2,
+    "head.head.weight": 2,
+}
+"""The weights whose shapes tell the sizes, and how many axes they have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,8 +49,9 @@ class WanConfig:
     def __post_init__(self) -> None:
         sizes = ("dim", "ffn_dim", "num_heads", "num_layers", "text_dim", "freq_dim", "in_channels", "out_channels")
         for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+            size = getattr(self, name)
+            if not isinstance(size, int) or size < 1:
+                raise ValueError(f"{name} is {size!r}; it must be a whole number of at least 1.")
         if self.dim % self.num_heads or self.head_dim % 2 or self.head_dim < 6:
             raise ValueError(
                 f"dim {self.dim} over {self.num_heads} heads gives no even head width of at least 6; "
@@ -46,6 +59,8 @@ class WanConfig:
             )
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim is {self.freq_dim}; it must be even, half of it sines and half cosines.")
+        if not 0 < self.eps < math.inf:
+            raise ValueError(f"eps is {self.eps}; it must be a small number above 0, such as 1e-6.")
 
     @property
     def head_dim(self) -> int:
@@ -57,12 +72,15 @@ def infer_config(shapes: Mapping[str, Sequence[int]], *, num_heads: int | None =
     """Read the sizes off the shapes of weights under Wan 2.1's own names.
 
     `num_heads` defaults to heads of 128 as in every published model. Raises KeyError naming the first weight
-    that is missing, ValueError if the patch is not Wan 2.1's 1 x 2 x 2.
+    that is missing, ValueError if one has another number of axes or the patch is not Wan 2.1's 1 x 2 x 2.
     """
+    for name, rank in RANKS.items():
+        if len(shapes[name]) != rank:
+            raise ValueError(f"{name} is {list(shapes[name])}; it must have {rank} axes.")
     dim, in_channels, *patch = shapes["patch_embedding.weight"]
     if tuple(patch) != (1, WAN21.patch, WAN21.patch):
         raise ValueError(f"the patch is {tuple(patch)}; Wan 2.1 has {(1, WAN21.patch, WAN21.patch)}.")
-    layers = {int(name.split(".")[1]) for name in shapes if name.startswith("blocks.")}
+    layers = {match[1] for match in map(BLOCK_NAME.match, shapes) if match}
     return WanConfig(
         dim=dim,
         ffn_dim=shapes["blocks.0.ffn.0.weight"][0],

@@ -108,6 +108,19 @@ def test_the_only_weights_there_are_taken_whatever_the_switch_says(weights: Stat
     assert open_checkpoint(path, prefer_ema=False).part == "generator_ema"
 
 
+@pytest.mark.parametrize("empty", [{"generator_ema": {}}, {"generator_ema": None}, {"model": {"dim": 256}}])
+def test_parts_without_weights_are_passed_over(empty: dict, weights: StateDict, tmp_path: Path) -> None:
+    """Runs save an average that has not begun, and their settings, under the names of parts."""
+    path = write(tmp_path / "run.pt", empty | {"state_dict": prefixed(weights, "model.")})
+    assert_same(open_checkpoint(path).state_dict, weights)
+
+
+def test_the_folder_one_stands_in_opens(weights: StateDict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "diffusion_pytorch_model.safetensors", diffusers_names(weights))
+    monkeypatch.chdir(tmp_path)
+    assert open_checkpoint(".").layout == "diffusers"
+
+
 def test_content_decides_and_not_the_extension(weights: StateDict, tmp_path: Path) -> None:
     path = write_layout(tmp_path, "self-forcing", weights)
     assert_same(open_checkpoint(path.rename(tmp_path / "renamed.safetensors")).state_dict, weights)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sfpp_core.checkpoint import CheckpointError, open_checkpoint
+from sfpp_core.rollout.config import RolloutConfig
 
 from .checkpoint_layouts import (
     TINY,
@@ -140,6 +141,53 @@ def test_a_torch_file_that_is_no_dictionary(tmp_path: Path) -> None:
     path = tmp_path / "list.pt"
     torch.save([torch.zeros(2)], path)
     assert "a torch file that holds a list" in refusal(path)
+
+
+@pytest.mark.parametrize("outer", ["model", "generator_ema"])
+def test_a_dictionary_that_contains_itself(outer: str, tmp_path: Path) -> None:
+    content: dict = {outer: {}}
+    content[outer]["model"] = content
+    path = tmp_path / "ring.pt"
+    torch.save(content, path)
+    assert f"a training file with the parts {outer}" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "hollow",
+    [
+        torch.zeros(1).expand(10**15, 16, 1, 2, 2),
+        torch.zeros(256, 16, 1, 2, 2, device="meta"),
+        torch.zeros(256, 16, 1, 2, 2).to_sparse(),
+        torch.nested.nested_tensor([torch.zeros(3)]),
+    ],
+    ids=["claimed", "meta", "sparse", "nested"],
+)
+def test_tensors_without_their_numbers(hollow: torch.Tensor, weights: StateDict, tmp_path: Path) -> None:
+    path = tmp_path / "hollow.pt"
+    torch.save(weights | {"patch_embedding.weight": hollow}, path)
+    assert "numbers are not in the file, or not one by one (patch_embedding.weight)" in refusal(path)
+
+
+# JSON that exhausts Python's stack.
+
+DEEP = "[" * 200_000
+
+
+def test_deep_json_in_headers(weights: StateDict, tmp_path: Path) -> None:
+    path = tmp_path / "deep.safetensors"
+    content = f'{{"a":{DEEP}'.encode()
+    path.write_bytes(len(content).to_bytes(8, "little") + content)
+    assert "a damaged safetensors file" in refusal(path)
+    assert "nested too deeply" in refusal(write(path, weights, {"sfpp": DEEP}))
+    assert "nested too deeply" in refusal(write(path, weights, {"_quantization_metadata": DEEP}))
+
+
+def test_deep_json_beside_weights(weights: StateDict, tmp_path: Path) -> None:
+    index = write_shards(tmp_path, diffusers_names(weights), count=2)
+    (tmp_path / "config.json").write_text(DEEP)
+    assert "nested too deeply" in refusal(index)
+    index.write_text(DEEP)
+    assert "nested too deeply" in refusal(index)
 
 
 # Folders and shards.
@@ -418,6 +466,12 @@ def test_a_quantised_layer_whose_description_is_no_json(weights: StateDict, tmp_
     assert "blocks.0.ffn.0.comfy_quant, is no JSON" in refusal(write(tmp_path / "fp8.safetensors", content))
 
 
+def test_a_description_that_is_a_number_of_bytes(weights: StateDict, tmp_path: Path) -> None:
+    """bytes(n) would allocate n zeros."""
+    described = weights | {"blocks.0.ffn.0.comfy_quant": torch.tensor(10**13)}
+    assert "comfy_quant, is no JSON" in refusal(write(tmp_path / "fp8.safetensors", described))
+
+
 def test_a_scale_of_no_layer(weights: StateDict, tmp_path: Path) -> None:
     content = {**weights, "scaled_fp8": torch.zeros(2), "blocks.9.ffn.0.scale_weight": torch.ones(())}
     message = refusal(write(tmp_path / "fp8.safetensors", content))
@@ -449,6 +503,11 @@ def test_another_part_of_the_built_in_family(kind: str, tmp_path: Path) -> None:
         {"rollout": {"chunk": 3}},
         {"rollout": {"steps": [10], "wings": 2}},
         {"rollout": {"chunk": 3, "window": 2, "steps": [1000]}},
+        {"rollout": asdict(RolloutConfig()) | {"chunk": 3.0}},
+        {"rollout": asdict(RolloutConfig()) | {"steps": [float("nan")]}},
+        {"rollout": asdict(RolloutConfig()) | {"shift": float("inf")}},
+        {"model": asdict(TINY) | {"num_layers": 3.0}},
+        {"model": asdict(TINY) | {"eps": "small"}},
     ],
 )
 def test_an_own_header_that_cannot_be_used(changes: dict, weights: StateDict, tmp_path: Path) -> None:
@@ -458,4 +517,12 @@ def test_an_own_header_that_cannot_be_used(changes: dict, weights: StateDict, tm
 
 def test_an_own_header_that_belongs_to_other_weights(weights: StateDict, tmp_path: Path) -> None:
     path = write(tmp_path / "own.safetensors", random_weights(replace(TINY, num_layers=2)), own_header())
-    assert "missing (blocks.2." in refusal(path)
+    assert "a header of another model than the weights (num_layers 3 instead of 2)" in refusal(path)
+
+
+@pytest.mark.parametrize("sizes", [{"num_layers": 10**9}, {"dim": 10**15, "num_heads": 1}, {"text_dim": 10**30}])
+def test_an_own_header_is_not_believed_to_the_end_of_memory(
+    sizes: dict[str, int], weights: StateDict, tmp_path: Path
+) -> None:
+    path = write(tmp_path / "own.safetensors", weights, own_header(model=asdict(TINY) | sizes))
+    assert "a header of another model than the weights" in refusal(path)
