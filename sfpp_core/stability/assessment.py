@@ -51,9 +51,8 @@ _DETECTORS: Final = {
     Damage.NOISE: noise,
 }
 # Films are cut, and a cut is soon over: even one to another world costs less than a point of a segment.
-_CUT_WORST: Final = 0.22
+_CUT_WORST: Final = 0.3
 _CUT_SECONDS: Final = 1.0
-_UNRELATED: Final = 1.4
 _LOOP_WORST: Final = 0.8
 
 
@@ -88,7 +87,7 @@ def _cuts(shots: Shots) -> np.ndarray:
     length = window_frames(_CUT_SECONDS, shots.series.rate)
     for cut in shots.cuts:
         span = slice(cut.frame, cut.frame + length)
-        severity[span] = np.maximum(severity[span], _CUT_WORST * min(1.0, cut.change / _UNRELATED))
+        severity[span] = np.maximum(severity[span], _CUT_WORST * cut.distance)
     return severity
 
 

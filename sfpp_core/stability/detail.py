@@ -25,9 +25,9 @@ def detail(grey: np.ndarray) -> tuple[float, float]:
     Noise: the root mean square of what a 3 x 3 median takes away, of the blocks of an 8 x 8 grid the one at the 35th
     percentile, as a part of the range 0..1. A median leaves edges alone, and takes impulses as well as grain.
 
-    Sharpness: of what the median left, the energy of the finest detail divided by that of the next coarser octave, in
-    the half of the blocks with the most of the latter, as a root. Brightness, contrast and empty areas cancel out, and
-    an edge has the same ratio whatever its height; blur lowers it, most of all the first pixel of it.
+    Sharpness: of what the median left, the energy of the finest detail divided by that of the next coarser octave, as a
+    root; the median over the half of the blocks with the most of the latter. Brightness, contrast and empty areas
+    cancel out, and an edge has the same ratio whatever its height; blur lowers it, most of all the first pixel of it.
     """
     smooth = cv2.medianBlur(grey, 3)
     noise = np.percentile(_block_energies(cv2.absdiff(grey, smooth).astype(np.float32)), _QUIET_PERCENTILE)
@@ -35,7 +35,7 @@ def detail(grey: np.ndarray) -> tuple[float, float]:
     coarse = cv2.GaussianBlur(fine, (0, 0), _COARSE_SIGMA)
     finest, next_coarser = _block_energies(smooth - fine), _block_energies(fine - coarse)
     edges = next_coarser >= np.median(next_coarser)
-    ratio = finest[edges].sum() / max(next_coarser[edges].sum(), _LEAST_ENERGY)
+    ratio = np.median(finest[edges] / np.maximum(next_coarser[edges], _LEAST_ENERGY))
     return float(np.sqrt(ratio)), float(np.sqrt(noise)) / 255
 
 

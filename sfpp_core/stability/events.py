@@ -55,8 +55,14 @@ def events_of(assessment: Assessment, start: float = 0.0, end: float = np.inf) -
     first, last = (int(index) for index in np.searchsorted(series.time, (start, end)))
     events = []
     for kind, severity in assessment.severities.items():
-        for begin, stop in _spans(severity[first:last], series.rate):
-            events.append(_event(kind, assessment, first + begin, first + stop))
+        if kind is not Damage.CUT:
+            spans = _spans(severity[first:last], series.rate)
+            events += [_event(kind, assessment, first + begin, first + stop) for begin, stop in spans]
+    events += [
+        _event(Damage.CUT, assessment, cut.frame, cut.frame + 1)
+        for cut in assessment.shots.cuts
+        if first <= cut.frame < last
+    ]
     return sorted(events, key=lambda event: (event.start, -event.strength))
 
 

@@ -22,6 +22,7 @@ _SMALL_SIDE: Final = 256
 _THUMBNAIL_SIDE: Final = 36
 _TILES: Final = (6, 6)
 _BLOWN_OUT, _CRUSHED = 250, 5
+_SPREAD: Final = (0.1, 0.9)
 # ITU-R BT.601-7, 2.5.1: what the codecs and OpenCV's grey take as luma.
 _LUMA: Final = np.array((0.299, 0.587, 0.114))
 # Flicker at half of this rate is still seen; faster than this, no display shows it.
@@ -69,7 +70,7 @@ class _Meter:
         grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
         small_grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
         sharpness, noise = detail(grey)
-        flow, flow_top = self._motion.speeds(small_grey, time - self._time)
+        step = self._motion.step(small, time - self._time)
         difference = 0.0 if self._grey is None else float(cv2.mean(cv2.absdiff(grey, self._grey))[0]) / 255
         swing = max(self._lumas) - min(self._lumas) - abs(self._lumas[-1] - self._lumas[0])
         self._time, self._grey, self._lumas = time, grey, self._lumas[-1:]
@@ -80,8 +81,9 @@ class _Meter:
             "noise": noise,
             "difference": difference,
             "swing": swing,
-            "flow": flow,
-            "flow_top": flow_top,
+            "flow": step.flow,
+            "flow_top": step.flow_top,
+            "light_change": step.light_change,
             "thumbnails": _at_most(small_grey, _THUMBNAIL_SIDE),
         }
 
@@ -91,9 +93,11 @@ def _light(grey: np.ndarray) -> dict[str, float]:
     shares = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel().astype(np.float64) / grey.size
     values = np.arange(256) / 255
     mean = float(shares @ values)
+    low, high = np.searchsorted(np.cumsum(shares), _SPREAD)
     return {
         "luminance": mean,
         "contrast": float(np.sqrt(shares @ (values - mean) ** 2)),
+        "spread": float(values[min(high, 255)] - values[low]),
         "highlights": float(shares[_BLOWN_OUT:].sum()),
         "shadows": float(shares[: _CRUSHED + 1].sum()),
     }

@@ -23,6 +23,8 @@ class FrameSeries:
     """[F] mean luma."""
     contrast: np.ndarray
     """[F] standard deviation of luma."""
+    spread: np.ndarray
+    """[F] 90th percentile of luma less the 10th."""
     highlights: np.ndarray
     """[F] share of pixels that are blown out: luma of at least 250/255."""
     shadows: np.ndarray
@@ -48,6 +50,8 @@ class FrameSeries:
     """[F] mean length of the optical flow from the frame before, in picture heights a second."""
     flow_top: np.ndarray
     """[F] mean of the largest 5 % of those lengths, the statistic of VBench's dynamic degree (arXiv 2311.17982)."""
+    light_change: np.ndarray
+    """[F, C] change of the mean colour from the frame before, of what is seen in both, wherever it moved."""
     tiles: np.ndarray
     """[F, K, C] float32, mean colour of the tiles of a 6 x 6 grid."""
     thumbnails: np.ndarray

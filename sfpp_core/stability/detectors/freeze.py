@@ -20,6 +20,8 @@ _LEAST_MOTION: Final = 0.2 / 255
 _MEMORY_SECONDS: Final = 10.0
 # Of the motion remembered, that of the quieter moments: flicker or noise that ends must not pass for a freeze.
 _QUIET_PERCENTILE: Final = 30
+_FRAMES_BEFORE: Final = 3
+_DROP: Final = 6.0
 _LEAST_SECONDS: Final = 0.3
 _PLAIN_SECONDS: Final = 1.0
 _WORST: Final = 0.85
@@ -28,13 +30,14 @@ _WORST: Final = 0.85
 def freeze(shots: Shots) -> np.ndarray:
     """[F] severity of standing still; a span counts by its length, fully from one second on.
 
-    A still scene is no freeze: it takes motion before it.
+    A still scene is no freeze: it takes motion before it, up to its first frame. What comes to rest, or leaves the
+    picture little by little, is none either.
     """
     series = shots.series
     severity = np.zeros(len(series))
     for first, last in _spans(_still(series)):
         seconds = (last - first) / series.rate
-        if seconds >= _LEAST_SECONDS:
+        if seconds >= _LEAST_SECONDS and _is_abrupt(series.difference, first, last):
             severity[first:last] = _WORST * min(1.0, seconds / _PLAIN_SECONDS)
     return severity
 
@@ -50,6 +53,12 @@ def _still(series: FrameSeries) -> np.ndarray:
         if difference > _LEAST_MOTION and not still[frame]:
             remembered.append(float(difference))
     return still
+
+
+def _is_abrupt(difference: np.ndarray, first: int, last: int) -> bool:
+    """Whether motion stopped from one frame to the next."""
+    before = np.median(difference[max(1, first - _FRAMES_BEFORE) : first])
+    return bool(before > _DROP * max(_NO_CHANGE, float(np.median(difference[first:last]))))
 
 
 def _spans(flags: np.ndarray) -> list[tuple[int, int]]:

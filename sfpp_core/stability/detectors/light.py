@@ -20,6 +20,9 @@ _CLIPPED_SCALE: Final = 0.25
 _EXCUSED_CLIPPED: Final = 0.2
 _EXCUSED_CRUSHED: Final = 0.5
 _CONTRAST_OCTAVES: Final = 1.2
+_GRANTED: Final = 1.5
+# ITU-R BT.601-7, 2.5.1.
+LUMA: Final = np.array((0.299, 0.587, 0.114))
 # Deviations below a grey level are those of a plain picture.
 _LEAST: Final = 1 / 255
 
@@ -30,7 +33,7 @@ def over_exposure(shots: Shots) -> np.ndarray:
     A rise counts in full where it ends in a bright picture, and half where the picture stays dark.
     """
     series = shots.series
-    rise = _shared_by_the_picture(_tile_luma_drift(shots)) * (2 * series.luminance).clip(0.5, 1.0)
+    rise = luminance_drift(shots) * (2 * series.luminance).clip(0.5, 1.0)
     return combined(
         severity(rise, _LUMINANCE_SCALE),
         severity(shots.drift(series.highlights), _CLIPPED_SCALE),
@@ -44,7 +47,7 @@ def darkening(shots: Shots) -> np.ndarray:
     A fall counts in full where it ends in a dark picture, and half where the picture stays bright.
     """
     series = shots.series
-    fall = -_shared_by_the_picture(_tile_luma_drift(shots))
+    fall = -luminance_drift(shots)
     octaves = -shots.drift(np.log2(series.luminance + _LEAST))
     # Both must agree: the mean also falls when a bright thing leaves, and octaves are many in a picture of night.
     fall = np.minimum(np.maximum(fall, octaves / _DARKNESS_OCTAVES * _LUMINANCE_SCALE), 2 * np.maximum(fall, 0))
@@ -62,19 +65,35 @@ def contrast_loss(shots: Shots) -> np.ndarray:
 
 
 def contrast_drift(shots: Shots) -> np.ndarray:
-    """[F] octaves by which contrast changed beyond what a change of gain explains."""
+    """[F] octaves by which contrast changed beyond what a change of gain explains.
+
+    By standard deviation or by the spread of the middle 80 % of luma, whichever changed less: a lamp that leaves the
+    picture takes deviation with it, and leaves the spread.
+    """
     series = shots.series
-    contrast = shots.drift(np.log2(series.contrast + _LEAST))
+    deviation, spread = (shots.drift(np.log2(values + _LEAST)) for values in (series.contrast, series.spread))
+    contrast = np.where(np.abs(deviation) < np.abs(spread), deviation, spread)
     return contrast - np.minimum(shots.drift(np.log2(series.luminance + _LEAST)), 0)
 
 
-def _tile_luma_drift(shots: Shots) -> np.ndarray:
-    """[F, K]"""
-    return shots.drift(shots.series.tiles @ np.array((0.299, 0.587, 0.114)))
+def luminance_drift(shots: Shots) -> np.ndarray:
+    """[F] drift of luma that the picture as a whole shows, and that happened to what is seen and not by a pan."""
+    tiles = shared_by_the_picture(shots.drift(shots.series.tiles @ LUMA))
+    return agreed(tiles, shots.light_drift() @ LUMA)
 
 
-def _shared_by_the_picture(drift: np.ndarray) -> np.ndarray:
-    """[F, K] to [F]: the mean of the middle half of the tiles, which something that comes and goes does not move."""
+def shared_by_the_picture(drift: np.ndarray) -> np.ndarray:
+    """[F, K, ...] to [F, ...]: the mean of the middle half of the tiles; what comes and goes does not move it."""
     ordered = np.sort(drift, axis=1)
     quarter = drift.shape[1] // 4
     return ordered[:, quarter : drift.shape[1] - quarter].mean(axis=1)
+
+
+def agreed(level: np.ndarray, followed: np.ndarray) -> np.ndarray:
+    """[F] the drift of a level, as far as following what moves bears it out.
+
+    A pan to a darker place changes the level alone, and the small errors of following add up to a drift that the level
+    does not show; damage is in both. Half as much again is granted, because fast motion is followed in part.
+    """
+    followed = _GRANTED * followed
+    return np.where(level > 0, np.clip(followed, 0, np.abs(level)), -np.clip(-followed, 0, np.abs(level)))

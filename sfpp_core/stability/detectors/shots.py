@@ -25,6 +25,9 @@ _UNRELATED: Final = 1.2
 _STANDS_OUT, _STANDS_OUT_UNRELATED = 2.5, 1.5
 _NEIGHBOURHOOD_SECONDS: Final = 1.0
 _NEXT_FRAMES: Final = 2
+_NOTHING_IN_COMMON: Final = 1.41
+# Mean change of a channel from black to mid-grey would be 0.5; two films of unlike light and colour differ by this.
+_OTHER_COLOURS: Final = 0.3
 _NEIGHBOURS_PERCENTILE: Final = 80
 _LEVEL_SECONDS: Final = 0.4
 
@@ -37,6 +40,8 @@ class Cut:
     """The first frame after it."""
     change: float
     """Of structure: 0 none, about 1.4 when the two pictures have nothing in common."""
+    distance: float
+    """0 (nowhere) to 1 (another world): the mean of the changes of structure, of layout and of colour."""
 
     @property
     def scene_share(self) -> float:
@@ -84,8 +89,18 @@ def find_cuts(series: FrameSeries) -> list[Cut]:
         after = min(frame + 1, len(series) - 1)
         lasting = np.sqrt(((pictures[after] - pictures[frame - 1]) ** 2).mean())
         if lasting > 0.7 * change[frame] and stands_out(change, frame, series.rate):
-            cuts.append(Cut(frame=int(frame), change=float(change[frame])))
+            distance = _distance(series.tiles[frame - 1], series.tiles[frame], float(change[frame]))
+            cuts.append(Cut(frame=int(frame), change=float(change[frame]), distance=distance))
     return cuts
+
+
+def _distance(before: np.ndarray, after: np.ndarray, change: float) -> float:
+    """How far a cut leads: a shift by half a picture changes the layout [K, C] more than one by a tenth."""
+    layouts = standardised(255 * np.stack((before, after)).mean(axis=2))
+    layout = float(structural_change(layouts)[1])
+    colour = float(np.abs(after - before).mean())
+    parts = change / _NOTHING_IN_COMMON, layout / _NOTHING_IN_COMMON, colour / _OTHER_COLOURS
+    return sum(min(1.0, part) for part in parts) / len(parts)
 
 
 def without_jumps(values: np.ndarray, cuts: list[Cut], rate: float) -> np.ndarray:
@@ -118,6 +133,14 @@ class Shots:
         seconds = min(2.0, max(0.5, 0.1 * float(self.series.time[-1] - self.series.time[0])))
         first = min(window_frames(seconds, self.series.rate, least=2), len(self.series))
         return min([first, *(cut.frame for cut in self.cuts)])
+
+    def light_drift(self) -> np.ndarray:
+        """[F, C] by how much what is seen became lighter since the first seconds, added up from frame to frame."""
+        steps = self.series.light_change.astype(np.float64).copy()
+        for cut in self.cuts:
+            steps[cut.frame] *= 1 - cut.scene_share
+        level = np.cumsum(steps, axis=0)
+        return level - self.reference(level)
 
     def reference(self, values: np.ndarray) -> np.ndarray:
         """The level of values [F, ...] in the first seconds."""
