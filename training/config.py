@@ -56,6 +56,9 @@ class RunConfig:
     """Processes that prepare batches ahead; 0 prepares them in the training process."""
     compile: bool = False
     """Compile the network: a start-up of about a minute buys faster steps."""
+    device: str = "auto"
+    """Where networks run: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one. Randomness is drawn on the CPU
+    wherever they run."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "run.out is empty; name the folder of the run, e.g. run.out=runs/vae.")
@@ -65,6 +68,8 @@ class RunConfig:
         for name in ("log_every", "watch_every"):
             require(getattr(self, name) >= 1, f"run.{name} is {getattr(self, name)}; it must be at least 1.")
         require(self.workers >= 0, f"run.workers is {self.workers}; it must be 0 or more.")
+        known = self.device == "auto" or self.device.partition(":")[0] in ("cpu", "cuda")
+        require(known, f"run.device is {self.device!r}; write auto, cpu or cuda, e.g. cuda:0.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,10 +120,21 @@ class StageConfig:
             self.precision in PRECISIONS, f"precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}."
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where networks run."""
+        has_gpu = torch.cuda.is_available()
+        name = self.run.device if self.run.device != "auto" else "cuda" if has_gpu else "cpu"
+        require(
+            has_gpu or name.startswith("cpu"),
+            f"run.device is {name}, but PyTorch {torch.__version__} sees no GPU here; write run.device=cpu.",
+        )
+        return torch.device(name)
+
     def autocast(self) -> torch.autocast:
         """The context that the network runs in."""
         dtype = PRECISIONS[self.precision]
-        return torch.autocast("cpu", dtype=dtype, enabled=dtype is not torch.float32)
+        return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

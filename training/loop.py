@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 """What a keyboard and a cluster's scheduler send to end a run."""
 Batch = Any
-"""Whatever a task's batches are made of; only the task looks inside."""
+"""A tensor, or a dataclass of tensors and other things; only the task looks inside."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -54,14 +54,15 @@ class Task(Protocol):
     """What a stage brings to the loop."""
 
     model: nn.Module
-    """The network; parameters that require no gradient are left alone."""
+    """The network; parameters that require no gradient are left alone. The loop moves it to the device."""
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step). Runs in a worker process."""
         ...
 
     def loss(self, batch: Batch, step: int) -> Loss:
-        """The loss of a step, a pure function of weights, batch, seed and step. Runs under autocast."""
+        """The loss of a step, a pure function of weights, batch, seed and step. Runs under autocast, the batch on the
+        network's device."""
         ...
 
     def watch(self, board: Board, step: int) -> None:
@@ -128,6 +129,15 @@ def _leave_stopping_alone(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """The batch with its tensors on a device."""
+    if isinstance(batch, Tensor):
+        return batch.to(device, non_blocking=True)
+    if is_dataclass(batch):
+        return replace(batch, **{field.name: _moved(getattr(batch, field.name), device) for field in fields(batch)})
+    return batch
+
+
 class _Trainer:
     """The state of a run: weights, averages, optimisers, step."""
 
@@ -135,6 +145,7 @@ class _Trainer:
         self._task = task
         self._config = config
         self._folder = folder
+        task.model.to(config.device)
         self._optimizers = Optimizers(task.model, config.optimizer, steps=config.steps)
         self.average = MovingAverage(task.model, config.optimizer.ema)
         self.step = 0
@@ -191,7 +202,7 @@ class _Trainer:
     def _take_step(self, batch: Batch) -> dict[str, float]:
         self._task.model.train()
         with self._config.autocast():
-            loss = self._task.loss(batch, self.step)
+            loss = self._task.loss(_moved(batch, self._config.device), self.step)
         value = loss.total.item()
         if not math.isfinite(value):
             raise TrainingDiverged(

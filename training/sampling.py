@@ -37,9 +37,9 @@ def sample_teacher(
     text, unconditional: [B, L, text_dim].
     """
     sigmas = shift_sigma(torch.linspace(1, 0, steps + 1), shift).tolist()
-    x = noise
+    x = noise.to(text.device)
     for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        timestep = torch.full((x.shape[0], x.shape[2]), sigma * NUM_TIMESTEPS)
+        timestep = torch.full((x.shape[0], x.shape[2]), sigma * NUM_TIMESTEPS, device=x.device)
         flow = network(x, timestep, text).float()
         if guidance != 1:
             base = network(x, timestep, unconditional).float()
@@ -58,7 +58,7 @@ def sample_student(
     """
     shape = (len(text), network.config.in_channels, *size)
     state = RolloutState(config=config, seed=seed, model_id=UNSAVED, shape=shape)
-    rollout = Rollout(network, state, text)
+    rollout = Rollout(network, state, text, device=text.device)
     for _ in rollout.run(config.chunks_for(frames)):
         pass
     return rollout.state.latents
@@ -66,11 +66,16 @@ def sample_student(
 
 @torch.no_grad()
 def encode_prompts(encoder: TinyTextEncoder, prompts: Sequence[str]) -> Tensor:
-    """[B, L, text_dim], float32."""
+    """[B, L, text_dim], float32, where the encoder is."""
     return encoder.encode(list(prompts)).float()
 
 
 @torch.no_grad()
 def decode(vae: WanVAE, latents: Tensor) -> Tensor:
-    """Model-space latents of whole clips to pixels, B 3 F H W in [-1, 1]; one clip at a time, to bound memory."""
-    return torch.cat([vae.decode_clip(to_vae_space(latent)).float().clamp(-1, 1) for latent in latents.split(1)])
+    """Model-space latents of whole clips to pixels, B 3 F H W in [-1, 1] on the CPU.
+
+    One clip at a time, to bound memory, where the autoencoder is.
+    """
+    device = next(vae.parameters()).device
+    clips = (to_vae_space(latent.to(device)) for latent in latents.split(1))
+    return torch.cat([vae.decode_clip(clip).float().clamp(-1, 1).cpu() for clip in clips])

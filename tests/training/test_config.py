@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
 
 from training.__main__ import STAGES, main
 from training.config import ConfigError, load_config
@@ -51,6 +53,7 @@ def test_words_of_the_command_line_win() -> None:
         (["phases=[{start: 0, batch: 1, frames: 17, crop: 128}]"], "crop is 128; it must be at most size, 64"),
         (["steps"], "'steps' is no override; write key=value"),
         (["run.out="], "run.out"),
+        (["run.device=tpu"], "run.device is 'tpu'; write auto, cpu or cuda"),
     ],
 )
 def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) -> None:
@@ -77,6 +80,14 @@ def test_other_stages_refuse_what_cannot_work() -> None:
             load_config(module.Config, CONFIGS / f"{name}.yaml", words)
     with pytest.raises(ValueError, match="window is 2"):
         load_config(causal_init.Config, CONFIGS / "causal_init.yaml", ["student.window=2"])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_without_a_gpu_networks_run_on_the_cpu_and_a_wanted_gpu_is_missed() -> None:
+    load = partial(load_config, vae.Config, CONFIGS / "vae.yaml")
+    assert load().device == torch.device("cpu") and load().autocast().device == "cpu"
+    with pytest.raises(ConfigError, match="run.device is cuda:1, but PyTorch .* sees no GPU here"):
+        _ = load(["run.device=cuda:1"]).device
 
 
 def test_the_command_line_ends_in_a_sentence_not_a_traceback(caplog: pytest.LogCaptureFixture) -> None:

@@ -26,9 +26,10 @@ class Reading:
 @torch.no_grad()
 def read(reader: AttributeReader, videos: Tensor, *, batch: int = 16) -> list[Reading]:
     """Read videos, B 3 F H W in [-1, 1] at 16 frames a second, `batch` at a time."""
+    device = next(reader.parameters()).device
     readings: list[Reading] = []
     for piece in videos.split(batch):
-        output = reader(piece)
+        output = reader(piece.to(device))
         likeliest = [logits.softmax(dim=1).max(dim=1) for logits in output.logits.values()]
         looks = looks_from_unit(output.looks)
         for item in range(len(piece)):

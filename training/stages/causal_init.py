@@ -108,14 +108,14 @@ class CausalInitTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._text_encoder = load_family_text_encoder(Path(config.text_encoder))
+        self._text_encoder = load_family_text_encoder(Path(config.text_encoder)).to(config.device)
         self.model = load_teacher(Path(config.teacher))
         self.model.attention = matmul_attention
         self._clips = LatentClips.read(config.data, config.frames)
         height, width = self._clips.latents.shape[-2:]
         rollout = config.student.rollout()
         frame_mask = teacher_forcing_mask(config.frames, chunk=rollout.chunk, window=rollout.window, sink=rollout.sink)
-        self._mask = to_tokens(frame_mask, WAN21.tokens_per_frame(height, width))
+        self._mask = to_tokens(frame_mask, WAN21.tokens_per_frame(height, width)).to(config.device)
         if config.run.compile:
             compile_network(self.model)
 
@@ -138,8 +138,8 @@ class CausalInitTask:
         own = torch.rand((), generator=generator).item() < config.own_past
         if own:
             past = self._own_estimate(batch.latents, text, generator)
-        sigma = self._sigmas(len(batch.latents), generator)
-        noise = torch.randn(batch.latents.shape, generator=generator)
+        sigma = self._sigmas(len(batch.latents), generator).to(batch.latents.device)
+        noise = torch.randn(batch.latents.shape, generator=generator).to(batch.latents.device)
         flow = self._flow(past, add_noise(batch.latents, noise, _spread(sigma)), sigma, text)
         total = flow_loss(flow, batch.latents, noise)
         return Loss(total=total, parts={"own_past" if own else "true_past": total.detach()})
@@ -152,7 +152,7 @@ class CausalInitTask:
         latents = sample_student(
             self.model, text, config=config.student.rollout(), seed=config.seed, frames=WATCHED_FRAMES, size=size
         )
-        board.videos("rollouts", decode(load_vae(Path(config.vae)), latents), step)
+        board.videos("rollouts", decode(load_vae(Path(config.vae)).to(config.device), latents), step)
 
     def export(self, folder: Path) -> None:
         header = {
@@ -176,8 +176,8 @@ class CausalInitTask:
         """The clips as the student itself would leave them: x0 predicted at its last timestep."""
         batch, frames = latents.shape[0], latents.shape[2]
         last = self._config.student.rollout().timesteps[-1] / NUM_TIMESTEPS
-        sigma = torch.full((batch, frames), last)
-        noise = torch.randn(latents.shape, generator=generator)
+        sigma = torch.full((batch, frames), last, device=latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents.device)
         noised = add_noise(latents, noise, last)
         return flow_to_x0(noised, self._flow(latents, noised, sigma, text).float(), last)
 

@@ -102,9 +102,9 @@ def run(config: Config) -> bool:
     judges = Judges(
         prompts=[prompt_of(scene) for scene in scenes],
         expected=[scene.attributes for scene in scenes],
-        text_encoder=load_family_text_encoder(_path(config.text_encoder)),
-        vae=load_vae(_path(config.vae)),
-        reader=load_reader(Path(config.reader)),
+        text_encoder=load_family_text_encoder(_path(config.text_encoder)).to(config.device),
+        vae=load_vae(_path(config.vae)).to(config.device),
+        reader=load_reader(Path(config.reader)).to(config.device),
         folder=folder,
     )
     truth = render(scenes, 0, WAN21.pixel_frames(config.teacher_frames), config.size, config.size)
@@ -127,14 +127,14 @@ def _judge(videos: Tensor, judges: Judges) -> dict[str, float]:
 
 def _judge_vae(truth: Tensor, judges: Judges) -> dict[str, float]:
     """What the autoencoder alone loses."""
-    decoded = torch.cat(
-        [judges.vae.decode_clip(judges.vae.encode_moments(clip)[0]).float().clamp(-1, 1) for clip in truth.split(1)]
-    )
+    device = next(judges.vae.parameters()).device
+    means = (judges.vae.encode_moments(clip.to(device))[0] for clip in truth.split(1))
+    decoded = torch.cat([judges.vae.decode_clip(mean).float().clamp(-1, 1).cpu() for mean in means])
     return {**_judge(decoded, judges), "psnr": round(psnr(decoded, truth), 2)}
 
 
 def _teacher_videos(judges: Judges, config: Config) -> Tensor:
-    network = load_teacher(_path(config.teacher))
+    network = load_teacher(_path(config.teacher)).to(config.device)
     videos = []
     for first, prompts in _batches("teacher", judges.prompts, config.batch):
         text = encode_prompts(judges.text_encoder, prompts)
@@ -151,6 +151,7 @@ def _teacher_videos(judges: Judges, config: Config) -> Tensor:
 def _judge_student(judges: Judges, config: Config) -> dict[str, dict[str, float]]:
     """The first and the last window of long rollouts, each as long as a teacher's sample."""
     network, rollout = load_student(_path(config.student))
+    network.to(config.device)
     frames = WAN21.latent_frames(round(config.student_seconds * FRAMES_PER_SECOND))
     window = WAN21.pixel_frames(config.teacher_frames)
     first_windows, last_windows, shown = [], [], []

@@ -58,7 +58,7 @@ class Config(StageConfig):
 def run(config: Config) -> bool:
     """Encode until all shards are there or `run.max_minutes` are over; True when finished."""
     folder = RunFolder(config, stage="latents")
-    vae = load_vae(Path(config.vae))
+    vae = load_vae(Path(config.vae)).to(config.device)
     channels_last_weights(vae)
     encode = torch.compile(vae.encode_moments, dynamic=False) if config.run.compile else vae.encode_moments
     started = time.monotonic()
@@ -80,9 +80,10 @@ def run(config: Config) -> bool:
 def _encode(encode: Moments, scenes: list[SceneSpec], config: Config) -> Tensor:
     """B C T H W in model space."""
     video = channels_last(render(scenes, 0, WAN21.pixel_frames(config.frames), config.size, config.size))
+    video = video.to(config.device)
     with config.autocast():
         mean, _ = encode(video)
-    return to_model_space(mean.float())
+    return to_model_space(mean.float()).cpu()
 
 
 def _prompts(scene: SceneSpec, wordings: int) -> list[str]:

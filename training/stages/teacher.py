@@ -163,7 +163,8 @@ class TeacherTask:
         x0 = batch.latents
         generator = generator_for(self._config.seed, "noise", step)
         sigma = shift_sigma(stratified_uniform(len(x0), generator), self._config.shift)
-        noise = torch.randn(x0.shape, generator=generator)
+        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
+        sigma = sigma.to(x0.device)
         noised = add_noise(x0, noise, sigma[:, None, None, None, None])
         timestep = (sigma * NUM_TIMESTEPS)[:, None].expand(-1, x0.shape[2])
         total = flow_loss(self.model(noised, timestep, batch.tokens), x0, noise)
@@ -180,7 +181,7 @@ class TeacherTask:
         latents = sample_teacher(
             network, text, unconditional, noise, steps=config.sample_steps, shift=config.shift, guidance=config.guidance
         )
-        board.videos("samples", decode(load_vae(Path(config.vae)), latents), step)
+        board.videos("samples", decode(load_vae(Path(config.vae)).to(config.device), latents), step)
 
     def export(self, folder: Path) -> None:
         record = training_record(self._config, stage="teacher")

@@ -130,7 +130,7 @@ class VAETask:
         frames, height, width = batch.shape[2:]
         cells = (length // WAN21.spatial_stride for length in (height, width))
         shape = (batch.shape[0], self.model.config.z_dim, WAN21.latent_frames(frames), *cells)
-        noise = torch.randn(shape, generator=generator_for(config.seed, "posterior", step))
+        noise = torch.randn(shape, generator=generator_for(config.seed, "posterior", step)).to(batch.device)
         result = self._reconstruct(batch, noise=noise)
         error = (result.video - batch).float()
         absolute, squared = error.abs().mean(), error.square().mean()
@@ -141,21 +141,21 @@ class VAETask:
         return Loss(total=total, parts={name: part.detach() for name, part in parts.items()})
 
     def watch(self, board: Board, step: int) -> None:
-        clips = held_out_clips(self._config, WATCHED_SCENES)
+        clips = held_out_clips(self._config, WATCHED_SCENES).to(self._config.device)
         mean, _ = self.model.encode_moments(clips)
         decoded = self.model.decode_clip(mean).float().clamp(-1, 1)
         board.scalars({"held_out_psnr": psnr(decoded, clips)}, step)
-        board.videos("reconstructions", torch.cat([clips, decoded]), step)
+        board.videos("reconstructions", torch.cat([clips, decoded]).cpu(), step)
 
     @torch.no_grad()
     def export(self, folder: Path) -> None:
         """Write vae.safetensors, the normalisation of a new encoder folded in; the run's checkpoint has it unfolded."""
         config, weights = self._config, self.model.state_dict()
         if config.train_encoder:
-            clips = held_out_clips(config, NORMALISING_SCENES)
+            clips = held_out_clips(config, NORMALISING_SCENES).to(config.device)
             with config.autocast():
                 latents = torch.cat([self.model.encode_moments(clip)[0].float() for clip in clips.split(4)])
-            weights = fold_normalisation(weights, latents)
+            weights = fold_normalisation({name: weight.cpu() for name, weight in weights.items()}, latents.cpu())
         header = {"kind": "vae", "dim": self.model.config.dim, "training": training_record(config, stage="vae")}
         write_weights(folder / "vae.safetensors", weights, header, dtype=torch.float16)
 
