@@ -123,7 +123,9 @@ class VideoReader:
             for packet in self._container.demux(self._stream):
                 shown = packet.dts if packet.pts is None else packet.pts
                 if shown is not None and not packet.is_discard:
-                    start, end = min(start, shown), max(end, shown + (packet.duration or 0))
+                    # A packet that the end of the file cuts off is there, but flagged.
+                    ends = shown if packet.is_corrupt else shown + (packet.duration or 0)
+                    start, end = min(start, shown), max(end, ends)
                     num_frames += 1
         except av.FFmpegError as error:
             raise self._damaged(num_frames, error) from error
