@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import comfy.model_management as memory
+import torch
 from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
@@ -46,6 +47,12 @@ def decode_frames(vae: Any, samples: Tensor) -> Iterator[Tensor]:
     patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
     estimate = vae.memory_used_decode((*samples.shape[:2], 1, *samples.shape[3:]), vae.vae_dtype)
     memory.load_models_gpu([patcher], memory_required=estimate, force_full_load=True)
-    stream = DecodeStream(own)
-    pieces = (stream.push(latent.to(vae.device, vae.vae_dtype)) for latent in samples.split(1, dim=2))
-    return (rearrange(piece.float().cpu().add(1).div(2), "1 c f h w -> f h w c") for piece in pieces)
+    return _decode_on(patcher, vae.vae_dtype, samples)
+
+
+def _decode_on(patcher: ModelPatcher, dtype: torch.dtype, samples: Tensor) -> Iterator[Tensor]:
+    """The frames, holding on to the patcher: weights that outlive theirs are a leak to ComfyUI's memory management."""
+    stream = DecodeStream(patcher.model)
+    for latent in samples.split(1, dim=2):
+        piece = stream.push(latent.to(patcher.load_device, dtype))
+        yield rearrange(piece.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
