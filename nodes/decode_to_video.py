@@ -9,7 +9,7 @@ from comfy_api.latest import InputImpl, io, ui
 from ..sfpp_core.video.writer import DEFAULT_CRF, MAX_CRF, VideoWriter
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from .host.decoding import decode_frames
-from .host.files import new_output_file, workflow_metadata
+from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
 from .host.progress import InterruptibleBar
 from .vocabulary import CATEGORY
@@ -48,6 +48,11 @@ class DecodeToVideo(io.ComfyNode):
             hidden=[io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """Refuse a name that no file can have before the film is made; one that is wired in is only known later."""
+        return True if filename_prefix is None else prefix_problem(filename_prefix) or True
 
     @classmethod
     def execute(cls, latent: Latent, vae: Any, filename_prefix: str, crf: int) -> io.NodeOutput:

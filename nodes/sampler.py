@@ -20,13 +20,16 @@ from .host.sampling import preset_settings, sample_chunks
 from .rollout_widgets import rollout_inputs, rollout_settings
 from .vocabulary import CATEGORY, FilmState
 
+MAX_SIDE = 8192
+"""Pixels. No model comes near it; a digit too many must not fill the memory."""
+
 
 def _side_input(name: str, default: int) -> io.Int.Input:
     return io.Int.Input(
         name,
         default=default,
         min=WAN21.size_multiple,
-        max=8192,
+        max=MAX_SIDE,
         step=WAN21.size_multiple,
         tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. Stay near what the "
         "model was trained at: 832x480 for Wan 2.1 1.3B, 64x64 for the built-in model.",
@@ -89,11 +92,14 @@ class Sampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width: int | None, height: int | None) -> bool | str:
-        """Refuse impossible sizes before anything is loaded; a size that is wired in is only known later."""
-        known = [WAN21.size_multiple if side is None else side for side in (height, width)]
+    def validate_inputs(cls, width: int | str | None = None, height: int | str | None = None) -> bool | str:
+        """Refuse impossible sizes before anything is loaded; ComfyUI leaves the limits of what is named here to us.
+
+        A side that is missing or no number is refused by ComfyUI, and one that is wired in is only known later.
+        """
+        known = [side if isinstance(side, int) else WAN21.size_multiple for side in (height, width)]
         try:
-            WAN21.latent_size(*known)
+            _latent_size(*known)
         except ValueError as error:
             return str(error)
         return True
@@ -112,7 +118,7 @@ class Sampler(io.ComfyNode):
     ) -> io.NodeOutput:
         config = rollout_settings(preset_settings(model), **settings)
         text = text_embedding(positive, wan_config(model).text_dim)
-        latent_size = WAN21.latent_size(height, width)
+        latent_size = _latent_size(height, width)
         state = RolloutState(
             config=config, seed=seed, model_id=model_identity(model), shape=(1, WAN21.channels, *latent_size)
         )
@@ -122,6 +128,16 @@ class Sampler(io.ComfyNode):
         say(str(length))
         state = sample_chunks(model, state, text, length.num_chunks)
         return io.NodeOutput(to_latent(model, state.latents), state)
+
+
+def _latent_size(height: int, width: int) -> tuple[int, int]:
+    """Height and width in latent cells. Raises ValueError naming the side that no film can have."""
+    for name, side in (("height", height), ("width", width)):
+        if side > MAX_SIDE:
+            raise ValueError(
+                f"{name} is {side}; it can be {MAX_SIDE} pixels at most. Try what the model was trained at."
+            )
+    return WAN21.latent_size(height, width)
 
 
 def _start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:

@@ -6,7 +6,7 @@ from comfy_api.latest import io, ui
 
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.rollout.state_file import load_state, save_state
-from .host.files import STATE_SUFFIX, new_output_file, saved_states
+from .host.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
 from .host.progress import say
 from .vocabulary import CATEGORY, FilmState
 
@@ -31,6 +31,11 @@ class SaveState(io.ComfyNode):
             ],
             is_output_node=True,
         )
+
+    @classmethod
+    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+        """Refuse a name that no file can have before the film is made; one that is wired in is only known later."""
+        return True if filename_prefix is None else prefix_problem(filename_prefix) or True
 
     @classmethod
     def execute(cls, state: RolloutState, filename_prefix: str) -> io.NodeOutput:
@@ -61,7 +66,7 @@ class LoadState(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, state_file: str | None) -> bool | str:
+    def validate_inputs(cls, state_file: str | None = None) -> bool | str:
         """Check here, at queue time: ComfyUI before 0.8 does not, and its list may be older than the files."""
         if state_file is None or state_file in saved_states():
             return True

@@ -27,7 +27,8 @@ def text_embedding(conditioning: list[list[Any]], text_dim: int) -> Tensor:
     if embedding.ndim != 3 or embedding.shape[-1] != text_dim:
         raise ValueError(
             f"positive is {embedding.shape[-1]} wide, but this MODEL reads prompts that are {text_dim} wide. Encode "
-            "the prompt with the model's own text encoder: UMT5 (Load CLIP, type wan) for Wan 2.1."
+            "the prompt with the model's own text encoder: UMT5 (Load CLIP, type wan) for Wan 2.1, the clip of SFPP "
+            "Load Tiny for the built-in model."
         )
     if embedding.shape[0] != 1:
         raise ValueError(

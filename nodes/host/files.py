@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import reprlib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +16,9 @@ from comfy.cli_args import args
 
 STATE_SUFFIX = ".sfpp.safetensors"
 """Ending of a saved film state, by which SFPP Load State finds it among other files."""
+
+MAX_NAME_BYTES = 200
+"""Of a name in a prefix. File systems take 255; number and ending, those of an unfinished file too, are added to it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +33,35 @@ class OutputFile:
 def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> OutputFile:
     """The next free numbered file for a prefix, as ComfyUI's own save nodes name theirs.
 
-    The prefix may hold sub-folders and placeholders such as %year%. ComfyUI raises if it leads out of its folder.
+    The prefix may hold sub-folders and placeholders such as %year%. Raises ValueError as `prefix_problem` says.
     """
+    if problem := prefix_problem(prefix):
+        raise ValueError(problem)
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
     filename = f"{name}_{counter:05}_{suffix}"
     return OutputFile(path=Path(folder, filename), filename=filename, subfolder=subfolder)
+
+
+def prefix_problem(prefix: str) -> str | None:
+    """Why no file of the output folder can be named by this prefix; None if it can.
+
+    Touches no file, so that nodes can ask before anything is sampled: ComfyUI itself would only say so afterwards.
+    """
+    root = os.path.abspath(folder_paths.get_output_directory())
+    names = Path(os.path.normpath(prefix)).parts
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
+        reason = "which holds a character that no file name has"
+    elif not Path(os.path.abspath(os.path.join(root, prefix))).is_relative_to(root):
+        reason = "which is outside the output folder"
+    elif not names or not names[-1].strip(" ."):
+        reason = "which names no file"
+    elif max(len(os.fsencode(name)) for name in names) > MAX_NAME_BYTES:
+        reason = f"which holds a name of more than {MAX_NAME_BYTES} bytes"
+    else:
+        return None
+    return f"filename_prefix is {reprlib.repr(prefix)}, {reason}. Type a name such as video/film."
 
 
 def saved_states() -> dict[str, Path]:

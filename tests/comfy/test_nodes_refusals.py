@@ -64,6 +64,8 @@ def refusal(studio: Studio, graph: Graph, latent: Link) -> str:
     (
         ({"width": 100}, "width is 100; it must be a positive multiple of 16 pixels. Try 96."),
         ({"width": 0}, "width is 0; it must be a positive multiple of 16 pixels. Try 16."),
+        ({"width": 100_000}, "width is 100000; it can be 8192 pixels at most."),
+        ({"height": "tall"}, "height, tall, invalid literal for int()"),
         ({"height": 72}, "height is 72; it must be a positive multiple of 16 pixels. Try 64."),
         ({"window": 2}, "window is 2, but it must hold the sink (0) and the current chunk (3)"),
         ({"window": 9, "sink": 7}, "window is 9, but it must hold the sink (7) and the current chunk (3)"),
@@ -92,6 +94,24 @@ def test_impossible_sizes_are_refused_before_the_queue(studio: Studio):
     graph.keep(graph.film(model, graph.text(clip), width=100)[0])
     with pytest.raises(WorkflowRefused, match="Try 96"):
         studio.run(graph)
+
+
+def test_a_size_that_is_wired_in_has_the_same_limits(studio: Studio):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    width = [graph.add("PrimitiveInt", value=100_000), 0]
+    assert "it can be 8192 pixels at most" in refusal(
+        studio, graph, graph.film(model, graph.text(clip), width=width)[0]
+    )
+
+
+@pytest.mark.parametrize("widget", ("width", "shift"))
+def test_a_missing_widget_is_called_missing(studio: Studio, widget: str):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    film, _ = graph.film(model, graph.text(clip))
+    del graph.workflow[film[0]]["inputs"][widget]
+    assert f"Required input is missing: {widget}" in refusal(studio, graph, film)
 
 
 @pytest.mark.parametrize(
@@ -182,19 +202,64 @@ def test_states_outside_the_folders(studio: Studio, name: str):
         studio.run(graph)
 
 
-@pytest.mark.parametrize("prefix", ("../escaped", "/tmp/escaped", "a/../../escaped"))
-def test_writing_outside_the_output_folder(studio: Studio, comfy, prefix: str):
+@pytest.mark.parametrize(
+    "prefix, reason",
+    (
+        ("../escaped", "outside the output folder"),
+        ("/tmp/escaped", "outside the output folder"),
+        ("a/../../escaped", "outside the output folder"),
+        ("", "names no file"),
+        ("video/..", "names no file"),
+        ("x" * 300, "holds a name of more than 200 bytes"),
+        ("escaped\0", "holds a character that no file name has"),
+    ),
+)
+def test_names_that_no_file_can_have_are_refused_before_the_queue(studio: Studio, comfy, prefix: str, reason: str):
     graph = Graph()
     model, clip, vae = graph.tiny()
     film, state = graph.film(model, graph.text(clip))
     graph.add("SFPPSaveState", state=state, filename_prefix=prefix)
-    with pytest.raises(NodeFailed, match="outside the output folder"):
+    with pytest.raises(WorkflowRefused, match=reason):
         studio.run(graph)
     graph.workflow.popitem()
     graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix=prefix, crf=18)
-    with pytest.raises(NodeFailed, match="outside the output folder"):
+    with pytest.raises(WorkflowRefused, match=reason):
         studio.run(graph)
     assert not list(comfy.server.base_directory.glob("*escaped*")) and not list(Path("/tmp").glob("escaped*"))
+
+
+def test_a_name_that_is_wired_in_stays_in_the_output_folder(studio: Studio, comfy):
+    graph = Graph()
+    _, _, vae = graph.tiny()
+    film = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
+    prefix = [graph.add("PrimitiveString", value="../escaped"), 0]
+    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix=prefix, crf=18)
+    with pytest.raises(NodeFailed, match="outside the output folder. Type a name such as video/film"):
+        studio.run(graph)
+    assert not list(comfy.server.base_directory.glob("*escaped*"))
+
+
+def test_a_decoding_that_fails_leaves_no_weights_behind(studio: Studio, comfy):
+    """ComfyUI looks for weights whose patcher is gone, and calls what it finds a leak."""
+    broken = {"latent_tensor": torch.full((1, 16, 2, 8, 8), torch.nan), "latent_format_version_0": torch.tensor([])}
+    save_file(broken, comfy.server.input_directory / "broken.latent")
+    graph = Graph()
+    model, clip, vae = graph.tiny()
+    graph.add(
+        "SFPPDecodeToVideo",
+        latent=[graph.add("LoadLatent", latent="broken.latent"), 0],
+        vae=vae,
+        filename_prefix="never",
+        crf=18,
+    )
+    with pytest.raises(NodeFailed, match="no numbers"):
+        studio.run(graph)
+    graph.workflow.popitem()
+    graph.keep(graph.film(model, graph.text(clip), seed=11)[0])
+    log = comfy.server.log_path
+    before = log.stat().st_size
+    studio.run(graph)
+    assert "leak" not in log.read_text(encoding="utf-8", errors="replace")[before:]
 
 
 def test_a_vae_of_another_kind(studio: Studio, comfy):
