@@ -31,10 +31,10 @@ def film_length(seconds: float, config: RolloutConfig, *, made: int) -> FilmLeng
     """The fewest whole chunks that add at least `seconds` to a film of `made` latent frames.
 
     The first latent frame of a film is a single picture: with chunks of 3, films are 9, 21, 33, ... (12c - 3) frames
-    long. Raises ValueError if `seconds` is not above 0.
+    long. Raises ValueError if `seconds` is not above 0 or not finite.
     """
-    if not seconds > 0:
-        raise ValueError(f"seconds is {seconds:g}; a film needs more than 0.")
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds:g}; a film needs more than 0, and an end.")
     frames = max(1, math.ceil(seconds * FRAMES_PER_SECOND - TOLERANCE))
     frames_made = WAN21.pixel_frames(made) if made else 0
     num_chunks = config.chunks_for(WAN21.latent_frames(frames_made + frames), made=made)

@@ -56,6 +56,9 @@ def infer_vae_config(shapes: Mapping[str, Sequence[int]]) -> WanVAEConfig:
     for name in ("encoder.conv1.weight", "encoder.downsamples.0.residual.0.gamma", "conv2.weight"):
         if name not in shapes:
             raise ValueError(f"this is not a Wan 2.1 VAE: {_what_instead(shapes)} ({name} is missing)")
+    for name, shape in shapes.items():
+        if name.endswith(".weight") and min(shape, default=0) < 1:
+            raise ValueError(f"this is not a Wan 2.1 VAE: {name} is {list(shape)}, which holds nothing of a layer")
     dim = shapes["encoder.conv1.weight"][0]
     stages = _encoder_stages(shapes)
     return WanVAEConfig(

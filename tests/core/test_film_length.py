@@ -42,7 +42,7 @@ def test_rounding_is_said():
     assert str(film_length(60.0, RolloutConfig(), made=0)) == "969 frames, 60.56 s, rounded up from 60 s"
 
 
-@pytest.mark.parametrize("seconds", (0.0, -1.0, float("nan")))
+@pytest.mark.parametrize("seconds", (0.0, -1.0, float("nan"), float("inf")))
 def test_no_film_is_refused(seconds: float):
     with pytest.raises(ValueError, match="seconds is"):
         film_length(seconds, RolloutConfig(), made=0)

@@ -57,6 +57,13 @@ def test_what_is_no_wan_vae_is_named(shapes: dict[str, tuple[int, ...]], reason:
         infer_vae_config(shapes)
 
 
+@pytest.mark.parametrize("shape", ((), (0, 3, 3, 3, 3)))
+@pytest.mark.parametrize("name", ("encoder.conv1.weight", "conv2.weight", "encoder.downsamples.0.residual.2.weight"))
+def test_layers_of_nothing_are_refused(name: str, shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"not a Wan 2.1 VAE: {name} is "):
+        infer_vae_config(published_shapes() | {name: shape})
+
+
 def test_weights_are_taken_over_without_copies_and_checked() -> None:
     vae = random_vae()
     weights = vae.state_dict()
