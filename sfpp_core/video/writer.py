@@ -5,10 +5,9 @@ Axes: T frames, H height, W width, C colours (RGB).
 
 from __future__ import annotations
 
-import contextlib
 import os
-import secrets
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +19,7 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
 
+from ..files import replacing
 from ..wan.geometry import FRAMES_PER_SECOND
 from .color import rgb_to_yuv420
 
@@ -86,7 +86,7 @@ class VideoWriter:
         self._fps = Fraction(fps)
         self._crf = crf
         self._metadata = dict(metadata or {})
-        self._unfinished = self.path.with_name(f".{self.path.name}.{secrets.token_hex(4)}.part")
+        self._resources = ExitStack()
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._is_open = False
@@ -94,16 +94,16 @@ class VideoWriter:
     def __enter__(self) -> VideoWriter:
         if self._container is not None:
             raise RuntimeError(f"this writer of {self.path} was used before; every file needs a writer of its own")
-        try:
+        with ExitStack() as resources:
+            unfinished = resources.enter_context(replacing(self.path))
             # In ticks of 1/1000 second, the default, most lengths would not be whole numbers.
             options = {"movflags": MOVFLAGS, "movie_timescale": str(self._fps.numerator)}
-            self._container = av.open(str(self._unfinished), "w", format="mp4", options=options)
+            self._container = av.open(str(unfinished), "w", format="mp4", options=options)
+            resources.callback(self._close_quietly)
             self._container.metadata.update(self._metadata)
             self._stream = self._add_stream(self._container)
             self._container.start_encoding()  # opens the file: what stands in the way shows before any frame is made
-        except BaseException:
-            self._abandon()
-            raise
+            self._resources = resources.pop_all()
         self._is_open = True
         return self
 
@@ -112,13 +112,10 @@ class VideoWriter:
     ) -> None:
         self._is_open = False
         if kind is not None:
-            self._abandon()
+            self._resources.__exit__(kind, error, trace)
             return
-        try:
+        with self._resources:
             self._finish()
-        except BaseException:
-            self._abandon()
-            raise
 
     def write(self, frames: Tensor) -> None:
         """Append frames T H W C: floating point in [0, 1], values beyond which are clamped, or uint8. T may be 0."""
@@ -168,11 +165,8 @@ class VideoWriter:
             raise ValueError(f"no frames were given for {self.path.name}; a video needs at least one")
         self._container.mux(self._stream.encode(None))
         self._container.close()
-        os.replace(self._unfinished, self.path)
 
-    def _abandon(self) -> None:
-        """Leave no trace; an error while closing a file that is thrown away must not hide the one that led here."""
-        if self._container is not None:
-            with contextlib.suppress(av.FFmpegError, OSError):
-                self._container.close()
-        self._unfinished.unlink(missing_ok=True)
+    def _close_quietly(self) -> None:
+        """An error while closing a file that is thrown away must not hide the one that led here."""
+        with suppress(av.FFmpegError, OSError):
+            self._container.close()
