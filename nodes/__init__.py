@@ -12,9 +12,20 @@ from .extend import Extend
 from .load_model import LoadModel
 from .load_tiny import LoadTiny
 from .sampler import Sampler
+from .stability import StabilityReport, VisualStability
 from .state_files import LoadState, SaveState
 
-NODES: tuple[type[io.ComfyNode], ...] = (LoadModel, LoadTiny, Sampler, Extend, SaveState, LoadState, DecodeToVideo)
+NODES: tuple[type[io.ComfyNode], ...] = (
+    LoadModel,
+    LoadTiny,
+    Sampler,
+    Extend,
+    SaveState,
+    LoadState,
+    DecodeToVideo,
+    VisualStability,
+    StabilityReport,
+)
 
 
 class SelfForcingExtension(ComfyExtension):

@@ -8,3 +8,6 @@ CATEGORY = "SelfForcing++"
 
 FilmState = io.Custom("SFPP_STATE")
 """Everything that decides how a film goes on: a sfpp_core RolloutState."""
+
+FilmReport = io.Custom("SFPP_STABILITY")
+"""Whether a film holds up, and where it does not: a sfpp_core StabilityReport."""

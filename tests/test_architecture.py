@@ -22,6 +22,8 @@ CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
 CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib", "cv2", "scipy"}
 CORE_OFFERS = {"xformers", "google", "openai", "httpx", "httpx2"}
 
+NOT_IN_COMFYUI = {"cv2", "matplotlib", "google", "openai"}
+
 COMFYUI_MODULES = {
     *("comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras"),
     *("execution", "folder_paths", "latent_preview", "node_helpers", "server"),
@@ -80,6 +82,25 @@ for module in {modules!r}:
 def test_core_imports_with_nothing_else_of_the_house_and_without_comfyui():
     blocked = {"training", "nodes", "scripts", "tests", *CORE_OFFERS, *COMFYUI_MODULES}
     program = IMPORT_ALONE.format(blocked=blocked, root=str(ROOT), modules=_core_modules())
+    done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def _core_modules_of_nodes() -> list[str]:
+    """What is imported of the core when ComfyUI loads the pack."""
+    statements = (node for path in _python_files("nodes") for node in _tree(path).body)
+    return sorted(
+        node.module
+        for node in statements
+        if isinstance(node, ast.ImportFrom) and node.level and (node.module or "").startswith("sfpp_core.")
+    )
+
+
+def test_the_pack_loads_where_only_comfyui_is_installed():
+    """Films can be made with what ComfyUI brings; a node that needs more says so when it is used."""
+    modules = _core_modules_of_nodes()
+    assert modules
+    program = IMPORT_ALONE.format(blocked=NOT_IN_COMFYUI, root=str(ROOT), modules=modules)
     done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
