@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
 from einops import reduce
+from PIL import Image
 
 from scripts.comfy_client import Preview, Progress, RunInterrupted, RunResult
 from scripts.comfy_server import ROOT, ComfyServer, ServerConfig
@@ -24,8 +26,13 @@ TINY = [name for name in NAMES if name.startswith("tiny_")]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"Note", "MarkdownNote"}
 """Nodes that only the page knows."""
+ANY_TYPE = "*"
 
-FRAMES = {"tiny_text_to_long_video": 21, "tiny_extend_with_second_prompt": 21 + 12}
+FRAMES = {
+    "tiny_text_to_long_video": 21,
+    "tiny_extend_with_second_prompt": 21 + 12,
+    "tiny_film_with_stability_report": 21,
+}
 """Length of the film when every node that makes some is asked for SHORT."""
 SHORT = {"SFPPSampler": 1.3, "SFPPExtend": 0.75}
 """Seconds: two chunks to begin with, one to go on."""
@@ -62,7 +69,8 @@ def _api_node(node: Mapping[str, Any], links: Mapping[int, list[Any]], info: Map
         if entry["link"] is None:
             continue
         _, source, source_slot, target, target_slot, kind = links[entry["link"]]
-        assert (target, target_slot, kind) == (node["id"], slot, entry["type"])
+        assert (target, target_slot) == (node["id"], slot)
+        assert kind in entry["type"].split(",") or entry["type"] == ANY_TYPE
         inputs[entry["name"]] = [str(source), source_slot]
     return {"class_type": node["type"], "inputs": inputs}
 
@@ -145,6 +153,23 @@ def test_it_makes_the_promised_film(studio: Studio, comfy, name: str):
     assert any(event.maximum == 2 * 4 + 1 for event in progress)
     assert any(isinstance(event, Preview) for event in events)
     assert not list(path.parent.glob(".*")), "an unfinished file was left behind"
+
+
+def test_the_film_is_rated_and_drawn(studio: Studio, comfy):
+    """Score, explanation and plot of the workflow's own film; the offline judge needs nothing."""
+    workflow = dict(shortened("tiny_film_with_stability_report", seed=400))
+    workflow["9"] = {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}}
+    workflow["10"] = {"class_type": "PreviewAny", "inputs": {"source": ["7", 1]}}
+    result = studio.run(workflow)
+    (score,), (explanation,), (report,) = (result.outputs[node]["text"] for node in ("9", "8", "10"))
+    report = json.loads(report)
+    assert 0 <= float(score) <= 100 and report["score"] == float(score)
+    assert report["segments"][0]["explanation"] in explanation and result.outputs["6"]["text"] == [explanation]
+    assert report["prompt"] == workflow["2"]["inputs"]["value"] and report["judge"].startswith("offline")
+    assert len(report["curves"]["time"]) == 21
+    (plot,) = (file for file in result.files() if file.node_id == "7")
+    with Image.open(BytesIO(comfy.client.read(plot))) as image:
+        assert image.width == 1024 and image.height > 500
 
 
 def film_path(server: ComfyServer, result: RunResult) -> Path:
