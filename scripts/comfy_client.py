@@ -118,6 +118,8 @@ class ComfyClient:
         node_errors = answer.get("node_errors") or {}
         if not response.ok:
             raise WorkflowRefused(_error_object(answer, response), node_errors)
+        if "prompt_id" not in answer:
+            raise ComfyError(f"POST /prompt: the answer of {self.url} is not ComfyUI's: {response.text[:500]}")
         prompt_id = str(answer["prompt_id"])
         if node_errors:
             self._abandon(prompt_id)
@@ -163,7 +165,11 @@ class ComfyClient:
 
     def get_json(self, path: str) -> Any:
         """GET a path and decode its JSON."""
-        return self._request("GET", path).json()
+        response = self._request("GET", path)
+        try:
+            return response.json()
+        except requests.JSONDecodeError as error:
+            raise ComfyError(f"GET {path}: the answer of {self.url} is no JSON: {response.text[:500]}") from error
 
     def read(self, file: OutputFile) -> bytes:
         """The content of a file that a run made. For large files use `download`."""
@@ -179,10 +185,15 @@ class ComfyClient:
         target = directory / (name or Path(file.filename).name)
         partial = target.with_name(target.name + ".part")
         response = self._request("GET", "/view", params=file.query(), stream=True)
-        with response, open(partial, "wb") as out:
-            for piece in response.iter_content(1 << 20):
-                out.write(piece)
-        return partial.replace(target)
+        try:
+            with response, open(partial, "wb") as out:
+                for piece in response.iter_content(1 << 20):
+                    out.write(piece)
+            return partial.replace(target)
+        except requests.RequestException as error:
+            raise ServerUnreachable(f"{self.url} was lost in the middle of {file.filename}: {error}") from error
+        finally:
+            partial.unlink(missing_ok=True)
 
     def _follow(self, prompt_id: str, events: EventSocket, on_event: OnEvent | None, timeout_s: float) -> RunResult:
         deadline = time.monotonic() + timeout_s
@@ -223,6 +234,8 @@ class ComfyClient:
     def _request(self, method: str, path: str, *, accept_errors: bool = False, **arguments: Any) -> requests.Response:
         try:
             response = self._http.request(method, self.url + path, timeout=_HTTP_TIMEOUT_S, **arguments)
+        except requests.exceptions.InvalidJSONError as error:
+            raise ComfyError(f"{method} {path}: what is to be sent cannot be written as JSON: {error}") from error
         except requests.RequestException as error:
             raise ServerUnreachable(f"no answer from ComfyUI at {self.url}: {error}") from error
         if not response.ok and not accept_errors:
