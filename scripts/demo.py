@@ -75,7 +75,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         film = make_film(arguments)
-    except (ServerError, ComfyError) as error:
+    except (ServerError, ComfyError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -88,6 +88,7 @@ def main() -> int:
 def make_film(arguments: argparse.Namespace) -> str:
     """Start ComfyUI, run the workflow, fetch the film; return a line that says what and where it is."""
     workflow = _fill_in(load_workflow(WORKFLOW), arguments)
+    _require_writable(arguments.out)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sfpp-demo-", ignore_cleanup_errors=True) as folder:
         print("demo: starting ComfyUI", flush=True)
@@ -99,6 +100,16 @@ def make_film(arguments: argparse.Namespace) -> str:
                 # The log goes with its folder.
                 raise ComfyError(f"{error}\nThe end of ComfyUI's log:\n{server.log_tail()}") from error
     return f"demo: {path.absolute()} ({_describe(path)}), in {time.monotonic() - started:.0f} s"
+
+
+def _require_writable(folder: Path) -> None:
+    """Make the folder for the film before there is a film to lose. Raises OSError if nothing can be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OSError(f"--out is {folder}, where no film can be written: {error.strerror}") from error
 
 
 def _run_and_fetch(client: ComfyClient, workflow: Workflow, arguments: argparse.Namespace) -> Path:

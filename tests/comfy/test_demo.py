@@ -58,6 +58,14 @@ def test_demo_that_is_stopped_takes_its_server_along(tmp_path: Path, request_to_
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_for_no_film_is_refused_before_there_is_one(tmp_path: Path):
+    (tmp_path / "notes").touch()
+    demo = start_demo("--seconds", "600", "--out", tmp_path / "notes")
+    output, _ = demo.communicate(timeout=60)
+    assert demo.returncode == 1
+    assert output == f"demo: --out is {tmp_path / 'notes'}, where no film can be written: File exists\n"
+
+
 @pytest.mark.parametrize("seconds", ["0", "-3", "nan", "inf", "long"])
 def test_length_that_is_none_is_refused(seconds: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit):
