@@ -17,7 +17,7 @@ from .detectors.flicker import flicker
 from .detectors.freeze import freeze
 from .detectors.light import contrast_loss, darkening, over_exposure
 from .detectors.loops import find_loops
-from .detectors.scale import combined, window_frames
+from .detectors.scale import window_frames
 from .detectors.shots import Shots
 from .series import FrameSeries
 
@@ -51,8 +51,8 @@ _DETECTORS: Final = {
     Damage.NOISE: noise,
 }
 # Films are cut, and a cut is soon over: even one to another world costs less than a point of a segment.
-_CUT_WORST: Final = 0.3
-_CUT_SECONDS: Final = 1.0
+_CUT_WORST: Final = 0.25
+_CUT_SECONDS: Final = 0.5
 _LOOP_WORST: Final = 0.8
 
 
@@ -69,10 +69,14 @@ class Assessment:
         """What was assessed."""
         return self.shots.series
 
-    @property
-    def severity(self) -> np.ndarray:
-        """[F] all kinds together."""
-        return combined(*self.severities.values())
+    def quality(self, frames: slice = slice(None)) -> float:
+        """What is left of some frames, 1 (all) to 0: each kind takes its share of what the others leave.
+
+        The share of a kind is the root mean square of its severity, so that a moment that is lost counts for more than
+        its length: one second of ten takes a third, half of the time 70 %.
+        """
+        shares = [np.sqrt(np.mean(severity[frames] ** 2)) for severity in self.severities.values()]
+        return float(np.prod([1 - share for share in shares]))
 
 
 def assess(series: FrameSeries) -> Assessment:
@@ -87,7 +91,7 @@ def _cuts(shots: Shots) -> np.ndarray:
     length = window_frames(_CUT_SECONDS, shots.series.rate)
     for cut in shots.cuts:
         span = slice(cut.frame, cut.frame + length)
-        severity[span] = np.maximum(severity[span], _CUT_WORST * cut.distance)
+        severity[span] = np.maximum(severity[span], _CUT_WORST * np.sqrt(cut.distance))
     return severity
 
 

@@ -48,22 +48,13 @@ class OfflineJudge:
         assessment = self._assess(video)
         first, last = np.searchsorted(assessment.series.time, (video.start, video.end))
         first = min(first, len(assessment.series) - 1)
-        severity = assessment.severity[first : max(last, first + 1)]
-        events = events_of(assessment, video.start, video.end)
-        return Rating(explanation=_explanation(video, events), rating=rating_of(severity))
+        rating = MAX_RATING * assessment.quality(slice(first, max(last, first + 1)))
+        return Rating(explanation=_explanation(video, events_of(assessment, video.start, video.end)), rating=rating)
 
     def _assess(self, video: Footage) -> Assessment:
         if self._known is None or self._known[0] != video.whole:
             self._known = (video.whole, assess(self._measure(video.whole)))
         return self._known[1]
-
-
-def rating_of(severity: np.ndarray) -> float:
-    """0..5 from severities [F] in 0..1: the root mean square, so that a moment that is lost counts more than its share.
-
-    One second of ten that is lost takes 1.6 points, half of the time lost 3.5.
-    """
-    return float(MAX_RATING * (1 - np.sqrt(np.mean(severity**2))))
 
 
 def _explanation(video: Footage, events: list[Event]) -> str:

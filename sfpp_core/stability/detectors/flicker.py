@@ -9,7 +9,7 @@ import numpy as np
 from .scale import severity, windowed_median
 from .shots import Shots
 
-_FLICKER_SCALE: Final = 0.03
+_FLICKER_SCALE, _FLICKER_POWER = 0.03, 2.5
 """Of the range of luma. Between 2 and 20 changes a second the eye notices about half a hundredth (de Lange, 1958)."""
 _REACHES: Final = (1, 2, 4)
 """In frames: each is most sensitive to a period of twice its length."""
@@ -18,7 +18,7 @@ _PERIODS: Final = 4
 
 def flicker(shots: Shots) -> np.ndarray:
     """[F] severity of the flicker of mean luma."""
-    return severity(flicker_amplitude(shots), _FLICKER_SCALE)
+    return severity(flicker_amplitude(shots), _FLICKER_SCALE, _FLICKER_POWER)
 
 
 def flicker_amplitude(shots: Shots) -> np.ndarray:

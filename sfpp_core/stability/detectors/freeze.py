@@ -22,6 +22,7 @@ _MEMORY_SECONDS: Final = 10.0
 _QUIET_PERCENTILE: Final = 30
 _FRAMES_BEFORE: Final = 3
 _DROP: Final = 6.0
+_STOPPED_SHARE: Final = 0.35
 _LEAST_SECONDS: Final = 0.3
 _PLAIN_SECONDS: Final = 1.0
 _WORST: Final = 0.85
@@ -35,30 +36,32 @@ def freeze(shots: Shots) -> np.ndarray:
     """
     series = shots.series
     severity = np.zeros(len(series))
-    for first, last in _spans(_still(series)):
+    still, usual = _still(series)
+    for first, last in _spans(still):
         seconds = (last - first) / series.rate
-        if seconds >= _LEAST_SECONDS and _is_abrupt(series.difference, first, last):
+        if seconds >= _LEAST_SECONDS and _is_abrupt(series.difference, first, last, usual[first]):
             severity[first:last] = _WORST * min(1.0, seconds / _PLAIN_SECONDS)
     return severity
 
 
-def _still(series: FrameSeries) -> np.ndarray:
-    """[F] whether a frame is the one before, as far as a codec lets them be equal."""
-    still = np.zeros(len(series), dtype=bool)
+def _still(series: FrameSeries) -> tuple[np.ndarray, np.ndarray]:
+    """[F] whether a frame is the one before, as far as a codec lets them be equal; [F] the usual change so far."""
+    still, usual = np.zeros(len(series), dtype=bool), np.zeros(len(series))
     remembered: deque[float] = deque(maxlen=window_frames(_MEMORY_SECONDS, series.rate))
     for frame, difference in enumerate(series.difference):
         if remembered:
-            usual = np.percentile(remembered, _QUIET_PERCENTILE)
-            still[frame] = difference < max(_NO_CHANGE, _STILL_SHARE * usual)
+            usual[frame] = np.percentile(remembered, _QUIET_PERCENTILE)
+            still[frame] = difference < max(_NO_CHANGE, _STILL_SHARE * usual[frame])
         if difference > _LEAST_MOTION and not still[frame]:
             remembered.append(float(difference))
-    return still
+    return still, usual
 
 
-def _is_abrupt(difference: np.ndarray, first: int, last: int) -> bool:
+def _is_abrupt(difference: np.ndarray, first: int, last: int, usual: float) -> bool:
     """Whether motion stopped from one frame to the next."""
     before = np.median(difference[max(1, first - _FRAMES_BEFORE) : first])
-    return bool(before > _DROP * max(_NO_CHANGE, float(np.median(difference[first:last]))))
+    left = max(_NO_CHANGE, float(np.median(difference[first:last])))
+    return bool(before > min(_DROP * left, _STOPPED_SHARE * usual))
 
 
 def _spans(flags: np.ndarray) -> list[tuple[int, int]]:

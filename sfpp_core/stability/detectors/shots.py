@@ -1,7 +1,8 @@
 """Cuts, and what a series would be without the jumps of light and colour that come with them.
 
-A film may cut: the next shot is not damaged because it is darker. So a jump at a cut is taken out before anything is
-compared with the first seconds, and only what drifts within shots counts as drift; the cut itself is a small damage.
+A film may cut: the next shot is not damaged because it is darker. So most of a jump at a cut is taken out before
+anything is compared with the first seconds, and what drifts within shots counts as drift; the cut itself is a small
+damage, and what is left of the jump makes one to an unlike world a larger one.
 """
 
 from __future__ import annotations
@@ -19,15 +20,17 @@ _LEAST_DEVIATION: Final = 2.0
 # The change of structure is the root mean square difference of two standardised pictures: 0 for equal ones, 1.41 for
 # unrelated ones. Part of a picture that moves makes 0.05 to 0.3 from frame to frame; a cut stands out from that.
 _LEAST_CHANGE: Final = 0.12
-_CHANGE_OF_SCENE: Final = 0.8
+_CHANGE_OF_SCENE: Final = 0.6
+_MOST_EXCUSED: Final = 0.75
 _UNRELATED: Final = 1.2
 # How far: 2.5 times as much where motion might explain it, 1.5 times where the pictures have nothing in common.
 _STANDS_OUT, _STANDS_OUT_UNRELATED = 2.5, 1.5
 _NEIGHBOURHOOD_SECONDS: Final = 1.0
 _NEXT_FRAMES: Final = 2
 _NOTHING_IN_COMMON: Final = 1.41
-# Mean change of a channel from black to mid-grey would be 0.5; two films of unlike light and colour differ by this.
-_OTHER_COLOURS: Final = 0.3
+# Mean change of a tile's channel, relative to the picture's mean: two films of unlike colours differ by this much.
+_OTHER_COLOURS: Final = 0.6
+_DARK: Final = 0.02
 _NEIGHBOURS_PERCENTILE: Final = 80
 _LEVEL_SECONDS: Final = 0.4
 
@@ -44,10 +47,10 @@ class Cut:
     """0 (nowhere) to 1 (another world): the mean of the changes of structure, of layout and of colour."""
 
     @property
-    def scene_share(self) -> float:
-        """0..1: how far the cut leads to another scene, rather than elsewhere in the same."""
+    def excused_share(self) -> float:
+        """How much of a jump of light or colour the cut excuses: most of it where it leads to another scene."""
         share = min(1.0, max(0.0, (self.change - _LEAST_CHANGE) / (_CHANGE_OF_SCENE - _LEAST_CHANGE)))
-        return share * share * (3 - 2 * share)
+        return _MOST_EXCUSED * share * share * (3 - 2 * share)
 
 
 def standardised(thumbnails: np.ndarray) -> np.ndarray:
@@ -98,20 +101,21 @@ def _distance(before: np.ndarray, after: np.ndarray, change: float) -> float:
     """How far a cut leads: a shift by half a picture changes the layout [K, C] more than one by a tenth."""
     layouts = standardised(255 * np.stack((before, after)).mean(axis=2))
     layout = float(structural_change(layouts)[1])
-    colour = float(np.abs(after - before).mean())
+    # Relative to the mean of each, so that a film that is darker has cuts as hard as before.
+    colour = float(np.abs(after / (after.mean() + _DARK) - before / (before.mean() + _DARK)).mean())
     parts = change / _NOTHING_IN_COMMON, layout / _NOTHING_IN_COMMON, colour / _OTHER_COLOURS
     return sum(min(1.0, part) for part in parts) / len(parts)
 
 
 def without_jumps(values: np.ndarray, cuts: list[Cut], rate: float) -> np.ndarray:
-    """Values [F, ...] less what they jumped by at the cuts so far."""
+    """Values [F, ...] less what the cuts so far excuse of their jumps."""
     reach = window_frames(_LEVEL_SECONDS, rate, least=2)
     bounds = [0, *(cut.frame for cut in cuts), len(values)]
     level = values.astype(np.float64).copy()
     for number, cut in enumerate(cuts, start=1):
         before = values[max(bounds[number - 1], cut.frame - reach) : cut.frame]
         after = values[cut.frame : min(bounds[number + 1], cut.frame + reach)]
-        level[cut.frame :] -= cut.scene_share * (np.median(after, axis=0) - np.median(before, axis=0))
+        level[cut.frame :] -= cut.excused_share * (np.median(after, axis=0) - np.median(before, axis=0))
     return level
 
 
@@ -138,7 +142,7 @@ class Shots:
         """[F, C] by how much what is seen became lighter since the first seconds, added up from frame to frame."""
         steps = self.series.light_change.astype(np.float64).copy()
         for cut in self.cuts:
-            steps[cut.frame] *= 1 - cut.scene_share
+            steps[cut.frame] *= 1 - cut.excused_share
         level = np.cumsum(steps, axis=0)
         return level - self.reference(level)
 
