@@ -22,6 +22,8 @@ NODE_IDS = {
     "SFPPSaveState",
     "SFPPLoadState",
     "SFPPDecodeToVideo",
+    "SFPPVisualStability",
+    "SFPPStabilityReport",
 }
 
 
