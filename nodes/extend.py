@@ -71,6 +71,8 @@ class Extend(io.ComfyNode):
     ) -> io.NodeOutput:
         text_dim = wan_config(model).text_dim
         state.require_model(model_identity(model))
+        if not state.chunks:
+            raise ValueError("this state holds no film yet; start one with SFPP Sampler.")
         text = state.texts[state.chunks[-1].text] if positive is None else text_embedding(positive, text_dim)
         length = film_length(seconds, state.config, made=state.num_frames)
         say(str(length))

@@ -109,6 +109,8 @@ def _check_texts(texts: tuple[Tensor, ...], chunks: tuple[Chunk, ...], *, batch:
     for index, text in enumerate(texts):
         if text.ndim != 3 or text.shape[0] not in (1, batch) or text.shape[2] != texts[0].shape[2]:
             raise ValueError(f"text {index} of shape {tuple(text.shape)} does not fit")
+        if not bool(torch.isfinite(text).all()):
+            raise ValueError(f"text {index} holds values that are not finite")
 
 
 def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...]) -> tuple[Chunk, ...]:

@@ -40,6 +40,10 @@ class StabilityReport:
         if not self.stability.segments:
             raise ValueError("a report has at least one rated segment.")
 
+    def __repr__(self) -> str:
+        """Short: ComfyUI puts what a node was given into its error messages."""
+        return f"StabilityReport({self.video!r}, score {self.stability.score:.1f}, {len(self.events)} events)"
+
     @classmethod
     def of(
         cls, video: str, stability: VisualStability, series: FrameSeries, events: Sequence[Event]

@@ -69,6 +69,7 @@ def test_descriptions_that_cannot_be(saved: Path, tmp_path: Path, changes: dict[
         ("latents", Tensor.half, "its latents are torch.float16"),
         ("latents", lambda latents: latents[0], "its latents are torch.float32 of shape"),
         ("latents", lambda latents: latents * torch.inf, "not finite"),
+        ("text.0", lambda text: text * torch.nan, "text 0 holds values that are not finite"),
         ("text.0", lambda text: text[0], "text 0 of shape (5, 20) does not fit"),
         ("text.0", lambda text: text.expand(3, -1, -1), "text 0 of shape (3, 5, 20) does not fit"),
         # One token would be spread over the whole window without a word.
