@@ -38,7 +38,7 @@ class FrameSeries:
     saturation: np.ndarray
     """[F] mean difference of a pixel's largest and smallest channel."""
     sharpness: np.ndarray
-    """[F] how much finest detail the strongest edges have, for the detail of twice its size; see detail.py."""
+    """[F] how much finest detail there is at edges, for the shapes of four times its size; see detail.py."""
     noise: np.ndarray
     """[F] deviation of luma from its surroundings in the plain parts of the picture; see detail.py."""
     difference: np.ndarray

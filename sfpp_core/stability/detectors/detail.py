@@ -9,11 +9,11 @@ import numpy as np
 from .scale import severity, window_frames, windowed_median
 from .shots import Shots
 
-_BLUR_OCTAVES: Final = 0.7
+_BLUR_OCTAVES: Final = 1.2
 _NOISE_SCALE: Final = 0.03
 # Motion blurs for moments, and a compressed film is sharper in its key frames.
 _WINDOW_SECONDS: Final = 0.5
-_LEAST_SHARPNESS: Final = 0.01
+_LEAST_SHARPNESS: Final = 0.03
 
 
 def blur(shots: Shots) -> np.ndarray:
