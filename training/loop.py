@@ -218,5 +218,7 @@ class _Trainer:
     @torch.no_grad()
     def _watch(self, board: Board) -> None:
         self._task.model.eval()
-        with self.average.applied(), self._config.autocast():
+        # A sample has shapes of its own, a rollout one a chunk: compiling them would take longer than they do.
+        uncompiled = torch.compiler.set_stance("force_eager")
+        with self.average.applied(), self._config.autocast(), uncompiled:
             self._task.watch(board, self.step)
