@@ -17,6 +17,7 @@ _NOTICED: Final = 0.08
 _TRACE: Final = 0.04
 # Two spans of a kind with less than this between them are one.
 _PAUSE_SECONDS: Final = 1.0
+_EDGE_SECONDS: Final = 0.5
 _DEGREES: Final = ((0.3, "slight"), (0.65, "clear"), (1.01, "severe"))
 
 
@@ -56,14 +57,25 @@ def events_of(assessment: Assessment, start: float = 0.0, end: float = np.inf) -
     events = []
     for kind, severity in assessment.severities.items():
         if kind is not Damage.CUT:
-            spans = _spans(severity[first:last], series.rate)
-            events += [_event(kind, assessment, first + begin, first + stop) for begin, stop in spans]
+            spans = (_within(span, first, last, series.rate) for span in _spans(severity, series.rate))
+            events += [
+                _event(kind, assessment, begin, stop)
+                for begin, stop in spans
+                if begin < stop and severity[begin:stop].max() > _NOTICED
+            ]
     events += [
         _event(Damage.CUT, assessment, cut.frame, cut.frame + 1)
         for cut in assessment.shots.cuts
         if first <= cut.frame < last
     ]
     return sorted(events, key=lambda event: (event.start, -event.strength))
+
+
+def _within(span: tuple[int, int], first: int, last: int, rate: float) -> tuple[int, int]:
+    """The part of a span of frames in another; none where only the edge of it reaches in, which is never so exact."""
+    begin, stop = max(span[0], first), min(span[1], last)
+    least = min(_EDGE_SECONDS * rate, (span[1] - span[0]) / 2)
+    return (begin, stop) if stop - begin >= least else (begin, begin)
 
 
 def _spans(severity: np.ndarray, rate: float) -> list[tuple[int, int]]:

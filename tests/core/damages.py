@@ -113,9 +113,10 @@ def other_scene(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
     return _each(frames, 0.5, False, lambda x, a, i: (1 - s) * x + s * x[::-1, :, ::-1])
 
 
-def jump_aside(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
-    shift = int(0.5 * s * frames[0].shape[1])
-    return _each(frames, 0.6, False, lambda x, a, i: np.roll(x, shift, axis=1))
+def mirrored_shots(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
+    """Cuts to the mirrored film and back: up to ten, evenly spaced."""
+    cuts = round(10 * s)
+    return [x[:, ::-1] if (index * (cuts + 1) // len(frames)) % 2 else x for index, x in enumerate(frames)]
 
 
 def loop_in_the_middle(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
@@ -157,6 +158,6 @@ HELD_OUT: dict[str, Damage] = {
     "freeze": freeze_to_the_end,
     "flicker": pulsing_offset,
     "noise": salt_and_pepper,
-    "cut": jump_aside,
+    "cut": mirrored_shots,
     "loop": loop_from_the_start,
 }

@@ -23,7 +23,8 @@ _LEAST_SECONDS: Final = 0.5
 _EQUAL: Final = 1.2
 # Of the usual step from frame to frame: what is left of fast motion between two frames that were measured.
 _EQUAL_STEPS: Final = 1.0
-_JUMP: Final = 2.5
+_JUMP, _LEAST_JUMP = 2.5, 1.4
+_UNRELATED_SHARE: Final = 0.75
 _UNLIKE: Final = 3.0
 # Frames in a row that may fail without ending a repetition, such as those at a cut inside of it.
 _PATIENCE: Final = 3
@@ -137,9 +138,12 @@ def _is_loop(run: Loop, film: _Film) -> bool:
     """Whether a repetition is closer than the footage is to itself at other distances, and leaves its course."""
     frames = np.arange(run.first, run.last)
     repeated = max(film.typical_distance(frames, run.lag), _EQUAL / 2)
-    others = (film.typical_distance(frames, lag) for lag in (run.lag // 4, run.lag // 2, 3 * run.lag // 4) if lag)
-    if min(others) < _UNLIKE * repeated:
+    other_lags = (lag for lag in (run.lag // 4, run.lag // 2, 3 * run.lag // 4) if lag)
+    other = min(film.typical_distance(frames, lag) for lag in other_lags)
+    if other < _UNLIKE * repeated:
         return False
-    jump = film.steps[run.first] > max(_EQUAL, _JUMP * film.usual_steps[run.first])
+    # Where everything moves fast, a step is nearly as far as any picture is from any other, and a jump cannot be more.
+    step, usual = film.steps[run.first], film.usual_steps[run.first]
+    jump = step > max(_EQUAL, _LEAST_JUMP * usual) and step > min(_JUMP * usual, _UNRELATED_SHARE * other)
     before = np.arange(run.first - _COURSE_FRAMES, run.first - 1)
     return jump or film.typical_distance(before, run.lag + 1) > 2 * _UNLIKE * repeated
