@@ -70,6 +70,7 @@ def test_whoever_stops_listening_ends_what_is_running(tmp_path: Path) -> None:
 
 
 PARENT = """
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -77,6 +78,8 @@ from sfpp_core.stability.workers import run_in_processes
 from tests.core.crashing_work import make_work
 
 if __name__ == "__main__":
+    # As in a terminal, also where the tests run as a shell's background job, which is deaf to interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tasks = sys.argv[2:]
     try:
         for task, result in run_in_processes(partial(make_work, Path(sys.argv[1])), tasks, len(tasks)):
