@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .score import segment_spans
-from .series import FrameSeries
+from .series import FrameSeries, true_runs
 
 DYNAMIC_SPEED: Final = 8 * 6 / 256
 """Short sides of the picture a second. VBench's threshold is 6 pixels, for a short side of 256, between frames 1/8 s
@@ -105,7 +105,6 @@ def frozen_spans(series: FrameSeries) -> tuple[tuple[float, float], ...]:
     """
     same = (series.difference < FROZEN_DIFFERENCE) & (series.flow_top < FROZEN_SPEED)
     same[0] = False
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], same, [False]))))
     ends = np.append(series.time[1:], series.time[-1] + 1 / series.rate)
-    spans = [(float(series.time[first - 1]), float(ends[last - 1])) for first, last in edges.reshape(-1, 2)]
+    spans = [(float(series.time[first - 1]), float(ends[last - 1])) for first, last in true_runs(same)]
     return tuple((start, end) for start, end in spans if end - start >= FROZEN_SECONDS)

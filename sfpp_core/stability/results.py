@@ -104,8 +104,9 @@ class ResultFile:
         # Opened for writing first: a file that cannot be written must show before anything is rated.
         with self.path.open("ab"):
             content = self.path.read_bytes()
-        for number, line in enumerate(content.split(b"\n"), start=1):
-            self._take(line, number, is_last=number == content.count(b"\n") + 1)
+        lines = content.split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            self._take(line, number, is_last=number == len(lines))
         self._superseded |= content != self._content()
         self._tidy()
         return self

@@ -82,3 +82,9 @@ class FrameSeries:
             first = max(0, first - 1)
         chosen = slice(first, max(last, first + 1))
         return replace(self, **{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
+
+
+def true_runs(flags: np.ndarray) -> list[tuple[int, int]]:
+    """First and last (not included) index of each run of true values among flags [F]."""
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], flags, [False]))))
+    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))

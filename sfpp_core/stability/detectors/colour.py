@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import cv2
 import numpy as np
 
+from ..drift import JUST_NOTICEABLE
 from .light import agreed, contrast_drift, shared_by_the_picture
 from .scale import severity
 from .shots import Shots
 
-# In units of CIE Lab; the second after Mahy et al., 1994.
-_CAST_SCALE, _JUST_NOTICEABLE = 16.0, 2.3
+_CAST_SCALE: Final = 16.0
+"""In units of CIE Lab."""
 
 
 def colour_cast(shots: Shots) -> np.ndarray:
@@ -32,7 +35,7 @@ def cast_length(shots: Shots) -> np.ndarray:
     without_drift = _lab((tiles - shots.light_drift()[:, None]).clip(0, 1))
     followed = _unexplained(_lab(tiles), without_drift, flattening)[:, 0]
     length = np.linalg.norm(shift, axis=1)
-    along = (shift * followed).sum(axis=1) / np.maximum(length, _JUST_NOTICEABLE)
+    along = (shift * followed).sum(axis=1) / np.maximum(length, JUST_NOTICEABLE)
     return agreed(length, along)
 
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from ..series import FrameSeries
+from ..series import FrameSeries, true_runs
 from .scale import window_frames
 from .shots import Shots
 
@@ -37,7 +37,7 @@ def freeze(shots: Shots) -> np.ndarray:
     series = shots.series
     severity = np.zeros(len(series))
     still, usual = _still(series)
-    for first, last in _spans(still):
+    for first, last in true_runs(still):
         seconds = (last - first) / series.rate
         if seconds >= _LEAST_SECONDS and _is_abrupt(series.difference, first, last, usual[first]):
             severity[first:last] = _WORST * min(1.0, seconds / _PLAIN_SECONDS)
@@ -63,8 +63,3 @@ def _is_abrupt(difference: np.ndarray, first: int, last: int, usual: float) -> b
     left = max(_NO_CHANGE, float(np.median(difference[first:last])))
     return bool(before > min(_DROP * left, _STOPPED_SHARE * usual))
 
-
-def _spans(flags: np.ndarray) -> list[tuple[int, int]]:
-    """First and last (not included) index of each run of true values."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([0], flags.astype(np.int8), [0]))))
-    return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
