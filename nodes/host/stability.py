@@ -80,11 +80,13 @@ def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, 
         JudgeError, LedgerError, PermissionError, ValueError: it could not be rated; each says why.
     """
     with requirements(), footage_of(video, fps) as footage:
-        from ...sfpp_core.stability.events import find_events
+        from ...sfpp_core.stability.events import events_of
+        from ...sfpp_core.stability.offline import OfflineJudge
         from ...sfpp_core.stability.report import StabilityReport
 
+        offline = judge if isinstance(judge, OfflineJudge) else OfflineJudge(measured)
         # Before a rating is paid for: a damaged film shows here.
-        series = measured(footage)
+        assessment = offline.assessment(footage)
         bar = InterruptibleBar()
         stability = visual_stability(
             footage,
@@ -94,7 +96,7 @@ def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, 
             store=_ledger(),
             on_segment=bar.update,
         )
-        return StabilityReport.of(footage.name, stability, series, find_events(series))
+        return StabilityReport.of(footage.name, stability, assessment.series, events_of(assessment))
 
 
 def measured(film: Footage) -> FrameSeries:

@@ -21,8 +21,8 @@ _NO_DAMAGE: Final = "exposure, colour, detail and motion hold as in the first se
 class OfflineJudge:
     """Compares every frame of a video with the video's own first seconds; see docs/stability.md.
 
-    measure: gives the series of a whole video. A caller that has measured it already hands its series in this way, or
-        takes it from `series` afterwards; the judge measures the same video only once in a row.
+    measure: gives the series of a whole video, for a caller that has measured it already. The judge assesses the same
+        video only once in a row.
     """
 
     name = "offline-1"
@@ -31,27 +31,24 @@ class OfflineJudge:
         self._measure = measure
         self._known: tuple[Footage, Assessment] | None = None
 
-    def series(self, video: Footage) -> FrameSeries:
-        """The series of the whole video that `video` is a span of.
-
-        Raises:
-            VideoFileError: the file is damaged or cut short.
-        """
-        return self._assess(video).series
-
     def rate(self, video: Footage, prompt: str) -> Rating:
         """Rate a span. The prompt is not looked at: pixels do not tell whether it asked for a storm.
 
         Raises:
             VideoFileError: the file is damaged or cut short.
         """
-        assessment = self._assess(video)
+        assessment = self.assessment(video)
         first, last = np.searchsorted(assessment.series.time, (video.start, video.end))
         first = min(first, len(assessment.series) - 1)
         rating = MAX_RATING * assessment.quality(slice(first, max(last, first + 1)))
         return Rating(explanation=_explanation(video, events_of(assessment, video.start, video.end)), rating=rating)
 
-    def _assess(self, video: Footage) -> Assessment:
+    def assessment(self, video: Footage) -> Assessment:
+        """What was found in the whole video that `video` is a span of.
+
+        Raises:
+            VideoFileError: the file is damaged or cut short.
+        """
         if self._known is None or self._known[0] != video.whole:
             self._known = (video.whole, assess(self._measure(video.whole)))
         return self._known[1]

@@ -10,9 +10,8 @@ from PIL import Image, UnidentifiedImageError
 from PIL.PngImagePlugin import PngInfo
 
 from ..files import replacing
-from .events import find_events
+from .events import events_of
 from .footage import Footage
-from .measure import measure
 from .offline import OfflineJudge
 from .plot import plot_report
 from .rating import Judge
@@ -35,8 +34,9 @@ def draw(video: Footage, result: VideoResult, judge: Judge, path: Path) -> None:
     drawn_result = hashlib.sha256(result.to_json().encode()).hexdigest()
     if _drawn_result(path) == drawn_result:
         return
-    series = judge.series(video) if isinstance(judge, OfflineJudge) else measure(video)
-    report = StabilityReport.of(video.name, result.stability, series, find_events(series))
+    offline = judge if isinstance(judge, OfflineJudge) else OfflineJudge()
+    assessment = offline.assessment(video)
+    report = StabilityReport.of(video.name, result.stability, assessment.series, events_of(assessment))
     info = PngInfo()
     info.add_text(RESULT_KEY, drawn_result)
     path.parent.mkdir(parents=True, exist_ok=True)

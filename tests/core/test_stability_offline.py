@@ -102,7 +102,7 @@ def test_a_whole_video_is_measured_once_for_all_its_segments() -> None:
     stability = visual_stability(film, "a boat", judge, segment_seconds=5)
     assert len(stability.segments) == 4
     assert measured == [film]
-    assert judge.series(film.segment(1, 2)).time[-1] == 319 / 16
+    assert judge.assessment(film.segment(1, 2)).series.time[-1] == 319 / 16
 
 
 def test_it_says_that_it_is_the_offline_judge() -> None:
