@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.offline import OfflineJudge
+from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
 from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND

@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.latest import io, ui
 
 from ..sfpp_core.stability.footage import MAX_RATE
-from ..sfpp_core.stability.judges import JUDGES
+from ..sfpp_core.stability.judges.registry import JUDGES
 from ..sfpp_core.stability.score import SEGMENT_SECONDS
 from .host.progress import say
 from .host.stability import choose_judge, draw_report, rate_film

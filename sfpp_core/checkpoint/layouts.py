@@ -200,5 +200,5 @@ def _from_diffusers(name: str) -> str:
     table = DIFFUSERS_BLOCK if block else DIFFUSERS_TOP
     for theirs, ours in table.items():
         if rest == theirs or rest.startswith(f"{theirs}."):
-            return f"{scope}{ours}{rest[len(theirs):]}"
+            return f"{scope}{ours}{rest[len(theirs) :]}"
     return name

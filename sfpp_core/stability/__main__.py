@@ -3,7 +3,7 @@
 import signal
 import sys
 
-from .cli import main
+from .batch.cli import main
 
 if __name__ == "__main__":
     # A shell starts its background jobs deaf to interrupts; this one wants to be stopped there too.

@@ -173,9 +173,7 @@ class VideoReader:
         return float(1 / self.fps) if self.fps else 0.0
 
     def _damaged(self, num_frames: int, error: av.FFmpegError) -> VideoFileError:
-        return VideoFileError(
-            f"{self.path.name} is damaged or cut short; {num_frames} frames could be read ({error})."
-        )
+        return VideoFileError(f"{self.path.name} is damaged or cut short; {num_frames} frames could be read ({error}).")
 
     def _require_whole(self, end: float, num_frames: int) -> None:
         """Raise unless there are frames, and up to the end that the header promises; `end` in ticks of the stream."""

@@ -78,9 +78,7 @@ class CausalConv3d(CausalLayer, nn.Conv3d):
 
     def __init__(self, in_channels: int, out_channels: int, *, spatial: int = 3) -> None:
         margin = spatial // 2
-        super().__init__(
-            in_channels, out_channels, (CONTEXT_FRAMES + 1, spatial, spatial), padding=(0, margin, margin)
-        )
+        super().__init__(in_channels, out_channels, (CONTEXT_FRAMES + 1, spatial, spatial), padding=(0, margin, margin))
 
     def forward(self, x: Tensor, cache: FeatureCache) -> Tensor:
         past = cache.take(self)

@@ -116,9 +116,7 @@ WRITTEN: dict[str, Written] = {
         lambda w: {"generator_ema": prefixed(w, "model._fsdp_wrapped_module.")}, ".pt", "training", "generator_ema"
     ),
     "compiled": Written(lambda w: {"model": prefixed(w, "_orig_mod.model.")}, ".pt", "training", "model"),
-    "lightning": Written(
-        lambda w: {"state_dict": prefixed(w, "model."), "epoch": 3}, ".pt", "training", "state_dict"
-    ),
+    "lightning": Written(lambda w: {"state_dict": prefixed(w, "model."), "epoch": 3}, ".pt", "training", "state_dict"),
     "nested-twice": Written(
         lambda w: {"state_dict": {"generator": prefixed(w, "module.model.")}}, ".pt", "training", "generator"
     ),

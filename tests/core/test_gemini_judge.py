@@ -14,9 +14,9 @@ from dataclasses import replace
 import pytest
 
 from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.gemini import GeminiJudge
+from sfpp_core.stability.judges.gemini import GeminiJudge
+from sfpp_core.stability.judges.remote import Patience
 from sfpp_core.stability.rating import JudgeError
-from sfpp_core.stability.remote import Patience
 from tests.core.films import moving_square
 from tests.core.judge_servers import GeminiServer, Reply, gemini_error, gemini_says, rating_json
 

@@ -8,11 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
-from sfpp_core.stability.drift import color_drift, exposure_drift, relative
-from sfpp_core.stability.flicker import brightness_flicker, flicker_score
-from sfpp_core.stability.metrics import LongVideoMetrics
-from sfpp_core.stability.motion import DYNAMIC_SPEED, dynamic_windows, flow_spikes, flow_variances, frozen_spans
-from sfpp_core.stability.repetition import closest_repetition
+from sfpp_core.stability.metrics.drift import color_drift, exposure_drift, relative
+from sfpp_core.stability.metrics.flicker import brightness_flicker, flicker_score
+from sfpp_core.stability.metrics.long_video import LongVideoMetrics
+from sfpp_core.stability.metrics.motion import DYNAMIC_SPEED, dynamic_windows, flow_spikes, flow_variances, frozen_spans
+from sfpp_core.stability.metrics.repetition import closest_repetition
 from tests.core.measured import RATE, series, wandering
 
 

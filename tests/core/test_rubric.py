@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.rubric import ANSWER_SCHEMA, UnusableAnswer, complaint, parse_answer, question
+from sfpp_core.stability.judges.rubric import ANSWER_SCHEMA, UnusableAnswer, complaint, parse_answer, question
 
 
 @pytest.fixture(scope="module")

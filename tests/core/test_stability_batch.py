@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfpp_core.stability.batch import rate_videos
+from sfpp_core.stability.batch.batch import rate_videos
+from sfpp_core.stability.batch.results import Question, ResultFile, VideoResult
+from sfpp_core.stability.batch.scoring import Scorer, ScoringTask
 from sfpp_core.stability.ledger import RatingLedger
-from sfpp_core.stability.results import Question, ResultFile, VideoResult
-from sfpp_core.stability.scoring import Scorer, ScoringTask
 from tests.core.brightness_judge import BrightnessJudge
 from tests.core.films import HEIGHT, WIDTH, write
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sfpp_core.stability.cli import FINE, INTERRUPTED, SOME_FAILED, USAGE, main
+from sfpp_core.stability.batch.cli import FINE, INTERRUPTED, SOME_FAILED, USAGE, main
 from tests.core.films import HEIGHT, WIDTH, write
 from tests.core.judge_servers import ChatServer, chat_says, rating_json
 

@@ -7,14 +7,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sfpp_core.stability.assessment import Damage
-from sfpp_core.stability.events import find_events
 from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measure import measure
-from sfpp_core.stability.offline import OfflineJudge
+from sfpp_core.stability.measurement.measure import measure
+from sfpp_core.stability.measurement.series import FrameSeries
+from sfpp_core.stability.offline.assessment import Damage
+from sfpp_core.stability.offline.events import find_events
+from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.rating import Rating
 from sfpp_core.stability.score import visual_stability
-from sfpp_core.stability.series import FrameSeries
 from tests.core.clips import footage, pan, scene
 from tests.core.damages import DESIGNED, HELD_OUT, Frames
 

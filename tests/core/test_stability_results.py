@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from sfpp_core.stability.results import Question, ResultFile, ResultFileError, VideoResult
+from sfpp_core.stability.batch.results import Question, ResultFile, ResultFileError, VideoResult
+from sfpp_core.stability.batch.tables import result_table
 from sfpp_core.stability.score import SegmentRating, VisualStability
-from sfpp_core.stability.tables import result_table
 
 
 def question(path: str, prompt: str = "") -> Question:

@@ -134,9 +134,7 @@ def test_autocast_keeps_activations_half_and_channels_last() -> None:
 
 
 @pytest.mark.parametrize("num_frames, nearest", ((2, 1), (4, 5), (8, 9), (10, 9), (81 + 2, 85)))
-def test_frame_counts_that_do_not_fit_are_refused_with_the_nearest(
-    vae: WanVAE, num_frames: int, nearest: int
-) -> None:
+def test_frame_counts_that_do_not_fit_are_refused_with_the_nearest(vae: WanVAE, num_frames: int, nearest: int) -> None:
     for encode in (vae.encode, vae.encode_moments, vae.reconstruct):
         with pytest.raises(ValueError, match=rf"has {num_frames} frames; the VAE needs 4n\+1\. Try {nearest}\."):
             encode(torch.zeros(1, 3, num_frames, 8, 8))

@@ -226,8 +226,9 @@ def test_values_beyond_the_range_are_clamped(tmp_path: Path) -> None:
 
 
 def test_a_film_without_frames_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no frames were given for film.mp4"), VideoWriter(
-        tmp_path / "film.mp4", WIDTH, HEIGHT
+    with (
+        pytest.raises(ValueError, match="no frames were given for film.mp4"),
+        VideoWriter(tmp_path / "film.mp4", WIDTH, HEIGHT),
     ):
         pass
     assert names(tmp_path) == []

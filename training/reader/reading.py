@@ -34,9 +34,7 @@ def read(reader: AttributeReader, videos: Tensor, *, batch: int = 16) -> list[Re
         looks = looks_from_unit(output.looks)
         for item in range(len(piece)):
             indices = tuple(int(found.indices[item]) for found in likeliest)
-            confidence = {
-                name: float(found.values[item]) for name, found in zip(output.logits, likeliest, strict=True)
-            }
+            confidence = {name: float(found.values[item]) for name, found in zip(output.logits, likeliest, strict=True)}
             look = dict(zip(LOOKS, looks[item].tolist(), strict=True))
             readings.append(Reading(attributes=Attributes.from_indices(indices), confidence=confidence, **look))
     return readings

@@ -155,9 +155,7 @@ class TeacherTask:
             "" if drop else wordings[pick % len(wordings)]
             for wordings, pick, drop in zip(prompts, wording, dropped, strict=True)
         ]
-        return TeacherBatch(
-            latents=self._clips.latents[chosen].float(), tokens=self._tokenizer.batch(prompts)
-        )
+        return TeacherBatch(latents=self._clips.latents[chosen].float(), tokens=self._tokenizer.batch(prompts))
 
     def loss(self, batch: TeacherBatch, step: int) -> Loss:
         x0 = batch.latents

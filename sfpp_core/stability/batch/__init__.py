@@ -1,0 +1,1 @@
+"""The command line: many files in parallel processes, resumable; tables, JSON lines, comparisons."""

@@ -1,0 +1,1 @@
+"""Long-video metrics with their definitions and sources: motion, flicker, drift, repetition."""
