@@ -91,7 +91,9 @@ class OptimizerConfig:
     clip: float = 1.0
     """Largest gradient norm; longer gradients are scaled down to it."""
     ema: float = 0.999
-    """Decay of the moving average of the weights, which is what is shipped."""
+    """Decay of the moving average of the weights, which is what is shipped; 0 keeps none."""
+    ema_start: int = 0
+    """Updates after which averaging begins; until then the average is the weights themselves."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0, e.g. 1e-3.")
@@ -100,7 +102,7 @@ class OptimizerConfig:
         require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more.")
         in_range = all(0 <= beta < 1 for beta in self.betas)
         require(in_range, f"optimizer.betas are {self.betas}; each must lie in [0, 1).")
-        for name in ("warmup", "decay"):
+        for name in ("warmup", "decay", "ema_start"):
             require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more.")
 
 
@@ -142,7 +144,7 @@ class TrainConfig(StageConfig):
     """What every stage that takes optimiser steps has."""
 
     steps: int
-    """Optimiser steps of the whole run."""
+    """Steps of the whole run; one updates every trained network at least once."""
     optimizer: OptimizerConfig
 
     def __post_init__(self) -> None:

@@ -12,18 +12,21 @@ from torch import Tensor, nn
 class MovingAverage:
     """Averages the trainable parameters of a network; `update` after every optimiser step.
 
-    Young averages follow quickly: the decay in force at step n is min(decay, (1 + n) / (10 + n)).
+    Young averages follow quickly: the decay in force at step n is min(decay, (1 + n) / (10 + n)). Before step `start`
+    the average is the weights themselves.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, *, start: int = 0) -> None:
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._averages = [parameter.detach().clone() for parameter in self._parameters]
         self._decay = decay
+        self._start = start
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the weights as they are after optimiser step number `step`, counted from 0."""
-        decay = min(self._decay, (1 + step) / (10 + step))
+        since = step - self._start
+        decay = min(self._decay, (1 + since) / (10 + since)) if since >= 0 else 0.0
         torch._foreach_lerp_(self._averages, [parameter.detach() for parameter in self._parameters], 1 - decay)
 
     @contextmanager

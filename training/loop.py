@@ -7,26 +7,25 @@ state and the step, and a run cut into pieces equals an uncut one bit for bit.
 from __future__ import annotations
 
 import logging
-import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from .board import Board
 from .config import TrainConfig
-from .ema import MovingAverage
-from .optim import Optimizers
+from .divergence import TrainingDiverged
 from .run_folder import RunFolder
+from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
@@ -36,33 +35,32 @@ Batch = Any
 """A tensor, or a dataclass of tensors and other things; only the task looks inside."""
 
 
-class TrainingDiverged(RuntimeError):
-    """The loss is no longer a number."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Loss:
-    """What one step minimises, and what it reports."""
-
-    total: Tensor
-    """Scalar."""
-    parts: dict[str, Tensor]
-    """Scalars for the log, detached."""
-
-
 class Task(Protocol):
-    """What a stage brings to the loop."""
+    """What a stage brings to the loop; `Supervised` makes one of a network and a loss."""
 
-    model: nn.Module
-    """The network; parameters that require no gradient are left alone. The loop moves it to the device."""
+    networks: Mapping[str, Trained]
+    """What is trained, by name, where it is trained."""
 
     def batch(self, step: int) -> Batch:
         """The batch of a step, a pure function of (seed, step). Runs in a worker process."""
         ...
 
-    def loss(self, batch: Batch, step: int) -> Loss:
-        """The loss of a step, a pure function of weights, batch, seed and step. Runs under autocast, the batch on the
-        network's device."""
+    def train_step(self, batch: Batch, step: int) -> dict[str, float]:
+        """Train on a batch that lies on the device, and update every network; metrics for the log.
+
+        A pure function of weights, optimisers, `state`, batch, seed and step.
+
+        Raises:
+            TrainingDiverged: a loss or a gradient is not finite.
+        """
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What else a stopped run needs to go on as if it had not been: tensors and plain values."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
         ...
 
     def watch(self, board: Board, step: int) -> None:
@@ -92,7 +90,7 @@ def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
 
     Raises:
         ConfigError: the folder belongs to a run of another configuration.
-        TrainingDiverged: the loss is NaN or infinite; the last checkpoint is from before.
+        TrainingDiverged: a loss or a gradient is NaN or infinite; the last checkpoint is from before.
     """
     folder = RunFolder(config, stage=stage)
     trainer = _Trainer(task, config, folder)
@@ -100,7 +98,7 @@ def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
     with Board(folder.path / "board", step=trainer.step) as board:
         finished = trainer.run(board)
     if finished:
-        with trainer.average.applied():
+        with _averaged(task):
             task.export(folder.path)
         logger.info("%s is finished: %d steps, results in %s", stage, trainer.step, folder.path)
     else:
@@ -138,25 +136,32 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
     return batch
 
 
+@contextmanager
+def _averaged(task: Task) -> Iterator[None]:
+    """Every network of the task holds its averages inside the block."""
+    with ExitStack() as stack:
+        for trained in task.networks.values():
+            stack.enter_context(trained.averaged())
+        yield
+
+
 class _Trainer:
-    """The state of a run: weights, averages, optimisers, step."""
+    """The state of a run: its task's networks and the step."""
 
     def __init__(self, task: Task, config: TrainConfig, folder: RunFolder) -> None:
         self._task = task
         self._config = config
         self._folder = folder
-        task.model.to(config.device)
-        self._optimizers = Optimizers(task.model, config.optimizer, steps=config.steps)
-        self.average = MovingAverage(task.model, config.optimizer.ema)
+        self._device = config.device
         self.step = 0
 
     def resume(self) -> None:
         saved = self._folder.load()
         if saved is None:
             return
-        self._task.model.load_state_dict(saved["model"])
-        self.average.restore(saved["average"])
-        self._optimizers.restore(saved["optimizers"])
+        for name, trained in self._task.networks.items():
+            trained.restore(saved["networks"][name])
+        self._task.restore(saved["task"])
         self.step = saved["step"]
         logger.info("resumed at step %d", self.step)
 
@@ -164,9 +169,8 @@ class _Trainer:
         self._folder.save(
             {
                 "step": self.step,
-                "model": self._task.model.state_dict(),
-                "average": self.average.state(),
-                "optimizers": self._optimizers.state(),
+                "networks": {name: trained.state() for name, trained in self._task.networks.items()},
+                "task": self._task.state(),
             }
         )
 
@@ -180,7 +184,7 @@ class _Trainer:
                 bar.update()
                 if self.step % run.log_every == 0:
                     board.scalars(metrics, self.step)
-                    bar.set_postfix_str(f"loss {metrics['loss']:.4f}")
+                    bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
                 if self.step % run.watch_every == 0 or self.step == self._config.steps:
                     self._watch(board)
                 now = time.monotonic()
@@ -200,25 +204,21 @@ class _Trainer:
         return iter(DataLoader(batches, batch_size=None, num_workers=workers, **ahead))
 
     def _take_step(self, batch: Batch) -> dict[str, float]:
-        self._task.model.train()
-        with self._config.autocast():
-            loss = self._task.loss(_moved(batch, self._config.device), self.step)
-        value = loss.total.item()
-        if not math.isfinite(value):
+        try:
+            metrics = self._task.train_step(_moved(batch, self._device), self.step)
+        except TrainingDiverged as problem:
             raise TrainingDiverged(
-                f"the loss is {value} at step {self.step}; lower optimizer.lr (it is {self._config.optimizer.lr:g}) "
+                f"{problem} at step {self.step}; lower optimizer.lr (it is {self._config.optimizer.lr:g}) "
                 f"and start again, or go on from {self._folder.checkpoint_path} with float32 precision in a new run."
-            )
-        loss.total.backward()
-        metrics = self._optimizers.step(self.step)
-        self.average.update(self.step)
+            ) from problem
         self.step += 1
-        return {"loss": value, **{name: part.item() for name, part in loss.parts.items()}, **metrics}
+        return metrics
 
     @torch.no_grad()
     def _watch(self, board: Board) -> None:
-        self._task.model.eval()
+        for trained in self._task.networks.values():
+            trained.network.eval()
         # A sample has shapes of its own, a rollout one a chunk: compiling them would take longer than they do.
         uncompiled = torch.compiler.set_stance("force_eager")
-        with self.average.applied(), self._config.autocast(), uncompiled:
+        with _averaged(self._task), self._config.autocast(), uncompiled:
             self._task.watch(board, self.step)

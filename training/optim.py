@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import AdamW, Optimizer
 
 from .config import OptimizerConfig
+from .divergence import require_finite
 from .muon import Muon
 
 
@@ -30,16 +31,21 @@ class Optimizers:
         self._members = _build(model, config)
 
     def step(self, step: int) -> dict[str, float]:
-        """Clip the gradients, update the weights, forget the gradients; returns what is worth logging."""
+        """Clip the gradients, update the weights, forget the gradients; returns what is worth logging.
+
+        Raises:
+            TrainingDiverged: a gradient is NaN or infinite; the weights are as they were.
+        """
         config = self._config
-        norm = nn.utils.clip_grad_norm_(self._parameters, config.clip)
+        norm = nn.utils.clip_grad_norm_(self._parameters, config.clip).item()
+        require_finite("the norm of the gradient", norm)
         rate = config.lr * rate_factor(step, steps=self._steps, warmup=config.warmup, decay=config.decay)
         for member in self._members:
             for group in member.param_groups:
                 group["lr"] = rate
             member.step()
             member.zero_grad(set_to_none=True)
-        return {"gradient_norm": norm.item(), "learning_rate": rate}
+        return {"gradient_norm": norm, "learning_rate": rate}
 
     def state(self) -> list[dict[str, Any]]:
         """What `restore` needs."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 MAX_SEED = 2**63 - 1
 
@@ -14,3 +16,11 @@ def generator_for(seed: int, *names: str | int) -> torch.Generator:
     words = "/".join(str(word) for word in (seed, *names))
     digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+
+
+def normal(shape: Sequence[int], seed: int, *names: str | int, samples: Sequence[int]) -> Tensor:
+    """Unit normal noise [len(samples), *shape], float32 on the CPU, each sample's from a generator of its own.
+
+    samples: indices into the global batch. Whoever handles a sample, alone or among others, draws the same for it.
+    """
+    return torch.stack([torch.randn(*shape, generator=generator_for(seed, *names, sample)) for sample in samples])

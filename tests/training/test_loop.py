@@ -11,9 +11,11 @@ from torch import Tensor, nn
 
 from training.board import Board
 from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
-from training.loop import Loss, TrainingDiverged, train
+from training.divergence import TrainingDiverged
+from training.loop import train
 from training.run_folder import RunFolder
 from training.seeding import generator_for
+from training.supervised import Loss, Supervised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,6 +56,10 @@ def make_config(out: Path, *, steps: int = 4, **changes: object) -> LineConfig:
     return LineConfig(run=run, seed=3, precision="float32", steps=steps, optimizer=optimizer, **changes)
 
 
+def fit(task: LineTask, config: LineConfig, *, stage: str = "line") -> bool:
+    return train(Supervised(task, config), config, stage=stage)
+
+
 def paused(config: LineConfig) -> LineConfig:
     """The same run, in pieces of one step."""
     return replace(config, run=replace(config.run, max_minutes=1e-9))
@@ -65,13 +71,13 @@ def same(left: list[Tensor], right: list[Tensor]) -> bool:
 
 def test_a_run_in_pieces_equals_the_run_in_one_piece_bit_for_bit(tmp_path: Path) -> None:
     whole = LineTask(make_config(tmp_path / "whole"))
-    assert train(whole, make_config(tmp_path / "whole"), stage="line")
+    assert fit(whole, make_config(tmp_path / "whole"))
 
     config = paused(make_config(tmp_path / "pieces"))
     finished = []
     for _ in range(4):
         pieces = LineTask(config)
-        finished.append(train(pieces, config, stage="line"))
+        finished.append(fit(pieces, config))
     assert finished == [False, False, False, True]
     assert same(list(whole.model.parameters()), list(pieces.model.parameters()))
     assert same(whole.exported, pieces.exported)
@@ -83,45 +89,45 @@ def test_batches_from_a_worker_process_are_the_same(tmp_path: Path) -> None:
     helped = replace(helped, run=replace(helped.run, workers=1))
     tasks = [LineTask(alone), LineTask(helped)]
     for task, config in zip(tasks, (alone, helped), strict=True):
-        train(task, config, stage="line")
+        fit(task, config)
     assert same(tasks[0].exported, tasks[1].exported)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     config = make_config(tmp_path, poison=1)
-    train(LineTask(config), paused(config), stage="line")
+    fit(LineTask(config), paused(config))
     with pytest.raises(TrainingDiverged, match=r"nan at step 1; lower optimizer.lr"):
-        train(LineTask(config), config, stage="line")
+        fit(LineTask(config), config)
     assert RunFolder(config, stage="line").load()["step"] == 1
 
 
 def test_a_folder_of_another_configuration_is_refused_by_key(tmp_path: Path) -> None:
-    train(LineTask(make_config(tmp_path)), make_config(tmp_path), stage="line")
+    fit(LineTask(make_config(tmp_path)), make_config(tmp_path))
     other = replace(make_config(tmp_path), seed=4, optimizer=replace(make_config(tmp_path).optimizer, lr=0.1))
     with pytest.raises(ConfigError, match=r"these keys differ: optimizer.lr, seed"):
-        train(LineTask(other), other, stage="line")
+        fit(LineTask(other), other)
     with pytest.raises(ConfigError, match=r"these keys differ: stage"):
-        train(LineTask(make_config(tmp_path)), make_config(tmp_path), stage="curve")
+        fit(LineTask(make_config(tmp_path)), make_config(tmp_path), stage="curve")
 
 
 def test_how_a_run_is_carried_out_may_change(tmp_path: Path) -> None:
     config = make_config(tmp_path)
-    train(LineTask(config), paused(config), stage="line")
-    assert train(LineTask(config), replace(config, run=replace(config.run, log_every=2)), stage="line")
+    fit(LineTask(config), paused(config))
+    assert fit(LineTask(config), replace(config, run=replace(config.run, log_every=2)))
 
 
 def test_the_length_may_change_until_the_learning_rate_falls(tmp_path: Path) -> None:
     config = make_config(tmp_path / "longer")
-    train(LineTask(config), paused(config), stage="line")
+    fit(LineTask(config), paused(config))
     longer = replace(config, steps=6)
     task = LineTask(longer)
-    assert train(task, longer, stage="line")
+    assert fit(task, longer)
     straight = LineTask(longer)
-    train(straight, replace(longer, run=replace(longer.run, out=str(tmp_path / "straight"))), stage="line")
+    fit(straight, replace(longer, run=replace(longer.run, out=str(tmp_path / "straight"))))
     assert same(task.exported, straight.exported)
 
     with pytest.raises(ConfigError, match="these keys differ: steps"):
-        train(LineTask(config), config, stage="line")
+        fit(LineTask(config), config)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path: Path) -> None:

@@ -25,11 +25,12 @@ from ..board import Board
 from ..config import TrainConfig, require
 from ..export import training_record, write_weights
 from ..latent_clips import ClipSource, LatentClips
-from ..loop import Loss, train
+from ..loop import train
 from ..losses import flow_loss
 from ..sampling import decode, encode_prompts, sample_student
 from ..scenes import prompt_for, sample_scene
 from ..seeding import generator_for
+from ..supervised import Loss, Supervised
 from ..text_to_video import compile_network
 from .teacher import WATCHED_PROMPTS, stratified_uniform
 from .vae import FIRST_HELD_OUT
@@ -206,4 +207,4 @@ def _spread(sigma: Tensor) -> Tensor:
 
 def run(config: Config) -> bool:
     """Train; True when finished."""
-    return train(CausalInitTask(config), config, stage="causal_init")
+    return train(Supervised(CausalInitTask(config), config), config, stage="causal_init")

@@ -10,10 +10,11 @@ import torch
 from ..board import Board
 from ..config import TrainConfig, require
 from ..export import training_record, write_weights
-from ..loop import Loss, train
+from ..loop import train
 from ..reader import AttributeReader, ReaderBatch, accuracy, read, reader_batch, reader_loss
 from ..reader.model import KIND
 from ..scenes import render, sample_scene
+from ..supervised import Loss, Supervised
 from .vae import FIRST_HELD_OUT
 
 WATCHED_SCENES = 48
@@ -64,4 +65,4 @@ class ReaderTask:
 
 def run(config: Config) -> bool:
     """Train; True when finished."""
-    return train(ReaderTask(config), config, stage="reader")
+    return train(Supervised(ReaderTask(config), config), config, stage="reader")

@@ -19,11 +19,12 @@ from ..board import Board
 from ..config import TrainConfig, check_starts, require
 from ..export import training_record, write_weights
 from ..latent_clips import ClipSource, LatentClips
-from ..loop import Loss, train
+from ..loop import train
 from ..losses import flow_loss
 from ..sampling import decode, encode_prompts, sample_teacher
 from ..scenes import prompt_for, sample_scene
 from ..seeding import generator_for
+from ..supervised import Loss, Supervised
 from ..text_to_video import TextToVideo, compile_network
 from .vae import FIRST_HELD_OUT
 
@@ -210,4 +211,4 @@ def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
 
 def run(config: Config) -> bool:
     """Train; True when finished."""
-    return train(TeacherTask(config), config, stage="teacher")
+    return train(Supervised(TeacherTask(config), config), config, stage="teacher")

@@ -22,10 +22,11 @@ from ..board import Board
 from ..channels_last import channels_last, channels_last_weights
 from ..config import TrainConfig, check_starts, require
 from ..export import training_record, write_weights
-from ..loop import Loss, train
+from ..loop import train
 from ..losses import edge_loss, kl_to_unit_normal
 from ..scenes import render, sample_scene
 from ..seeding import generator_for
+from ..supervised import Loss, Supervised
 
 WATCHED_SCENES = 6
 NORMALISING_SCENES = 64
@@ -199,4 +200,4 @@ def fold_normalisation(weights: dict[str, Tensor], latents: Tensor) -> dict[str,
 
 def run(config: Config) -> bool:
     """Train; True when finished."""
-    return train(VAETask(config), config, stage="vae")
+    return train(Supervised(VAETask(config), config), config, stage="vae")

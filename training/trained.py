@@ -1,0 +1,58 @@
+"""A network in training: its weights, what optimises them, and their moving average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import nn
+
+from .config import OptimizerConfig
+from .ema import MovingAverage
+from .optim import Optimizers
+
+
+class Trained:
+    """Made once the network lies where it will be trained; parameters that require no gradient are left alone."""
+
+    def __init__(self, network: nn.Module, config: OptimizerConfig, *, steps: int) -> None:
+        """steps: updates in all, over which the learning rate runs its course."""
+        self.network = network
+        self._optimizers = Optimizers(network, config, steps=steps)
+        self._average = MovingAverage(network, config.ema, start=config.ema_start) if config.ema else None
+
+    def update(self, step: int) -> dict[str, float]:
+        """Take update number `step` with the gradients that lie there, and forget them; metrics for the log.
+
+        Raises:
+            TrainingDiverged: a gradient is NaN or infinite; the weights are as they were.
+        """
+        metrics = self._optimizers.step(step)
+        if self._average is not None:
+            self._average.update(step)
+        return metrics
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The network holds its averages inside the block, if it has any, and its own weights again after it."""
+        if self._average is None:
+            yield
+            return
+        with self._average.applied():
+            yield
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs."""
+        return {
+            "model": self.network.state_dict(),
+            "average": self._average.state() if self._average is not None else [],
+            "optimizers": self._optimizers.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self.network.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.restore(state["average"])
+        self._optimizers.restore(state["optimizers"])
