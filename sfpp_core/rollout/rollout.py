@@ -49,13 +49,23 @@ class Progress:
     """New chunks of the whole run."""
     x0: Tensor | None
     """The latest chunk as now estimated, model space, [B, C, T, H, W]; None while the past is replayed."""
+    noised: Tensor | None
+    """What the network was given to estimate it, at `timestep`; None while the past is replayed."""
+    timestep: float
+    """0..1000."""
 
 
 OnCall = Callable[[Progress], None]
+Report = Callable[..., None]
+"""Told after a network call: timestep and, while denoising, what the network was given and x0."""
 
 
 def _ignore(progress: Progress) -> None:
     del progress
+
+
+def _unreported(timestep: float) -> None:
+    del timestep
 
 
 class Rollout:
@@ -95,27 +105,44 @@ class Rollout:
         """Generate `num_chunks` (at least 1) more chunks, yielding each as it is finished."""
         if num_chunks < 1:
             raise ValueError(f"num_chunks is {num_chunks}; a run makes at least 1 chunk.")
-        cache = self._open_cache()
+        self._open_cache()
         made = 0
         done = 0
         # Every chunk but the last one made is also passed clean; those already made may have to be.
         steps = len(self._timesteps()) + (num_chunks - 1) * len(self.state.config.steps)
         total = len(self._uncommitted()) + steps + num_chunks - 1
 
-        def report(x0: Tensor | None) -> None:
+        def report(timestep: float, noised: Tensor | None = None, x0: Tensor | None = None) -> None:
             nonlocal done
             done += 1
-            self._on_call(Progress(done=done, total=total, chunk=made, num_chunks=num_chunks, x0=x0))
+            self._on_call(
+                Progress(
+                    done=done,
+                    total=total,
+                    chunk=made,
+                    num_chunks=num_chunks,
+                    x0=x0,
+                    noised=noised,
+                    timestep=timestep,
+                )
+            )
 
         while made < num_chunks:
-            for start, chunk in self._uncommitted():
-                cache.seek(start)
-                self._commit(chunk, given=start < self.state.num_given)
-                report(None)
+            self._catch_up(report)
             latents = self._denoise(report)
             made += 1
-            self.state = self.state.with_chunk(latents, self._text)
-            yield self.state.chunks[-1]
+            yield self.append(latents)
+
+    def append(self, latents: Tensor) -> Chunk:
+        """Take the next chunk [B, C, T, H, W], model space, as made; it enters the cache when it is needed there."""
+        self.state = self.state.with_chunk(latents, self._text)
+        return self.state.chunks[-1]
+
+    def past(self) -> RollingKVCache:
+        """The cache with every chunk made so far in it: what the next chunk is denoised against."""
+        self._open_cache()
+        self._catch_up(_unreported)
+        return self._cache
 
     def keep_cache(self) -> RolloutState:
         """The state together with a snapshot of the cache, so that continuing it needs no replay."""
@@ -123,7 +150,13 @@ class Rollout:
             return self.state
         return replace(self.state, cache=self._cache.snapshot())
 
-    def _denoise(self, report: Callable[[Tensor | None], None]) -> Tensor:
+    def _catch_up(self, report: Report) -> None:
+        """Commit the chunks that the cache lacks."""
+        for start, chunk in self._uncommitted():
+            self._cache.seek(start)
+            report(self._commit(chunk, given=start < self.state.num_given))
+
+    def _denoise(self, report: Report) -> Tensor:
         """Denoise the next chunk; [B, C, T, H, W] in model space, float32."""
         batch, channels, height, width = self.state.shape
         shape = (batch, channels, self.state.config.chunk_frames(self.state.num_frames), height, width)
@@ -134,7 +167,7 @@ class Rollout:
             sigma = timestep / NUM_TIMESTEPS
             x = noise if x0 is None else add_noise(x0, noise, sigma)
             x0 = flow_to_x0(x, self._call(x, timestep, self._context(self._text)), sigma)
-            report(x0)
+            report(timestep, x, x0)
         return x0
 
     def _timesteps(self) -> tuple[float, ...]:
@@ -143,9 +176,10 @@ class Rollout:
         is_first = self.state.num_frames == self.state.num_given
         return config.first_chunk_timesteps if is_first else config.timesteps
 
-    def _commit(self, chunk: Chunk, *, given: bool) -> None:
+    def _commit(self, chunk: Chunk, *, given: bool) -> float:
         """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean.
 
+        Returns the timestep that the network was told.
         The past has no gradient, but the text's keys and values serve the chunks to come as well and keep theirs.
         """
         timestep = 0.0 if given else self.state.config.context_noise
@@ -153,6 +187,7 @@ class Rollout:
         with torch.no_grad():
             self._call(chunk.latents.to(self._device), timestep, text)
         self._cache.commit(chunk.num_frames)
+        return timestep
 
     def _call(self, x: Tensor, timestep: float, text: TextContext) -> Tensor:
         timesteps = torch.full((x.shape[0], x.shape[2]), timestep, device=self._device, dtype=torch.float32)
@@ -166,7 +201,7 @@ class Rollout:
             self._contexts = {text: self._network.embed_text(embedding.expand(self.state.shape[0], -1, -1))}
         return self._contexts[text]
 
-    def _open_cache(self) -> RollingKVCache:
+    def _open_cache(self) -> None:
         if self._cache is None:
             batch, _, height, width = self.state.shape
             self._cache = RollingKVCache(
@@ -180,7 +215,6 @@ class Rollout:
             if self.state.cache is not None:
                 self._cache.restore(self.state.cache)
                 self.state = replace(self.state, cache=None)
-        return self._cache
 
     def _uncommitted(self) -> list[tuple[int, Chunk]]:
         """Chunks that the cache lacks and the next chunk can feel, each with its first frame's index."""
