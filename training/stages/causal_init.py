@@ -7,14 +7,13 @@ To soften that, part of the steps put the student's own estimate of the past in 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from einops import repeat
 from torch import Tensor
 
-from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_sigma
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, load_vae
 from sfpp_core.wan.geometry import WAN21
@@ -23,13 +22,14 @@ from sfpp_core.wan.masks import teacher_forcing_mask, to_tokens
 from ..attention import matmul_attention
 from ..board import Board
 from ..config import TrainConfig, require
-from ..export import training_record, write_weights
+from ..export import training_record
 from ..latent_clips import ClipSource, LatentClips
 from ..loop import train
 from ..losses import flow_loss
 from ..sampling import decode, encode_prompts, sample_student
 from ..scenes import prompt_for, sample_scene
 from ..seeding import generator_for
+from ..student import StudentConfig, write_student
 from ..supervised import Loss, Supervised
 from ..text_to_video import compile_network
 from .teacher import WATCHED_PROMPTS, stratified_uniform
@@ -37,27 +37,6 @@ from .vae import FIRST_HELD_OUT
 
 WATCHED_FRAMES = 42
 """Latent frames of sample videos: twice what the student was trained on."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StudentConfig:
-    """The rollout that the student is trained for; fields as in `RolloutConfig`."""
-
-    chunk: int = 3
-    window: int = 21
-    sink: int = 0
-    steps: list[float]
-    first_chunk_steps: list[float] = field(default_factory=list)
-    shift: float = 5.0
-    context_noise: float = 0.0
-
-    def rollout(self) -> RolloutConfig:
-        """The core's own configuration, which also checks the values."""
-        return RolloutConfig.from_json(self.header())
-
-    def header(self) -> dict[str, object]:
-        """As the header of the weights says it."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -156,13 +135,8 @@ class CausalInitTask:
         board.videos("rollouts", decode(load_vae(Path(config.vae)).to(config.device), latents), step)
 
     def export(self, folder: Path) -> None:
-        header = {
-            "kind": "student",
-            "model": asdict(self.model.config),
-            "rollout": self._config.student.header(),
-            "training": training_record(self._config, stage="causal_init"),
-        }
-        write_weights(folder / "student.safetensors", self.model.state_dict(), header, dtype=torch.float16)
+        record = training_record(self._config, stage="causal_init")
+        write_student(folder / "student.safetensors", self.model, self._config.student, record)
 
     def _flow(self, past: Tensor, noised: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """Flow of the noised half. sigma: [B, T]."""
