@@ -14,6 +14,7 @@ from .config import ConfigError, load_config
 STAGES = {
     "vae": "the video autoencoder",
     "latents": "a cache of encoded clips with their prompts",
+    "embeddings": "a cache of encoded prompts",
     "reader": "the classifier that judges samples",
     "teacher": "the bidirectional teacher and the text encoder",
     "causal_init": "the causal few-step student, from the teacher",

@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sfpp_core.files import replacing
-
 from .config import ConfigError, require
+from .shards import Shard, ShardFolder, read_header
+
+
+def clip_shards(folder: Path) -> ShardFolder:
+    """The shards of a folder of clips."""
+    return ShardFolder(folder, "clips")
 
 
 def shard_path(folder: Path, index: int) -> Path:
     """File of a shard."""
-    return folder / f"clips-{index:05d}.safetensors"
+    return clip_shards(folder).path(index)
 
 
-def write_shard(path: Path, latents: Tensor, prompts: Sequence[Sequence[str]]) -> None:
-    """Write clips, B C T H W in model space, each with its prompts (the same scene in several wordings)."""
-    with replacing(path) as temporary:
-        stored = {"latents": latents.to(torch.float16).contiguous()}
-        save_file(stored, str(temporary), metadata={"prompts": json.dumps([list(wordings) for wordings in prompts])})
+def clip_shard(latents: Tensor, prompts: Sequence[Sequence[str]]) -> Shard:
+    """Clips, B C T H W in model space, each with its prompts (the same scene in several wordings)."""
+    wordings = [list(wordings) for wordings in prompts]
+    return Shard(tensors={"latents": latents.to(torch.float16)}, header={"prompts": wordings})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,12 +79,12 @@ class LatentClips:
 def _read_folder(folder: Path, count: int) -> LatentClips:
     """The first `count` clips of a folder."""
     latents, prompts = [], []
-    index = 0
-    while len(prompts) < count and shard_path(folder, index).is_file():
-        with safe_open(shard_path(folder, index), framework="pt") as shard:
+    for path in clip_shards(folder).paths():
+        if len(prompts) >= count:
+            break
+        with safe_open(path, framework="pt") as shard:
             latents.append(shard.get_tensor("latents"))
-            prompts.extend(json.loads(shard.metadata()["prompts"]))
-        index += 1
+        prompts.extend(read_header(path)["prompts"])
     if len(prompts) < count:
         raise ConfigError(
             f"{folder} holds {len(prompts)} clips, {count} are wanted; run the latents stage with clips={count}."

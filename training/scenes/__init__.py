@@ -18,11 +18,12 @@ from .attributes import ATTRIBUTES, Attributes, Colour, Motion, ObjectKind, Plac
 from .motion import BOUNCE_SECONDS, TRAVEL_WIDTHS_PER_SECOND, object_path
 from .prompts import describe, prompt_for
 from .render import render
-from .spec import HISTORY_RANGES, SceneSpec, sample_scene
+from .spec import FIRST_HELD_OUT, HISTORY_RANGES, SceneSpec, sample_scene
 
 __all__ = [
     "ATTRIBUTES",
     "BOUNCE_SECONDS",
+    "FIRST_HELD_OUT",
     "HISTORY_RANGES",
     "TRAVEL_WIDTHS_PER_SECOND",
     "Attributes",

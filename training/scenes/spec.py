@@ -29,6 +29,8 @@ HISTORY_RANGES: dict[str, tuple[float, float]] = {
 """Range of each quantity that only the picture's own past carries; the prompt never names one."""
 
 
+FIRST_HELD_OUT = 10_000_000
+"""Scenes from this index on are never trained on."""
 WORDINGS = 2**20
 """Range of `SceneSpec.wording`; the grammar takes it modulo the number of its sentences."""
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from sfpp_core.tiny.family import load_vae
 from sfpp_core.wan.geometry import WAN21
@@ -18,11 +15,10 @@ from sfpp_core.wan.latent_format import to_model_space
 
 from ..channels_last import channels_last, channels_last_weights
 from ..config import StageConfig, require
-from ..latent_clips import shard_path, write_shard
+from ..latent_clips import clip_shard, clip_shards
 from ..run_folder import RunFolder
 from ..scenes import SceneSpec, describe, render, sample_scene
-
-logger = logging.getLogger(__name__)
+from ..shards import Shard
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Video to the mean and log-variance of its latents."""
@@ -61,19 +57,15 @@ def run(config: Config) -> bool:
     vae = load_vae(Path(config.vae)).to(config.device)
     channels_last_weights(vae)
     encode = torch.compile(vae.encode_moments, dynamic=False) if config.run.compile else vae.encode_moments
-    started = time.monotonic()
-    shards = range(config.clips // config.shard)
-    missing = [index for index in shards if not shard_path(folder.path, index).is_file()]
-    for index in tqdm(missing, total=len(shards), initial=len(shards) - len(missing), unit="shard"):
-        if config.run.max_minutes is not None and time.monotonic() - started > 60 * config.run.max_minutes:
-            logger.info("latents paused before shard %d of %d; the same command goes on", index, len(shards))
-            return False
+
+    def make(index: int) -> Shard:
         scenes = [sample_scene(config.seed, index * config.shard + item) for item in range(config.shard)]
         pieces = [scenes[first : first + config.batch] for first in range(0, len(scenes), config.batch)]
         latents = torch.cat([_encode(encode, piece, config) for piece in pieces])
-        write_shard(shard_path(folder.path, index), latents, [_prompts(scene, config.wordings) for scene in scenes])
-    logger.info("latents are finished: %d clips in %s", config.clips, folder.path)
-    return True
+        return clip_shard(latents, [_prompts(scene, config.wordings) for scene in scenes])
+
+    num_shards = config.clips // config.shard
+    return clip_shards(folder.path).make(num_shards, make, max_minutes=config.run.max_minutes)
 
 
 @torch.no_grad()

@@ -24,7 +24,7 @@ from ..config import TrainConfig, check_starts, require
 from ..export import training_record, write_weights
 from ..loop import train
 from ..losses import edge_loss, kl_to_unit_normal
-from ..scenes import render, sample_scene
+from ..scenes import FIRST_HELD_OUT, render, sample_scene
 from ..seeding import generator_for
 from ..supervised import Loss, Supervised
 
@@ -34,8 +34,6 @@ HELD_OUT_FRAMES = 81
 """Five seconds, what teacher and student see at once; longer than any clip of training."""
 LATEST_START = 1000
 """Frame number that training clips start before."""
-FIRST_HELD_OUT = 10_000_000
-"""Scenes from this index on are never trained on."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,0 +1,70 @@
+"""Opening networks for training: any published layout or a file of our own, as modules on the CPU in float32."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sfpp_core.checkpoint import CheckpointError, open_checkpoint
+from sfpp_core.checkpoint.archive import read_archive
+from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.vae import WanVAE
+
+from .config import ConfigError, require
+
+
+def open_transformer(path: str) -> WanTransformer:
+    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, float32 on the CPU, evaluation mode.
+
+    Its weights are copies: a mapped file could be replaced while a run lasts.
+
+    Raises:
+        ConfigError: nothing there, another model, or scaled fp8 weights, which cannot be trained.
+    """
+    try:
+        checkpoint = open_checkpoint(path)
+    except CheckpointError as error:
+        raise ConfigError(str(error)) from error
+    require(
+        checkpoint.quantization is None,
+        f"{path}: found {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 version.",
+    )
+    with torch.device("meta"):
+        network = WanTransformer(checkpoint.config)
+    network.load_state_dict(_owned(checkpoint.state_dict), assign=True)
+    return network.eval()
+
+
+def open_autoencoder(path: str) -> WanVAE:
+    """The video autoencoder of a file: the built-in family's, ComfyUI's wan_2.1_vae.safetensors or Wan's own .pth.
+
+    float32 on the CPU, evaluation mode.
+
+    Raises:
+        ConfigError: nothing there, or no Wan 2.1 VAE.
+    """
+    try:
+        content = read_archive(Path(path)).content
+        return WanVAE.from_state_dict(_owned(content)).eval()
+    except CheckpointError as error:
+        raise ConfigError(f"{path}: found {error.found}; a Wan 2.1 VAE is needed. {error.remedy}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}.") from error
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hexadecimal fingerprint of a network's weights, every value of them: which teacher made a trajectory."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, weight in sorted(network.state_dict().items()):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(weight.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _owned(content: dict[str, object]) -> dict[str, Tensor]:
+    """Float32 copies of the tensors."""
+    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}

@@ -1,0 +1,56 @@
+"""Encode prompts once, so that the stages that learn from them never hold the text encoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..conditioning import ConditioningConfig, open_encoder
+from ..config import StageConfig, require
+from ..prepared_texts import text_shard, text_shards
+from ..prompts import read_prompts
+from ..run_folder import RunFolder
+from ..shards import Shard, read_header
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(StageConfig):
+    """The embeddings stage. A run is resumed at the first shard that is missing."""
+
+    conditioning: ConditioningConfig
+    """The prompts and their encoder."""
+    shard: int = 500
+    """Prompts a file."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        require(self.shard >= 1, f"shard is {self.shard}; it must be at least 1.")
+        require(
+            self.conditioning.prompts is not None,
+            "conditioning.prompts is missing; name the text file of prompts to encode.",
+        )
+
+
+def run(config: Config) -> bool:
+    """Encode until all shards are there or `run.max_minutes` are over; True when finished."""
+    conditioning = config.conditioning
+    prompts = read_prompts(conditioning.prompts)
+    pieces = [prompts[first : first + config.shard] for first in range(0, len(prompts), config.shard)]
+    folder = RunFolder(config, stage="embeddings").path
+    shards = text_shards(folder)
+    for path, piece in zip(shards.paths(), pieces, strict=False):
+        require(
+            read_header(path)["prompts"] == piece,
+            f"{path} was made from other prompts than {conditioning.prompts} holds now; choose another run.out.",
+        )
+    encoder = open_encoder(conditioning, device=config.device)
+    (negative,) = encoder.encode([conditioning.negative_prompt])
+    header = {
+        "encoder": conditioning.encoder,
+        "negative_prompt": conditioning.negative_prompt,
+        "length": encoder.length,
+    }
+
+    def make(index: int) -> Shard:
+        return text_shard(pieces[index], encoder.encode(pieces[index]), negative, header)
+
+    return shards.make(len(pieces), make, max_minutes=config.run.max_minutes)

@@ -1,0 +1,65 @@
+"""The text encoders that prompts are prepared with, behind one face: embeddings of words, without their padding.
+
+Wan 2.1 pads text with zeros after the encoder and lets attention see the padding, so how far to pad belongs to the
+encoder: 512 tokens for UMT5, 32 for the built-in family's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sfpp_core.tiny.family import load_family_text_encoder
+from sfpp_core.tiny.text import PADDING
+
+from .config import ConfigError
+
+ENCODERS = ("tiny", "umt5")
+
+
+class TextEncoder(Protocol):
+    """What preparing prompts needs."""
+
+    length: int
+    """Tokens that an embedding is padded to."""
+
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """An embedding [tokens, text_dim] a prompt, on the CPU, in the precision that the encoder computes in; what
+        does not fit into `length` tokens is cut off."""
+        ...
+
+
+class TinyTexts:
+    """The built-in family's encoder, in float32."""
+
+    def __init__(self, path: str | None, *, device: torch.device) -> None:
+        """path: a file of the teacher stage; None for the encoder that comes with the pack."""
+        try:
+            self._encoder = load_family_text_encoder(Path(path) if path else None).to(device)
+        except (ValueError, OSError) as error:
+            raise ConfigError(f"the text encoder {path} cannot be used: {error}") from error
+        self.length = self._encoder.config.length
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """See TextEncoder."""
+        tokens = self._encoder.tokenizer.batch(prompts)
+        texts = self._encoder(tokens.to(next(self._encoder.parameters()).device)).cpu()
+        return [text[words != PADDING] for text, words in zip(texts, tokens, strict=True)]
+
+
+def open_text_encoder(kind: str, path: str | None, tokenizer: str | None, *, device: torch.device) -> TextEncoder:
+    """The encoder of this kind, one of ENCODERS; see TinyTexts and Umt5Texts for what path and tokenizer may be.
+
+    Raises:
+        ConfigError: the file is missing or another model's, or packages are missing.
+    """
+    if kind == "tiny":
+        return TinyTexts(path, device=device)
+    from .umt5 import Umt5Texts
+
+    return Umt5Texts(path, tokenizer, device=device)
