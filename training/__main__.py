@@ -18,6 +18,9 @@ STAGES = {
     "reader": "the classifier that judges samples",
     "teacher": "the bidirectional teacher and the text encoder",
     "causal_init": "the causal few-step student, from the teacher",
+    "self_forcing": "Self-Forcing: rollouts of the teacher's length, judged by teacher and critic",
+    "sfpp": "Self-Forcing++: windows of rollouts far longer than that",
+    "evaluate": "students side by side, at any length: stability, motion, drift, truth",
     "evaluate_tiny": "accuracy by attribute, contact sheets and videos of teacher and student",
 }
 

@@ -13,9 +13,13 @@ MAX_SEED = 2**63 - 1
 
 def generator_for(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator of its own for (seed, names), e.g. `generator_for(seed, "noise", step)`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *names))
+
+
+def derived_seed(seed: int, *names: str | int) -> int:
+    """A seed of its own for (seed, names), below 2^64."""
     words = "/".join(str(word) for word in (seed, *names))
-    digest = hashlib.blake2b(words.encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest, "little"))
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little")
 
 
 def normal(shape: Sequence[int], seed: int, *names: str | int, samples: Sequence[int]) -> Tensor:

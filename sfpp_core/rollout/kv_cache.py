@@ -72,6 +72,20 @@ class RollingKVCache:
         """Absolute indices of the next `num_frames` latent frames."""
         return tuple(range(self._num_frames, self._num_frames + num_frames))
 
+    def visible_frames(self) -> tuple[int, ...]:
+        """Absolute index of the latent frame in each slot that is filled, in the order of `contents`."""
+        latest = [-1] * min(self._num_frames, self._window)
+        for frame in range(max(0, self._num_frames - self._window), self._num_frames):
+            latest[self._slot(frame)] = frame
+        for frame in range(min(self._sink, self._num_frames)):
+            latest[frame] = frame
+        return tuple(latest)
+
+    def contents(self, layer: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the filled slots, [B, slots * tokens, N, D] each; views, to be read only."""
+        filled = min(self._num_frames, self._window) * self._tokens
+        return self._keys[layer][:, :filled], self._values[layer][:, :filled]
+
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Place a chunk's keys and values [B, L, N, D] and return all that the chunk may attend to, itself included."""
         return self._place(self._keys[layer], keys), self._place(self._values[layer], values)
@@ -109,11 +123,14 @@ class RollingKVCache:
         """Cut the next frames into runs of adjacent slots: first token in the ring, first in the chunk, how many."""
         frame, end = self._num_frames, self._num_frames + num_new
         while frame < end:
-            if frame < self._sink:
-                slot, room = frame, self._sink - frame
-            else:
-                turn = (frame - self._sink) % (self._window - self._sink)
-                slot, room = self._sink + turn, self._window - self._sink - turn
+            slot = self._slot(frame)
+            room = (self._sink if frame < self._sink else self._window) - slot
             length = min(room, end - frame)
             yield slot * self._tokens, (frame - self._num_frames) * self._tokens, length * self._tokens
             frame += length
+
+    def _slot(self, frame: int) -> int:
+        """Where a frame lies in the ring."""
+        if frame < self._sink:
+            return frame
+        return self._sink + (frame - self._sink) % (self._window - self._sink)

@@ -1,0 +1,161 @@
+"""A window of a rollout, recorded so that the gradient can be sent through one denoising step of each of its chunks.
+
+The window is first rolled as inference rolls it, without gradients. Once its gradient is known, each chunk's step is
+run again, with gradients, against the cache as it was, and back-propagated at once: one chunk's graph lives at a time,
+whatever the window, and the past has no gradient (Self-Forcing, arXiv 2506.08009, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.kv_cache import RollingKVCache
+from sfpp_core.rollout.noise import NoiseSource, SeededNoise
+from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.schedule import NUM_TIMESTEPS, flow_to_x0
+from sfpp_core.rollout.state import RolloutState
+from sfpp_core.wan.transformer import WanTransformer
+
+Autocast = Callable[[], AbstractContextManager[object]]
+"""Makes the context that a network runs in. A new one for calls with gradients, because autocast keeps the casts of
+weights until its context ends, and those made without gradients have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilmNoise:
+    """The noise of a batch of films, each what inference draws for its seed."""
+
+    seeds: tuple[int, ...]
+
+    def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        return torch.cat([SeededNoise(seed)(chunk, step, (1, *shape[1:])) for seed in self.seeds])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Films:
+    """What a batch of rollouts needs besides its state."""
+
+    text: Tensor
+    """[B, L, text_dim]."""
+    noise: NoiseSource
+    device: torch.device
+    dtype: torch.dtype
+    """What the network computes and remembers in."""
+
+    def rollout(self, network: WanTransformer, state: RolloutState, **options: object) -> Rollout:
+        """Continue `state`; options as of `Rollout`."""
+        return Rollout(network, state, self.text, device=self.device, dtype=self.dtype, noise=self.noise, **options)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Step:
+    """The denoising step that made a chunk."""
+
+    noised: Tensor
+    """What the network was given, [B, C, T, H, W]."""
+    timestep: float
+    """0..1000."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Recording:
+    """Chunks as they were rolled."""
+
+    films: Films
+    before: RolloutState
+    """Where they begin, with its cache."""
+    after: RolloutState
+    """Where they end; with its cache if that was asked for."""
+    steps: tuple[Step, ...]
+    """The step that made each chunk."""
+
+    @property
+    def num_frames(self) -> int:
+        """Latent frames recorded."""
+        return self.after.num_frames - self.before.num_frames
+
+
+@torch.no_grad()
+def roll(network: WanTransformer, state: RolloutState, films: Films, *, chunks: int) -> RolloutState:
+    """The state after `chunks` more chunks, as inference makes them, with a cache that holds them all."""
+    rollout = films.rollout(network, state)
+    if chunks:
+        for _ in rollout.run(chunks):
+            pass
+    rollout.past()
+    return rollout.keep_cache()
+
+
+@torch.no_grad()
+def record(
+    network: WanTransformer,
+    before: RolloutState,
+    films: Films,
+    *,
+    chunks: int,
+    dropped_steps: int = 0,
+    keep_cache: bool = False,
+) -> Recording:
+    """Roll `chunks` chunks on from `before`, which brings its cache along, and note how each was made.
+
+    dropped_steps: how many of the last denoising steps are left out, so that the step that takes the gradient is the
+    one that makes the chunk. 0 is what inference does. keep_cache: whether the films are to go on from the end.
+    """
+    latest: Progress | None = None
+
+    def note(progress: Progress) -> None:
+        nonlocal latest
+        latest = progress
+
+    steps = []
+    shortened = replace(before, config=_without_last_steps(before.config, dropped_steps))
+    rollout = films.rollout(network, shortened, on_call=note)
+    for _ in rollout.run(chunks):
+        steps.append(Step(noised=latest.noised, timestep=latest.timestep))
+    if keep_cache:
+        rollout.past()
+    after = rollout.keep_cache() if keep_cache else rollout.state
+    return Recording(films=films, before=before, after=replace(after, config=before.config), steps=tuple(steps))
+
+
+def backpropagate(
+    network: WanTransformer, recording: Recording, gradient: Tensor, *, autocast: Autocast = nullcontext
+) -> None:
+    """Add to the network's gradients what follows from d loss / d chunk, through the step that made each chunk.
+
+    gradient: [B, C, T, H, W] with respect to the recorded frames. A chunk whose gradient is zero is passed over.
+    """
+    films = recording.films
+    rollout = films.rollout(network, recording.before)
+    made = recording.after.chunks[len(recording.before.chunks) :]
+    pieces = gradient.split([chunk.num_frames for chunk in made], dim=2)
+    for step, chunk, piece in zip(recording.steps, made, pieces, strict=True):
+        with torch.no_grad(), autocast():
+            past = rollout.past()
+        if piece.any():
+            with torch.enable_grad(), autocast():
+                x0 = estimate(network, step, films, past)
+            x0.backward(piece.to(x0))
+        rollout.append(chunk.latents)
+
+
+def estimate(network: WanTransformer, step: Step, films: Films, past: RollingKVCache) -> Tensor:
+    """x0 of a chunk against the past, float32. The text goes in as it is, so that its layers learn too."""
+    noised = step.noised.to(films.device)
+    timestep = torch.full((noised.shape[0], noised.shape[2]), step.timestep, device=films.device)
+    text = films.text.to(films.device, films.dtype)
+    flow = network(noised.to(films.dtype), timestep, text, cache=past)
+    return flow_to_x0(noised, flow.float(), step.timestep / NUM_TIMESTEPS)
+
+
+def _without_last_steps(config: RolloutConfig, dropped: int) -> RolloutConfig:
+    if dropped == 0:
+        return config
+    first = config.first_chunk_steps
+    return replace(config, steps=config.steps[:-dropped], first_chunk_steps=first[:-dropped] if first else ())

@@ -1,0 +1,165 @@
+"""Where recorded windows come from: films that restart at every step, or films that go on from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+import torch
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.kv_cache import KVSnapshot
+from sfpp_core.rollout.state import Chunk, RolloutState
+from sfpp_core.wan.transformer import WanTransformer
+
+from ..conditioning import Conditioning
+from ..sampling import UNSAVED
+from ..seeding import derived_seed, generator_for
+from ..windows import Window, WindowConfig, draw_window, rollout_frames_at
+from .recording import FilmNoise, Films, Recording, record, roll
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Stage:
+    """What all films of a run share."""
+
+    conditioning: Conditioning
+    config: RolloutConfig
+    window: WindowConfig
+    seed: int
+    samples: range
+    """Those of the global batch that this process rolls."""
+    size: tuple[int, int]
+    """Latent height and width."""
+    channels: int
+    device: torch.device
+    dtype: torch.dtype
+
+    def films(self, *names: str | int) -> Films:
+        """The films of a name: prompts and seeds are pure functions of (seed, names, sample)."""
+        drawn = [generator_for(self.seed, *names, "prompt", sample) for sample in self.samples]
+        prompts = [int(torch.randint(len(self.conditioning.prompts), (), generator=one)) for one in drawn]
+        return Films(
+            text=self.conditioning.text(prompts),
+            noise=FilmNoise(tuple(derived_seed(self.seed, *names, "film", sample) for sample in self.samples)),
+            device=self.device,
+            dtype=self.dtype,
+        )
+
+    def beginning(self) -> RolloutState:
+        """Films with no frame yet."""
+        shape = (len(self.samples), self.channels, *self.size)
+        return RolloutState(config=self.config, seed=self.seed, model_id=UNSAVED, shape=shape)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rolled:
+    """A window that is to be judged."""
+
+    window: Window
+    recording: Recording
+    """Its frames, or its last ones, where the first were made at an earlier step."""
+
+    @property
+    def num_old(self) -> int:
+        """First frames of the window that are not in the recording, and so get no gradient."""
+        return self.window.frames - self.recording.num_frames
+
+
+class WindowSource(Protocol):
+    """Rolls windows."""
+
+    def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
+        """The next window, for the generator's update number `update`; names tell one of its windows from another."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What a stopped run needs to roll the next window as if it had not been stopped."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        ...
+
+
+class Restarting:
+    """New films for every window, rolled from their beginning to the window's end, as the paper does."""
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
+        """See WindowSource."""
+        stage, chunk = self._stage, self._stage.config.chunk
+        longest = rollout_frames_at(stage.window, update, chunk=chunk)
+        window = draw_window(stage.window, update, *names, seed=stage.seed, rollout_frames=longest, chunk=chunk)
+        films = stage.films(update, *names)
+        before = roll(network, stage.beginning(), films, chunks=window.start // chunk)
+        recording = record(network, before, films, chunks=window.frames // chunk, dropped_steps=dropped_steps)
+        return Rolled(window=window, recording=recording)
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: every window begins anew."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+class Streaming:
+    """Films that go on by a window at a time, across updates, and begin anew when they are as long as they get.
+
+    As LongLive trains (arXiv 2509.22622): a window costs the same wherever in the film it lies. The price is that keys
+    and values in the cache come from somewhat older weights, and that all films of a step are at the same moment. A
+    window from mid-film shares its first chunk with the one before: it holds the frame that is encoded anew.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+        self._number = 0
+        self._films: Films | None = None
+        self._latest: RolloutState | None = None
+
+    def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
+        """See WindowSource; names do not matter, every window is the next."""
+        del names
+        stage, chunk = self._stage, self._stage.config.chunk
+        longest = rollout_frames_at(stage.window, update, chunk=chunk)
+        if self._latest is None or self._latest.num_frames + stage.window.frames - chunk > longest:
+            self._begin()
+        start = max(0, self._latest.num_frames - chunk)
+        window = Window(start=start, frames=stage.window.frames)
+        chunks = (window.end - self._latest.num_frames) // chunk
+        before = roll(network, self._latest, self._films, chunks=0)
+        recording = record(network, before, self._films, chunks=chunks, dropped_steps=dropped_steps, keep_cache=True)
+        self._latest = recording.after
+        return Rolled(window=window, recording=recording)
+
+    def state(self) -> dict[str, Any]:
+        """The films under way: their number, latents and cache."""
+        if self._latest is None:
+            return {"number": self._number}
+        cache = self._latest.cache
+        return {
+            "number": self._number,
+            "latents": self._latest.latents,
+            "cached_frames": cache.num_frames,
+            "keys": list(cache.keys),
+            "values": list(cache.values),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._number, self._films, self._latest = state["number"], None, None
+        if "latents" not in state:
+            return
+        self._films = self._stage.films("film", self._number - 1)
+        began, text = self._stage.beginning().with_text(self._films.text)
+        pieces = state["latents"].split(self._stage.config.chunk, dim=2)
+        cache = KVSnapshot(state["cached_frames"], tuple(state["keys"]), tuple(state["values"]))
+        self._latest = replace(began, chunks=tuple(Chunk(latents=piece, text=text) for piece in pieces), cache=cache)
+
+    def _begin(self) -> None:
+        self._films = self._stage.films("film", self._number)
+        self._latest = self._stage.beginning()
+        self._number += 1

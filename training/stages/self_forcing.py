@@ -1,0 +1,29 @@
+"""Self-Forcing as published: rollouts of one window, all of it judged."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..config import require
+from ..loop import train
+from ..self_forcing import config as self_forcing
+from ..self_forcing.task import SelfForcingTask
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(self_forcing.Config):
+    """The self_forcing stage: that of sfpp, with a rollout of one window."""
+
+    def __post_init__(self) -> None:
+        self_forcing.Config.__post_init__(self)
+        window = self.window
+        require(
+            window.rollout_frames == window.frames,
+            f"window.rollout_frames is {window.rollout_frames}, window.frames {window.frames}; Self-Forcing rolls out "
+            "one window. Make them equal, or run the sfpp stage.",
+        )
+
+
+def run(config: Config) -> bool:
+    """Train; True when finished."""
+    return train(SelfForcingTask(config, stage="self_forcing"), config, stage="self_forcing")

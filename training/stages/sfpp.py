@@ -1,0 +1,14 @@
+"""Self-Forcing++: distribution matching on windows of rollouts far longer than the teacher's horizon."""
+
+from __future__ import annotations
+
+from ..loop import train
+from ..self_forcing.config import Config
+from ..self_forcing.task import SelfForcingTask
+
+__all__ = ["Config", "run"]
+
+
+def run(config: Config) -> bool:
+    """Train; True when finished."""
+    return train(SelfForcingTask(config, stage="sfpp"), config, stage="sfpp")
