@@ -24,6 +24,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..board import contact_sheet, save_picture, save_video
 from ..config import StageConfig, require
+from ..evaluation.referee import light_of
 from ..reader import AttributeReader, accuracy, load_reader, read
 from ..run_folder import RunFolder
 from ..sampling import decode, encode_prompts, sample_student, sample_teacher
@@ -36,8 +37,6 @@ logger = logging.getLogger(__name__)
 
 SHOWN = 8
 """Videos on a contact sheet and in an MP4."""
-LUMA = (0.299, 0.587, 0.114)
-"""Rec. 601."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -185,8 +184,7 @@ def _batches(name: str, prompts: Sequence[str], batch: int) -> list[tuple[int, S
 
 
 def _luminance(videos: Tensor) -> float:
-    weights = torch.tensor(LUMA)[:, None, None, None]
-    return ((videos.float() / 2 + 0.5) * weights).sum(dim=1).mean().item()
+    return light_of(videos)[:, 0].mean().item()
 
 
 def _path(name: str | None) -> Path | None:

@@ -1,0 +1,99 @@
+"""The figures of one film at one length. The core's metrics are defined in docs/stability.md.
+
+Two spans are judged. The film up to the length, as the paper does ("visual stability at 50 s" is the score of the whole
+50-second film), which a late collapse lowers only by its share. And the last 5 s of it, which say how the film is *by
+then*, whatever went before: a drift that comes to rest shows in both, one that goes on shows in the second first.
+Everything at a length is computed of the frames up to it, so a film has the same figures at 50 s whether it ends there
+or goes on for 20 minutes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sfpp_core.stability.footage import Footage
+from sfpp_core.stability.measurement.series import FrameSeries
+from sfpp_core.stability.metrics.drift import color_drift, exposure_drift, relative
+from sfpp_core.stability.metrics.long_video import LongVideoMetrics
+from sfpp_core.stability.offline.judge import OfflineJudge
+from sfpp_core.stability.score import visual_stability
+from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+
+from .lengths import END_SECONDS, frames_of
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmFigures:
+    """What the pixels say, whatever the prompt; None where a film is too short or too still to tell."""
+
+    stability: float
+    """Visual Stability of the film up to the length by the offline judge, 0 to 100, one rating for the whole."""
+    stability_end: float
+    """The same of the last 5 s, which are compared with the film's first seconds."""
+    dynamic_degree: float | None
+    """Share of the film's 2-second windows that are dynamic, 0 to 1."""
+    dynamic_degree_end: float | None
+    """The same of the last 5 s."""
+    flow: float | None
+    """Mean optical flow of the last 5 s, picture heights a second."""
+    flow_variance: float | None
+    """Mean variance of the film's flow in windows of 8 frames."""
+    repeats: float | None
+    """1 if the film plays its beginning again, 0 if not; NoRepeat is 100 less the percentage of films that do."""
+    frozen: float
+    """Share of the film in which the picture stands still, 0 to 1."""
+    exposure_drift: float
+    """Mean luma of the last second less that of the first seconds, display values."""
+    hue_drift: float
+    """CIELAB distance of the last second's mean colour from that of the first seconds, lightness left out."""
+    contrast_drift: float
+    """Deviation of luma in the last second as a multiple of that of the first seconds, less 1."""
+
+    @classmethod
+    def of(cls, film: Footage, series: FrameSeries, length: float, prompt: str) -> FilmFigures:
+        """film and series: of the whole film, at least `length` seconds."""
+        seconds = frames_of(length) / FRAMES_PER_SECOND
+        upto = series.between(0.0, seconds - 0.5 / FRAMES_PER_SECOND)
+        end = upto.between(seconds - END_SECONDS - 0.5 / FRAMES_PER_SECOND, seconds)
+        judge = OfflineJudge(lambda _: upto)
+        spans = film.segment(0.0, seconds), film.segment(max(0.0, seconds - END_SECONDS), seconds)
+        scores = [visual_stability(span, prompt, judge, segment_seconds=None).score for span in spans]
+        whole, last = LongVideoMetrics.of(upto), LongVideoMetrics.of(end)
+        second = upto.time > upto.time[-1] - 1.0
+        return cls(
+            stability=scores[0],
+            stability_end=scores[1],
+            dynamic_degree=whole.dynamic_degree,
+            dynamic_degree_end=last.dynamic_degree,
+            flow=last.mean_flow,
+            flow_variance=whole.flow_variance,
+            repeats=float(whole.repetition.repeats) if whole.repetition else None,
+            frozen=whole.frozen_share,
+            exposure_drift=whole.exposure_drift,
+            hue_drift=whole.color_drift,
+            contrast_drift=float(relative(upto, upto.contrast)[second].mean()) - 1,
+        )
+
+
+def drift_curves(series: FrameSeries, edges: np.ndarray) -> dict[str, list[float]]:
+    """Means between neighbouring times `edges` (seconds) of how far a film is off its first seconds, by quantity."""
+    values = {
+        "exposure": exposure_drift(series),
+        "hue": color_drift(series),
+        "contrast": relative(series, series.contrast) - 1,
+    }
+    bins = np.searchsorted(edges, series.time, side="right") - 1
+    return {
+        name: [round(float(drift[bins == index].mean()), 5) for index in range(len(edges) - 1)]
+        for name, drift in values.items()
+    }
+
+
+def curve_edges(longest: float) -> np.ndarray:
+    """Times in seconds between which drift is averaged: seconds at first, then steps of a tenth of what went before."""
+    edges = [0.0, 1.0]
+    while edges[-1] < longest:
+        edges.append(min(longest, edges[-1] + max(1.0, round(edges[-1] / 10))))
+    return np.array(edges)

@@ -1,0 +1,141 @@
+"""The evaluation's findings in files: report.json with everything, report.md to read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sfpp_core.files import replacing
+
+from ..scenes import ATTRIBUTES
+from .referee import Referee
+from .results import Results
+from .statistics import Estimate
+
+NO_FIGURE = "-"
+DISTANCE_DIGITS = 2
+
+
+def findings(results: Results, baseline: str, referee: Referee | None, truth: str | None) -> dict[str, Any]:
+    """Every estimate by measure, arm and length, JSON.
+
+    truth: name of the arm that dynamic degrees are told as a multiple of; None for none.
+    """
+    arms, lengths = results.arms, results.lengths
+
+    def table(estimate: Callable[[str, str], Estimate]) -> dict[str, dict[str, Any]]:
+        return {arm: {length: asdict(estimate(arm, length)) for length in lengths} for arm in arms}
+
+    found: dict[str, Any] = {}
+    for measure in results.measures:
+        found[measure.name] = {
+            "title": measure.title,
+            "digits": measure.digits,
+            "mean": table(lambda arm, length, of=measure: results.mean(of, arm, length)),
+            "change_since_shortest": table(lambda arm, length, of=measure: results.change(of, arm, length)),
+            f"difference_from_{baseline}": table(
+                lambda arm, length, of=measure: results.difference(of, arm, baseline, length)
+            ),
+        }
+        if truth and measure.name.startswith("dynamic_degree"):
+            found[measure.name]["multiple_of_truth"] = table(
+                lambda arm, length, of=measure: results.ratio(of, arm, truth, length)
+            )
+    if referee:
+        truths = [referee.truth(prompt).features.double().numpy() for prompt in range(results.shape[0])]
+        found["frechet_distance"] = {
+            "title": "Frechet distance from the truth, last 5 s",
+            "digits": DISTANCE_DIGITS,
+            "mean": table(lambda arm, length: results.distance(truths, arm, length)),
+        }
+        found["by_attribute"] = _by_attribute(results, referee)
+    return found
+
+
+def _by_attribute(results: Results, referee: Referee) -> dict[str, Any]:
+    """Bias of luminance and error of colour, for each value of each attribute."""
+    return {
+        field: {
+            name: {
+                arm: {
+                    length: results.by_attribute(
+                        lambda prompt, of=name: str(getattr(referee.truth(prompt).attributes, of)), field, arm, length
+                    )
+                    for length in results.lengths
+                }
+                for arm in results.arms
+            }
+            for name in ATTRIBUTES
+        }
+        for field in ("luminance_error", "colour_error")
+    }
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def write_markdown(path: Path, found: dict[str, Any], results: Results, baseline: str, heading: str) -> None:
+    """Write the tables: a row an arm, a column a length, means with their 95 % intervals."""
+    parts = [f"# {heading}", _preface(results, baseline)]
+    for name, of_measure in found.items():
+        if name == "by_attribute":
+            continue
+        for kind, label in _kinds(baseline).items():
+            if kind in of_measure and (kind == "mean" or name in HEADLINES):
+                title = f"## {of_measure['title']}{label}"
+                digits = 3 if kind == "multiple_of_truth" else of_measure["digits"]
+                parts.append(
+                    f"{title}\n\n{_table(of_measure[kind], results, digits, signed=kind in _signed(baseline))}"
+                )
+    with replacing(path) as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+HEADLINES = ("stability", "stability_end", "dynamic_degree", "dynamic_degree_end")
+"""Measures whose changes and differences are told in report.md; those of all are in report.json."""
+
+
+def _kinds(baseline: str) -> dict[str, str]:
+    return {
+        "mean": "",
+        "change_since_shortest": ", change since the shortest length",
+        f"difference_from_{baseline}": f", difference from {baseline}",
+        "multiple_of_truth": ", as a multiple of the truth's",
+    }
+
+
+def _signed(baseline: str) -> tuple[str, ...]:
+    return "change_since_shortest", f"difference_from_{baseline}"
+
+
+def _preface(results: Results, baseline: str) -> str:
+    prompts, takes = results.shape
+    return (
+        f"{prompts} prompts, {takes} films of each, the same seeds in every arm. Columns are seconds of film; in "
+        "brackets 95 % confidence intervals over prompts (bootstrap of prompts and of films within them; of Frechet "
+        f"distances, jackknife over prompts). Differences are of the same prompt and seed, from {baseline}. What each "
+        "figure is: training/evaluation/figures.py and referee.py."
+    )
+
+
+def _table(rows: dict[str, dict[str, Any]], results: Results, digits: int, *, signed: bool) -> str:
+    head = ["arm", *(f"{length} s" for length in results.lengths)]
+    lines = [head, ["---"] * len(head)]
+    for arm in results.arms:
+        lines.append([arm, *(_cell(rows[arm][length], digits, signed) for length in results.lengths)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(estimate: dict[str, Any], digits: int, signed: bool) -> str:
+    if estimate["mean"] is None:
+        return NO_FIGURE
+    number = f"{{:{'+' if signed else ''}.{digits}f}}".format
+    if estimate["low"] is None:
+        return number(estimate["mean"])
+    return f"{number(estimate['mean'])} [{number(estimate['low'])}, {number(estimate['high'])}]"

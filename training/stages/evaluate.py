@@ -1,0 +1,252 @@
+"""Judge students side by side, at any length: prompts x takes x lengths, the same noise for all, and the truth.
+
+Each film is rolled out once, to the longest length, and judged at all of them while it is made. Writes films-*.jsonl
+(one line a film, at once), report.json, report.md, plots, and strips and MP4s of the first films. Stopped, killed, or
+run by several processes under torchrun, the same command goes on; whichever process judges the last film writes the
+report. Films are made anew only if what decides them has changed: weights, settings, prompts, lengths.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import platform
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from sfpp_core.tiny.family import weights_path
+from sfpp_core.wan.geometry import WAN21
+
+from ..conditioning import Conditioning, ConditioningConfig
+from ..config import StageConfig, as_plain, require
+from ..evaluation.arms import TRUTH, ArmConfig
+from ..evaluation.figures import curve_edges
+from ..evaluation.judging import Session, in_batches, judge_films
+from ..evaluation.keepsakes import strip_path, write_sheet
+from ..evaluation.lengths import END_SECONDS, latent_frames_of
+from ..evaluation.makers import Bench, SamplerConfig, open_maker
+from ..evaluation.plots import plot_drift, plot_measures
+from ..evaluation.records import FilmKey, FilmRecord, append_record, identity_of, read_records
+from ..evaluation.referee import Referee
+from ..evaluation.report import findings, write_json, write_markdown
+from ..evaluation.results import Results
+from ..models import fingerprint, open_autoencoder
+from ..parallel import World
+
+logger = logging.getLogger(__name__)
+
+PLOTS = {
+    "stability": (("stability", "stability_end"), "Visual Stability by the offline judge"),
+    "motion": (("dynamic_degree", "dynamic_degree_end"), "Dynamic degree"),
+    "truth": (("luminance_error", "colour_error", "frechet_distance"), "Distance from the truth, last 5 s"),
+    "prompt": (("object", "colour", "all_five"), "What the prompt asked for, last 5 s"),
+}
+"""Files, the measures that they show, their titles."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(StageConfig):
+    """The evaluate stage."""
+
+    arms: list[ArmConfig]
+    """What is compared."""
+    baseline: str
+    """Name of the arm that the others' differences are taken from."""
+    conditioning: ConditioningConfig
+    """The prompts: held-out ones."""
+    prompts: int = 32
+    """How many of them, from the first."""
+    takes: int = 3
+    """Films of a prompt, each with a seed of its own."""
+    lengths: list[float] = field(default_factory=lambda: [5.0, 50.0, 75.0, 100.0, 255.0, 1200.0])
+    """Seconds, rising; none below 5, which is what is looked at at the end of each."""
+    batch: int = 8
+    """Films made together."""
+    height: int = 64
+    """In pixels."""
+    width: int = 64
+    vae: str | None = None
+    """File of the autoencoder; None for the built-in family's own."""
+    reader: str | None = None
+    """File of the reader, for prompts of the procedural scenes; None leaves out what takes a truth to tell."""
+    truth_scenes: int = 16
+    """Scenes rendered a prompt to know what its films look like."""
+    prompts_kept: int = 4
+    """Prompts whose first film is kept of every arm, as MP4 and as a strip of pictures."""
+    teacher: SamplerConfig = field(default_factory=SamplerConfig)
+    """How arms of kind teacher are sampled."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        names = [arm.name for arm in self.arms]
+        require(len(set(names)) == len(names) > 0, f"arms are called {', '.join(names)}; give each a name of its own.")
+        require(self.baseline in names, f"baseline is {self.baseline!r}, no arm; it must be one of {', '.join(names)}.")
+        for name in ("prompts", "takes", "batch", "truth_scenes"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(self.prompts_kept >= 0, f"prompts_kept is {self.prompts_kept}; it must be 0 or more.")
+        rising = all(first < second for first, second in zip(self.lengths, self.lengths[1:], strict=False))
+        require(
+            bool(self.lengths) and rising and self.lengths[0] >= int(END_SECONDS),
+            f"lengths are {self.lengths}; they must rise, from at least {int(END_SECONDS)} seconds.",
+        )
+        WAN21.latent_size(self.height, self.width)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
+class _Evaluation:
+    """A run's parts."""
+
+    config: Config
+    world: World
+    folder: Path
+    bench: Bench
+    referee: Referee | None
+    common: dict[str, Any]
+    """What decides the films and figures of all arms."""
+
+
+def run(config: Config, world: World | None = None) -> bool:
+    """Judge until all films are judged or `run.max_minutes` are over; True when finished.
+
+    world: by default the processes that this one has joined.
+
+    Raises:
+        ConfigError: prompts, weights or settings that cannot be used, or a folder with other files of these names.
+    """
+    started = time.monotonic()
+    evaluation = _open(config, world or World.current())
+    expected: dict[FilmKey, str] = {}
+    for arm in config.arms:
+        with torch.no_grad(), config.autocast():
+            expected |= _judge_arm(evaluation, arm, started)
+        if _is_over(config, started):
+            break
+    return _finish(evaluation, expected)
+
+
+def _open(config: Config, world: World) -> _Evaluation:
+    folder = Path(config.run.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    conditioning = Conditioning.open(config.conditioning, device=config.device)
+    known = len(conditioning.prompts)
+    require(config.prompts <= known, f"prompts is {config.prompts}, but conditioning has {known}; name more, or less.")
+    vae = open_autoencoder(config.vae or str(weights_path("vae"))).to(config.device)
+    bench = Bench(
+        conditioning=conditioning,
+        vae=vae,
+        sampler=config.teacher,
+        device=config.device,
+        seed=config.seed,
+        height=config.height,
+        width=config.width,
+    )
+    referee = _open_referee(config, conditioning)
+    common = {name: getattr(config, name) for name in ("seed", "height", "width", "precision", "truth_scenes")}
+    common |= {"vae": fingerprint(vae), "reader": fingerprint(referee.reader) if referee else None}
+    return _Evaluation(config=config, world=world, folder=folder, bench=bench, referee=referee, common=common)
+
+
+def _open_referee(config: Config, conditioning: Conditioning) -> Referee | None:
+    if config.reader is None:
+        return None
+    return Referee(
+        config.reader,
+        conditioning.prompts[: config.prompts],
+        seed=config.seed,
+        scenes=config.truth_scenes,
+        size=config.height,
+        device=config.device,
+    )
+
+
+def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[FilmKey, str]:
+    """Judge this process's films of an arm that are not judged yet; all films of the arm with their identities."""
+    config, world = evaluation.config, evaluation.world
+    maker = open_maker(arm, evaluation.bench)
+    lengths = [length for length in config.lengths if maker.reach is None or latent_frames_of(length) <= maker.reach]
+    films = _films(evaluation, arm, {"maker": maker.identity, "lengths": lengths})
+    known = read_records(evaluation.folder)
+    mine = [key for key in list(films)[world.rank :: world.size] if (key, films[key]) not in known]
+    session = Session(
+        maker=maker,
+        bench=evaluation.bench,
+        referee=evaluation.referee,
+        lengths=lengths,
+        folder=evaluation.folder,
+        prompts_kept=config.prompts_kept,
+    )
+    for batch in tqdm(in_batches(mine, config.batch), desc=arm.name, unit="batch"):
+        if _is_over(config, started):
+            break
+        for record in judge_films(session, {key: films[key] for key in batch}):
+            append_record(evaluation.folder, world.rank, record)
+    return films
+
+
+def _films(evaluation: _Evaluation, arm: ArmConfig, of_arm: dict[str, Any]) -> dict[FilmKey, str]:
+    """The films of an arm with their identities: all prompts once, then all of them again."""
+    config, conditioning = evaluation.config, evaluation.bench.conditioning
+    films = {}
+    for take in range(config.takes):
+        for prompt in range(config.prompts):
+            text = hashlib.sha256(conditioning.text([prompt]).numpy().tobytes()).hexdigest()
+            of_film = {"prompt": conditioning.prompts[prompt], "text": text, "take": take}
+            films[FilmKey(arm=arm.name, prompt=prompt, take=take)] = identity_of(evaluation.common | of_arm | of_film)
+    return films
+
+
+def _is_over(config: Config, started: float) -> bool:
+    return config.run.max_minutes is not None and time.monotonic() - started > 60 * config.run.max_minutes
+
+
+def _finish(evaluation: _Evaluation, expected: dict[FilmKey, str]) -> bool:
+    """Write the report if every film is judged, by whichever process; True then."""
+    config, folder = evaluation.config, evaluation.folder
+    known = read_records(folder)
+    records = [known[film] for film in expected.items() if film in known]
+    wanted = len(config.arms) * config.prompts * config.takes
+    if len(records) < wanted:
+        logger.info("%d of %d films are judged; the same command goes on", len(records), wanted)
+        return False
+    with torch.no_grad(), config.autocast():
+        _write_report(evaluation, records)
+    logger.info("evaluate is finished: %d films, report in %s", wanted, folder / "report.md")
+    return True
+
+
+def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
+    config, folder = evaluation.config, evaluation.folder
+    truths = [arm.name for arm in config.arms if arm.kind == TRUTH]
+    results = Results(
+        records, [arm.name for arm in config.arms], truths=truths, prompts=config.prompts, takes=config.takes
+    )
+    found = findings(results, config.baseline, evaluation.referee, truths[0] if truths else None)
+    report = {"config": as_plain(config), "machine": _machine(config), "measures": found}
+    write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_film, "prompts": results.texts()})
+    write_markdown(folder / "report.md", found, results, config.baseline, "Evaluation")
+    for name, (measures, title) in PLOTS.items():
+        if any(measure in found for measure in measures):
+            plot_measures(found, measures, results, title, folder / f"{name}.png")
+    plot_drift(results, curve_edges(config.lengths[-1]), folder / "drift.png")
+    for prompt in range(min(config.prompts_kept, config.prompts)):
+        keys = [FilmKey(arm=arm.name, prompt=prompt, take=0) for arm in config.arms]
+        strips = {key.arm: strip_path(folder, key) for key in keys if strip_path(folder, key).is_file()}
+        if strips:
+            title = evaluation.bench.conditioning.prompts[prompt]
+            write_sheet(strips, config.lengths, title, folder / f"sheet_{prompt:03d}.png")
+
+
+def _machine(config: Config) -> dict[str, Any]:
+    """What the figures were measured with."""
+    device = config.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
