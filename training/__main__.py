@@ -9,7 +9,10 @@ import sys
 
 import torch
 
+from .checkpoint import CheckpointError
 from .config import ConfigError, load_config
+from .divergence import TrainingDiverged
+from .parallel import joined
 
 STAGES = {
     "vae": "the video autoencoder",
@@ -17,6 +20,7 @@ STAGES = {
     "embeddings": "a cache of encoded prompts",
     "reader": "the classifier that judges samples",
     "teacher": "the bidirectional teacher and the text encoder",
+    "ode_pairs": "trajectories of the teacher's ODE, for the causal student",
     "causal_init": "the causal few-step student, from the teacher",
     "self_forcing": "Self-Forcing: rollouts of the teacher's length, judged by teacher and critic",
     "sfpp": "Self-Forcing++: windows of rollouts far longer than that",
@@ -26,7 +30,7 @@ STAGES = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Mistakes in the configuration end in a sentence, not a traceback."""
+    """Run one stage. Mistakes in the configuration, a run that diverges and a full disk end in a sentence."""
     stages = "\n".join(f"  {name:14} {meaning}" for name, meaning in STAGES.items())
     parser = argparse.ArgumentParser(
         prog="python -m training", epilog=f"stages:\n{stages}", formatter_class=argparse.RawDescriptionHelpFormatter
@@ -41,10 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         config = load_config(stage.Config, options.config, options.overrides)
         torch.manual_seed(config.seed)
-        stage.run(config)
+        with joined(config.device) as world:
+            logging.getLogger().setLevel(logging.INFO if world.is_main else logging.ERROR)
+            stage.run(config)
     except ConfigError as error:
         logging.error("%s", error)
         return 2
+    except (TrainingDiverged, CheckpointError) as error:
+        logging.error("%s", error)
+        return 1
     return 0
 
 

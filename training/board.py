@@ -15,6 +15,9 @@ from torch.utils.tensorboard import SummaryWriter
 from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND
 
+from .config import ConfigError, RunConfig
+from .parallel import World
+
 
 def contact_sheet(videos: Tensor, *, columns: int = 9) -> Tensor:
     """One row a video, `columns` frames of each from first to last, [3, H', W'] in [0, 1].
@@ -47,6 +50,16 @@ def save_video(videos: Tensor, path: Path) -> None:
             writer.write(frames)
 
 
+def board_of(run: RunConfig, *, step: int) -> Board:
+    """The board of a run that goes on at `step`: its folder's in the main process, a blank one in the others."""
+    if not World.current().is_main:
+        return BlankBoard()
+    folder = Path(run.out) / "board"
+    if run.wandb is not None:
+        _mirror(run.wandb, folder)
+    return Board(folder, step=step)
+
+
 class Board:
     """A run's TensorBoard log, and its pictures and videos as files in the same folder."""
 
@@ -75,3 +88,35 @@ class Board:
         self._writer.add_image(name, sheet, step)
         save_picture(sheet, self._folder / f"{name}_{step:06d}.png")
         save_video(videos, self._folder / f"{name}_{step:06d}.mp4")
+
+
+class BlankBoard(Board):
+    """Shows nothing."""
+
+    def __init__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        pass
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        pass
+
+    def videos(self, name: str, videos: Tensor, step: int) -> None:
+        pass
+
+
+def _mirror(project: str, folder: Path) -> None:
+    """Copy what a TensorBoard in `folder` is told to Weights & Biases as well, as one run named after the folder's."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise ConfigError(
+            "run.wandb names a project, but Weights & Biases is not installed; pip install wandb, or write "
+            "run.wandb=null."
+        ) from error
+    # A run that goes on after a stop is the same run there too.
+    name = folder.resolve().parent.name
+    wandb.init(project=project, name=name, id=name, resume="allow", dir=folder, sync_tensorboard=True)

@@ -55,10 +55,17 @@ class RunConfig:
     workers: int = 1
     """Processes that prepare batches ahead; 0 prepares them in the training process."""
     compile: bool = False
-    """Compile the network: a start-up of about a minute buys faster steps."""
+    """Compile the network: a start-up of about a minute buys faster steps. In one process only."""
+    checkpoint_activations: bool = False
+    """Transformer blocks keep their inputs only and are computed again on the way back: less memory, more time."""
+    gather_rollouts: bool = True
+    """With several processes, keep a network's weights gathered for the length of a rollout: less traffic between
+    processes, more memory (2.8 GB for the 1.3B model in bfloat16)."""
     device: str = "auto"
-    """Where networks run: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one. Randomness is drawn on the CPU
-    wherever they run."""
+    """Where networks run: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one, under torchrun each process its
+    own. Randomness is drawn on the CPU wherever they run."""
+    wandb: str | None = None
+    """Project of Weights & Biases that the board is copied to, if any; the key comes from the environment."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "run.out is empty; name the folder of the run, e.g. run.out=runs/vae.")
@@ -84,12 +91,18 @@ class OptimizerConfig:
     """Decoupled weight decay."""
     muon: bool = False
     """Orthogonalised momentum (see `muon`) for the weights of linear and convolution layers."""
+    muon_precision: str = "bfloat16"
+    """What the orthogonalisation computes in. Its bfloat16 makes last bits of a gradient, which depend on the number of
+    processes, matter in the third digit of an update; float32 does not, and takes longer."""
     warmup: int = 100
     """Steps from 0 to the highest rate."""
     decay: int = 0
     """Last steps of the run, over which the rate falls to 0; before them a run's length may still be changed."""
     clip: float = 1.0
     """Largest gradient norm; longer gradients are scaled down to it."""
+    explosion: float | None = 100.0
+    """Training stops when gradients before clipping stay this many times their usual norm (see `divergence`); null
+    never stops for that."""
     ema: float = 0.999
     """Decay of the moving average of the weights, which is what is shipped; 0 keeps none."""
     ema_start: int = 0
@@ -98,6 +111,14 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0, e.g. 1e-3.")
         require(self.clip > 0, f"optimizer.clip is {self.clip}; it must be above 0.")
+        require(
+            self.explosion is None or self.explosion > 1,
+            f"optimizer.explosion is {self.explosion}; it must be above 1, e.g. 100, or null.",
+        )
+        require(
+            self.muon_precision in PRECISIONS,
+            f"optimizer.muon_precision is {self.muon_precision!r}; it must be one of {', '.join(PRECISIONS)}.",
+        )
         require(0 <= self.ema < 1, f"optimizer.ema is {self.ema}; it must lie in [0, 1), e.g. 0.999.")
         require(self.weight_decay >= 0, f"optimizer.weight_decay is {self.weight_decay}; it must be 0 or more.")
         in_range = all(0 <= beta < 1 for beta in self.betas)
@@ -133,9 +154,14 @@ class StageConfig:
         )
         return torch.device(name)
 
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return PRECISIONS[self.precision]
+
     def autocast(self) -> torch.autocast:
         """The context that the network runs in."""
-        dtype = PRECISIONS[self.precision]
+        dtype = self.compute_dtype
         return torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not torch.float32)
 
 
@@ -146,10 +172,13 @@ class TrainConfig(StageConfig):
     steps: int
     """Steps of the whole run; one updates every trained network at least once."""
     optimizer: OptimizerConfig
+    accumulate: int = 1
+    """Parts that each process takes its share of a batch in, one after the other: less memory, the same step."""
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
-        require(self.steps >= 1, f"steps is {self.steps}; it must be at least 1.")
+        for name in ("steps", "accumulate"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         edges = self.optimizer.warmup + self.optimizer.decay
         require(
             edges <= self.steps,

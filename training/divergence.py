@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections import deque
+from statistics import median
+
+import torch
+from torch import Tensor
+
+HISTORY = 500
+"""Updates that say what a gradient usually is like."""
+RECENT = 20
+"""Updates over which it must be out of proportion. Single wild batches are what clipping is for."""
+FIRST_LOOK = 100
+"""Updates before which nothing is usual yet."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -13,3 +25,43 @@ def require_finite(name: str, value: float) -> None:
     """Raise TrainingDiverged if `value` is NaN or infinite."""
     if not math.isfinite(value):
         raise TrainingDiverged(f"{name} is {value}")
+
+
+class ExplosionGuard:
+    """Watches the norms of a network's gradients, before clipping, which hides an exploding loss from the weights.
+
+    It has exploded when the median norm of the last RECENT updates is `factor` times the median of the last HISTORY.
+    Medians, because a run survives single outliers; gradients, because losses of distribution matching and of policy
+    gradients have no scale of their own, and may be negative.
+    """
+
+    def __init__(self, factor: float | None) -> None:
+        """factor: None never finds anything."""
+        self._factor = factor
+        self._norms: deque[float] = deque(maxlen=HISTORY)
+
+    def check(self, norm: float) -> None:
+        """Take the norm of the next gradient into account.
+
+        Raises:
+            TrainingDiverged: it is NaN or infinite, or gradients have exploded.
+        """
+        require_finite("the norm of the gradient", norm)
+        self._norms.append(norm)
+        if self._factor is None or len(self._norms) < FIRST_LOOK:
+            return
+        norms = list(self._norms)
+        usual, recent = median(norms), median(norms[-RECENT:])
+        if 0 < self._factor * usual < recent:
+            raise TrainingDiverged(
+                f"the norm of the gradient, usually {usual:.3g}, has been about {recent:.3g} for {RECENT} updates, "
+                f"more than optimizer.explosion={self._factor:g} times as much,"
+            )
+
+    def state(self) -> Tensor:
+        """What `restore` needs."""
+        return torch.tensor(list(self._norms), dtype=torch.float64)
+
+    def restore(self, norms: Tensor) -> None:
+        """Go on from what `state` gave."""
+        self._norms = deque(norms.tolist(), maxlen=HISTORY)

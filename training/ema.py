@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -13,12 +13,13 @@ class MovingAverage:
     """Averages the trainable parameters of a network; `update` after every optimiser step.
 
     Young averages follow quickly: the decay in force at step n is min(decay, (1 + n) / (10 + n)). Before step `start`
-    the average is the weights themselves.
+    the average is the weights themselves. Of a sharded network each process averages its own part.
     """
 
     def __init__(self, model: nn.Module, decay: float, *, start: int = 0) -> None:
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._averages = [parameter.detach().clone() for parameter in self._parameters]
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._parameters = list(named.values())
+        self._averages = {name: parameter.detach().clone() for name, parameter in named.items()}
         self._decay = decay
         self._start = start
 
@@ -27,26 +28,27 @@ class MovingAverage:
         """Move towards the weights as they are after optimiser step number `step`, counted from 0."""
         since = step - self._start
         decay = min(self._decay, (1 + since) / (10 + since)) if since >= 0 else 0.0
-        torch._foreach_lerp_(self._averages, [parameter.detach() for parameter in self._parameters], 1 - decay)
+        weights = [parameter.detach() for parameter in self._parameters]
+        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """The network holds the averages inside the block and its own weights again after it."""
         own = [parameter.detach().clone() for parameter in self._parameters]
-        self._copy(self._averages)
+        self._copy(list(self._averages.values()))
         try:
             yield
         finally:
             self._copy(own)
 
-    def state(self) -> list[Tensor]:
-        """The averages, in the order of the network's parameters."""
+    def state(self) -> dict[str, Tensor]:
+        """The averages by the names of their parameters."""
         return self._averages
 
-    def restore(self, averages: list[Tensor]) -> None:
+    def restore(self, averages: Mapping[str, Tensor]) -> None:
         """Go on from averages that `state` gave."""
-        for mine, given in zip(self._averages, averages, strict=True):
-            mine.copy_(given)
+        for name, mine in self._averages.items():
+            mine.copy_(averages[name])
 
     @torch.no_grad()
     def _copy(self, weights: list[Tensor]) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from sfpp_core.files import replacing
 
 from .config import TrainConfig, as_plain
+from .parallel import World
+from .sharding import whole
 
 
 def training_record(config: TrainConfig, *, stage: str) -> dict[str, Any]:
@@ -37,8 +39,13 @@ def _without_folders(value: Any) -> Any:
 def write_weights(
     path: Path, weights: Mapping[str, Tensor], header: Mapping[str, Any], *, dtype: torch.dtype = torch.float32
 ) -> None:
-    """Write weights in `dtype`, `header` as JSON under the metadata key `sfpp`; whole or not at all."""
+    """Write weights in `dtype`, `header` as JSON under the metadata key `sfpp`; whole or not at all.
+
+    Every process calls this: sharded weights are gathered, and the main process writes.
+    """
+    stored = {name: whole(weight.detach().to(dtype)).cpu().contiguous().clone() for name, weight in weights.items()}
+    if not World.current().is_main:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
-    stored = {name: weight.detach().to(dtype).contiguous().clone() for name, weight in weights.items()}
     with replacing(path) as temporary:
         save_file(stored, str(temporary), metadata={"format": "pt", "sfpp": json.dumps(header, sort_keys=True)})

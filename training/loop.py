@@ -1,14 +1,13 @@
 """The loop that every trained stage shares: batches, steps, averages, logs, checkpoints, and a clean stop.
 
-Batches and noise are pure functions of (seed, step), so a checkpoint needs the weights, their averages, the optimisers'
-state and the step, and a run cut into pieces equals an uncut one bit for bit.
+Batches and noise are pure functions of (seed, step, sample), so a checkpoint needs the weights, their averages, the
+optimisers' moments and the step; a run cut into pieces equals an uncut one bit for bit, and one shared among processes
+equals it to rounding.
 """
 
 from __future__ import annotations
 
 import logging
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -21,16 +20,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from .board import Board
+from .board import Board, board_of
 from .config import TrainConfig
-from .divergence import TrainingDiverged
+from .divergence import TrainingDiverged, require_finite
+from .parallel import World
+from .resources import peak_memory
 from .run_folder import RunFolder
+from .sharding import gathered
+from .stopping import leave_stopping_alone, stop_requests
+from .task_state import from_all, like_mine, of_all
 from .trained import Trained
 
 logger = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-"""What a keyboard and a cluster's scheduler send to end a run."""
 Batch = Any
 """A tensor, or a dataclass of tensors and other things; only the task looks inside."""
 
@@ -42,21 +44,29 @@ class Task(Protocol):
     """What is trained, by name, where it is trained."""
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step, a pure function of (seed, step). Runs in a worker process."""
+        """This process's samples of a step's batch (`World.samples`), a pure function of (seed, step, samples). Runs in
+        a worker process."""
         ...
 
     def train_step(self, batch: Batch, step: int) -> dict[str, float]:
         """Train on a batch that lies on the device, and update every network; metrics for the log.
 
-        A pure function of weights, optimisers, `state`, batch, seed and step.
+        A pure function of weights, optimisers, `state`, batch, seed and step. Losses are means over the samples of the
+        batch, and so are metrics, of which every process gives the same ones: the loop takes their mean over processes
+        and sees that it is finite.
 
         Raises:
-            TrainingDiverged: a loss or a gradient is not finite.
+            TrainingDiverged: training must not go on. Raise it for what all processes see alike, as `Trained.update`
+                does; for what only one sees, the others would wait.
         """
         ...
 
     def state(self) -> dict[str, Any]:
-        """What else a stopped run needs to go on as if it had not been: tensors and plain values."""
+        """What else a stopped run needs to go on as if it had not been: nested dicts with text keys and lists.
+
+        In them are tensors with this process's samples on their first axis, alike in shape in every process, and plain
+        JSON values, the same in every process.
+        """
         ...
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -64,11 +74,13 @@ class Task(Protocol):
         ...
 
     def watch(self, board: Board, step: int) -> None:
-        """Put pictures, videos and measurements of the averaged weights on the board."""
+        """Put pictures, videos and measurements of the averaged weights on the board. Every process does the same, with
+        whole weights; the boards of all but the main one show nothing."""
         ...
 
     def export(self, folder: Path) -> None:
-        """Write the averaged weights as they are shipped."""
+        """Write the averaged weights as they are shipped, with `write_weights`, which gathers sharded ones and writes
+        in the main process only."""
         ...
 
 
@@ -90,41 +102,22 @@ def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
 
     Raises:
         ConfigError: the folder belongs to a run of another configuration.
-        TrainingDiverged: a loss or a gradient is NaN or infinite; the last checkpoint is from before.
+        TrainingDiverged: a loss or a gradient is NaN or infinite, or gradients have exploded; the last checkpoint is
+            from before.
+        CheckpointError: a checkpoint could not be written or read; the last one written is as it was.
     """
     folder = RunFolder(config, stage=stage)
     trainer = _Trainer(task, config, folder)
     trainer.resume()
-    with Board(folder.path / "board", step=trainer.step) as board:
+    with board_of(config.run, step=trainer.step) as board:
         finished = trainer.run(board)
     if finished:
-        with _averaged(task):
+        with _averaged(task, whole=False):
             task.export(folder.path)
         logger.info("%s is finished: %d steps, results in %s", stage, trainer.step, folder.path)
     else:
         logger.info("%s paused at step %d of %d; the same command goes on", stage, trainer.step, config.steps)
     return finished
-
-
-@contextmanager
-def _stop_requests() -> Iterator[threading.Event]:
-    """An event that an interrupt or a termination signal sets: the step under way is finished and saved first."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    previous = [signal.signal(number, lambda *_: stop.set()) for number in STOP_SIGNALS]
-    try:
-        yield stop
-    finally:
-        for number, handler in zip(STOP_SIGNALS, previous, strict=True):
-            signal.signal(number, handler)
-
-
-def _leave_stopping_alone(worker: int) -> None:
-    """In a worker: such a signal often goes to a whole process group, but the run still needs its batch to end well."""
-    for number in STOP_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
@@ -137,12 +130,37 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
 
 
 @contextmanager
-def _averaged(task: Task) -> Iterator[None]:
-    """Every network of the task holds its averages inside the block."""
+def _averaged(task: Task, *, whole: bool) -> Iterator[None]:
+    """Every network of the task holds its averages inside the block, and all of them in every process if `whole`."""
     with ExitStack() as stack:
         for trained in task.networks.values():
             stack.enter_context(trained.averaged())
+            if whole:
+                stack.enter_context(gathered(trained.network))
         yield
+
+
+class _Pace:
+    """Time that steps take, with the wait for their batches and without what is done between them."""
+
+    def __init__(self) -> None:
+        self._steps, self._seconds = 0, 0.0
+        self.start()
+
+    def start(self) -> None:
+        """The next step begins."""
+        self._started = time.monotonic()
+
+    def stop(self) -> None:
+        """It is done."""
+        self._steps += 1
+        self._seconds += time.monotonic() - self._started
+
+    def read(self) -> dict[str, float]:
+        """Seconds a step since the last reading."""
+        mean = self._seconds / self._steps
+        self._steps, self._seconds = 0, 0.0
+        return {"seconds_per_step": mean}
 
 
 class _Trainer:
@@ -153,63 +171,81 @@ class _Trainer:
         self._config = config
         self._folder = folder
         self._device = config.device
+        self._world = World.current()
+        self._started = self._saved = time.monotonic()
         self.step = 0
 
     def resume(self) -> None:
-        saved = self._folder.load()
+        saved = self._folder.load(self._empty)
         if saved is None:
             return
         for name, trained in self._task.networks.items():
             trained.restore(saved["networks"][name])
-        self._task.restore(saved["task"])
+        self._task.restore(from_all(saved["task"]))
         self.step = saved["step"]
         logger.info("resumed at step %d", self.step)
 
     def save(self) -> None:
-        self._folder.save(
-            {
-                "step": self.step,
-                "networks": {name: trained.state() for name, trained in self._task.networks.items()},
-                "task": self._task.state(),
-            }
-        )
+        state = {
+            "step": self.step,
+            "networks": {name: trained.state() for name, trained in self._task.networks.items()},
+            "task": of_all(self._task.state()),
+        }
+        self._folder.save(self.step, state)
 
     def run(self, board: Board) -> bool:
-        run = self._config.run
-        started = saved = time.monotonic()
-        bar = tqdm(total=self._config.steps, initial=self.step, unit="step", mininterval=5.0)
-        with bar, _stop_requests() as stop:
+        bar = tqdm(
+            total=self._config.steps,
+            initial=self.step,
+            unit="step",
+            mininterval=5.0,
+            disable=not self._world.is_main,
+        )
+        pace = _Pace()
+        with bar, stop_requests() as stop:
             for batch in self._batches():
                 metrics = self._take_step(batch)
+                pace.stop()
                 bar.update()
-                if self.step % run.log_every == 0:
-                    board.scalars(metrics, self.step)
+                if self.step % self._config.run.log_every == 0:
+                    usage = {**pace.read(), **peak_memory(self._device)}
+                    board.scalars({**metrics, **usage}, self.step)
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
-                if self.step % run.watch_every == 0 or self.step == self._config.steps:
+                if self.step % self._config.run.watch_every == 0 or self.step == self._config.steps:
                     self._watch(board)
-                now = time.monotonic()
-                over = run.max_minutes is not None and now - started > 60 * run.max_minutes
-                if over or stop.is_set():
+                if self._is_over(stop.is_set()):
                     break
-                if now - saved > 60 * run.save_minutes:
-                    self.save()
-                    saved = now
+                pace.start()
         self.save()
         return self.step >= self._config.steps
+
+    def _is_over(self, asked_to_stop: bool) -> bool:
+        """Whether this piece of the run ends here; saves when it is time to. All processes decide alike."""
+        run, now = self._config.run, time.monotonic()
+        late = run.max_minutes is not None and now - self._started > 60 * run.max_minutes
+        over, save = self._world.any(late or asked_to_stop, now - self._saved > 60 * run.save_minutes)
+        if save and not over:
+            self.save()
+            self._saved = time.monotonic()
+        return over
 
     def _batches(self) -> Iterator[Batch]:
         workers = self._config.run.workers
         batches = _Batches(self._task.batch, self.step, self._config.steps)
-        ahead = {"prefetch_factor": 4, "worker_init_fn": _leave_stopping_alone} if workers else {}
+        ahead = {"prefetch_factor": 4, "worker_init_fn": leave_stopping_alone} if workers else {}
         return iter(DataLoader(batches, batch_size=None, num_workers=workers, **ahead))
 
     def _take_step(self, batch: Batch) -> dict[str, float]:
         try:
-            metrics = self._task.train_step(_moved(batch, self._device), self.step)
+            metrics = self._world.mean(self._task.train_step(_moved(batch, self._device), self.step))
+            for name, value in metrics.items():
+                require_finite(name, value)
         except TrainingDiverged as problem:
+            last = self._folder.checkpoint_path
+            kept = f"go on from {last} with float32 precision in a new run" if last else "with float32 precision"
             raise TrainingDiverged(
                 f"{problem} at step {self.step}; lower optimizer.lr (it is {self._config.optimizer.lr:g}) "
-                f"and start again, or go on from {self._folder.checkpoint_path} with float32 precision in a new run."
+                f"and start again, or {kept}."
             ) from problem
         self.step += 1
         return metrics
@@ -220,5 +256,13 @@ class _Trainer:
             trained.network.eval()
         # A sample has shapes of its own, a rollout one a chunk: compiling them would take longer than they do.
         uncompiled = torch.compiler.set_stance("force_eager")
-        with _averaged(self._task), self._config.autocast(), uncompiled:
+        with _averaged(self._task, whole=True), self._config.autocast(), uncompiled:
             self._task.watch(board, self.step)
+
+    def _empty(self, path: tuple[str, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """What to read an entry of the checkpoint into."""
+        kind, *rest = path
+        if kind == "task":
+            return like_mine(shape, dtype)
+        name, *entry = rest
+        return self._task.networks[name].empty(entry, shape, dtype)

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
@@ -19,10 +20,10 @@ ADAMW_RMS = 0.2
 """Root mean square of a typical AdamW update at learning rate 1 (arXiv 2502.16982)."""
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """About the nearest semi-orthogonal matrix [M, N]: every singular value becomes roughly 1."""
+def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """About the nearest semi-orthogonal matrix [M, N], computed in `dtype`: every singular value becomes roughly 1."""
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = (matrix if wide else matrix.T).to(torch.bfloat16)
+    x = (matrix if wide else matrix.T).to(dtype)
     x = x / (x.norm() + 1e-7)
     a, b, c = NEWTON_SCHULZ
     for _ in range(ITERATIONS):
@@ -32,12 +33,24 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 class Muon(Optimizer):
-    """For parameters of two dimensions or more; the first is a matrix's rows, the others together its columns."""
+    """For parameters of two dimensions or more; the first is a matrix's rows, the others together its columns.
+
+    A sharded parameter's momentum is sharded like it. Its update needs the whole matrix, so every process gathers it
+    and computes the same.
+    """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
+        """dtype: what the orthogonalisation computes in."""
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -52,8 +65,19 @@ class Muon(Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(parameter)
         momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-        nesterov = parameter.grad.lerp(momentum, group["momentum"])
-        update = orthogonalize(nesterov.flatten(1))
-        scale = ADAMW_RMS * max(update.shape) ** 0.5
+        direction = self._direction(parameter.grad.lerp(momentum, group["momentum"]))
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(update.reshape(parameter.shape), alpha=-group["lr"] * scale)
+        parameter.add_(direction, alpha=-group["lr"])
+
+    def _direction(self, nesterov: Tensor) -> Tensor:
+        """The update at learning rate 1, in the shape and with the sharding of the parameter."""
+        if isinstance(nesterov, DTensor):
+            # Nothing is sent: every process has the whole and cuts its own part out.
+            return distribute_tensor(
+                self._direction(nesterov.full_tensor()),
+                nesterov.device_mesh,
+                nesterov.placements,
+                src_data_rank=None,
+            )
+        update = orthogonalize(nesterov.flatten(1), self._dtype)
+        return update.mul_(ADAMW_RMS * max(update.shape) ** 0.5).reshape(nesterov.shape)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from .config import OptimizerConfig
-from .divergence import require_finite
+from .config import PRECISIONS, OptimizerConfig
+from .divergence import ExplosionGuard
 from .muon import Muon
+from .sharding import whole
 
 
 def rate_factor(step: int, *, steps: int, warmup: int, decay: int) -> float:
@@ -27,18 +27,19 @@ class Optimizers:
     def __init__(self, model: nn.Module, config: OptimizerConfig, *, steps: int) -> None:
         self._config = config
         self._steps = steps
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._members = _build(model, config)
+        self._guard = ExplosionGuard(config.explosion)
 
     def step(self, step: int) -> dict[str, float]:
         """Clip the gradients, update the weights, forget the gradients; returns what is worth logging.
 
         Raises:
-            TrainingDiverged: a gradient is NaN or infinite; the weights are as they were.
+            TrainingDiverged: a gradient is NaN or infinite, or gradients have exploded; the weights are as they were.
         """
         config = self._config
-        norm = nn.utils.clip_grad_norm_(self._parameters, config.clip).item()
-        require_finite("the norm of the gradient", norm)
+        norm = whole(nn.utils.clip_grad_norm_(self._parameters.values(), config.clip)).item()
+        self._guard.check(norm)
         rate = config.lr * rate_factor(step, steps=self._steps, warmup=config.warmup, decay=config.decay)
         for member in self._members:
             for group in member.param_groups:
@@ -47,14 +48,26 @@ class Optimizers:
             member.zero_grad(set_to_none=True)
         return {"gradient_norm": norm, "learning_rate": rate}
 
-    def state(self) -> list[dict[str, Any]]:
-        """What `restore` needs."""
-        return [member.state_dict() for member in self._members]
+    def moments(self) -> dict[str, dict[str, Tensor]]:
+        """What the optimisers remember of each parameter, by its name; the rest of their state is configuration."""
+        found = {}
+        for member in self._members:
+            found |= {id(parameter): dict(state) for parameter, state in member.state.items()}
+        return {name: found[id(parameter)] for name, parameter in self._parameters.items() if id(parameter) in found}
 
-    def restore(self, states: Sequence[dict[str, Any]]) -> None:
-        """Go on from what `state` gave."""
-        for member, state in zip(self._members, states, strict=True):
-            member.load_state_dict(state)
+    def norms(self) -> Tensor:
+        """Norms of the latest gradients, float64 [updates], by which an explosion is told."""
+        return self._guard.state()
+
+    def restore(self, moments: Mapping[str, Mapping[str, Tensor]], norms: Tensor) -> None:
+        """Go on from what `moments` and `norms` gave."""
+        for member in self._members:
+            for group in member.param_groups:
+                mine = {id(parameter) for parameter in group["params"]}
+                for name, remembered in moments.items():
+                    if id(self._parameters[name]) in mine:
+                        member.state[self._parameters[name]] = dict(remembered)
+        self._guard.restore(norms)
 
 
 def _build(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
@@ -65,7 +78,8 @@ def _build(model: nn.Module, config: OptimizerConfig) -> list[Optimizer]:
     members: list[Optimizer] = [AdamW(rest, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)]
     if inner:
         chosen = [parameter for parameter in trained if id(parameter) in inner]
-        members.append(Muon(chosen, lr=config.lr, weight_decay=config.weight_decay))
+        dtype = PRECISIONS[config.muon_precision]
+        members.append(Muon(chosen, lr=config.lr, weight_decay=config.weight_decay, dtype=dtype))
     return members
 
 

@@ -2,67 +2,124 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from omegaconf import OmegaConf
 
 from sfpp_core.files import replacing
 
+from .checkpoint import CheckpointError, Like, read_checkpoint, write_checkpoint
 from .config import ConfigError, StageConfig, as_plain
+from .parallel import World
 
 CONFIG_NAME = "config.yaml"
-CHECKPOINT_NAME = "checkpoint.pt"
+CHECKPOINT_PREFIX = "checkpoint-"
+"""Of a checkpoint's folder; the step follows."""
+PARTIAL_NAME = ".checkpoint.partial"
+"""A checkpoint that is being written; under its final name it is complete."""
+FORMER_CHECKPOINT_NAME = "checkpoint.pt"
 
 
 class RunFolder:
     """One run's files. A folder belongs to the configuration that began it; another one is refused.
 
     Two things may change between the pieces of a run: `run`, which is about how, not what; and, before the learning
-    rate begins to fall, `steps`, because nothing has depended on it yet.
+    rate begins to fall, `steps`, because nothing has depended on it yet. How many processes share the work is free.
     """
 
     def __init__(self, config: StageConfig, *, stage: str) -> None:
         self.path = Path(config.run.out)
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._claim({"stage": stage, **as_plain(config)})
+        self._world = World.current()
+        # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
+        claim = {"stage": stage, **as_plain(config)}
+        self._check(claim)
+        self._world.meet()
+        if self._world.is_main:
+            self.path.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(self.path / PARTIAL_NAME, ignore_errors=True)
+            with replacing(self.path / CONFIG_NAME) as temporary:
+                OmegaConf.save(OmegaConf.create(claim), temporary)
+        self._world.meet()
 
     @property
-    def checkpoint_path(self) -> Path:
-        return self.path / CHECKPOINT_NAME
+    def checkpoint_path(self) -> Path | None:
+        """The newest complete checkpoint, or None for a run that has none yet."""
+        return max(self.path.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
 
-    def save(self, state: dict[str, Any]) -> None:
-        """Replace the checkpoint."""
-        with replacing(self.checkpoint_path) as path:
-            torch.save(state, path)
+    @property
+    def step(self) -> int:
+        """Steps taken before that checkpoint; 0 without one."""
+        path = self.checkpoint_path
+        return int(path.name.removeprefix(CHECKPOINT_PREFIX)) if path else 0
 
-    def load(self) -> dict[str, Any] | None:
-        """The checkpoint, or None for a run that has none yet."""
-        if not self.checkpoint_path.is_file():
-            return None
-        return torch.load(self.checkpoint_path, map_location="cpu", weights_only=True)
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        """Put the checkpoint of a step in the place of the last one, which is kept until the new one is complete.
 
-    def _claim(self, config: dict[str, Any]) -> None:
+        All processes call this, with a state as `write_checkpoint` takes it.
+
+        Raises:
+            CheckpointError: it could not be written; the last one is as it was.
+        """
+        last = self.checkpoint_path
+        if last is not None and step == self.step:
+            return
+        partial = self.path / PARTIAL_NAME
+        try:
+            write_checkpoint(partial, state)
+        except CheckpointError as problem:
+            shutil.rmtree(partial, ignore_errors=True)
+            kept = f"{last} is as it was; " if last else ""
+            raise CheckpointError(
+                f"the checkpoint of step {step} could not be written to {self.path} ({problem}). {kept}"
+                "see whether the disk is full, then give the same command again."
+            ) from problem
+        if self._world.is_main:
+            os.replace(partial, self.path / f"{CHECKPOINT_PREFIX}{step:08d}")
+            _flush(self.path)
+            if last is not None:
+                shutil.rmtree(last)
+        self._world.meet()
+
+    def load(self, like: Like) -> dict[str, Any] | None:
+        """The state in the checkpoint, its tensors as `like` wants them, or None for a run that has none yet."""
+        path = self.checkpoint_path
+        return None if path is None else read_checkpoint(path, like)
+
+    def _check(self, claim: dict[str, Any]) -> None:
+        if (self.path / FORMER_CHECKPOINT_NAME).is_file():
+            raise ConfigError(
+                f"{self.path} holds a run of an earlier version, whose {FORMER_CHECKPOINT_NAME} this one cannot go on "
+                "from. Choose another run.out, or finish that run with the version that began it."
+            )
         path = self.path / CONFIG_NAME
-        if path.is_file():
-            found = OmegaConf.to_container(OmegaConf.load(path))
-            changed = sorted(_differences(_identity(found), _identity(config)))
-            if changed == ["steps"] and self._steps_are_free(found, config):
-                changed = []
-            if changed:
-                raise ConfigError(
-                    f"{self.path} holds a run of another configuration; these keys differ: {', '.join(changed)}. "
-                    "Choose another run.out, or go back to the configuration in its config.yaml."
-                )
-        with replacing(path) as temporary:
-            OmegaConf.save(OmegaConf.create(config), temporary)
+        if not path.is_file():
+            return
+        found = OmegaConf.to_container(OmegaConf.load(path))
+        changed = sorted(_differences(_identity(found), _identity(claim)))
+        if changed == ["steps"] and self._steps_are_free(found, claim):
+            changed = []
+        if changed:
+            raise ConfigError(
+                f"{self.path} holds a run of another configuration; these keys differ: {', '.join(changed)}. "
+                "Choose another run.out, or go back to the configuration in its config.yaml."
+            )
 
-    def _steps_are_free(self, found: dict[str, Any], config: dict[str, Any]) -> bool:
-        saved = self.load()
-        done = saved["step"] if saved else 0
-        return all(done <= plan["steps"] - plan["optimizer"]["decay"] for plan in (found, config))
+    def _steps_are_free(self, found: dict[str, Any], claim: dict[str, Any]) -> bool:
+        return all(self.step <= plan["steps"] - plan["optimizer"]["decay"] for plan in (found, claim))
+
+
+def _flush(folder: Path) -> None:
+    """Have the names in a folder reach the disk; on Windows folders cannot be opened for that."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _identity(config: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from .board import Board
 from .config import TrainConfig
-from .divergence import require_finite
+from .micro_batches import micro_batches
+from .sharding import place
 from .trained import Trained
 
 
@@ -29,15 +30,19 @@ class LossTask(Protocol):
     """What such a stage brings."""
 
     model: nn.Module
-    """The network; parameters that require no gradient are left alone. It is moved to the device."""
+    """The network; parameters that require no gradient are left alone. It is put where it is trained."""
 
     def batch(self, step: int) -> Any:
-        """The batch of a step, a pure function of (seed, step). Runs in a worker process."""
+        """This process's part of a step's batch, `World.samples` of it, a pure function of (seed, step, samples) that
+        `micro_batches` can cut. Runs in a worker process."""
         ...
 
     def loss(self, batch: Any, step: int) -> Loss:
-        """The loss of a step, a pure function of weights, batch, seed and step. Runs under autocast, the batch on the
-        network's device."""
+        """The mean loss over the samples of a batch or of a part of it, a pure function of weights, batch, seed and
+        step. Runs under autocast, the batch on the network's device.
+
+        What it draws for a sample must not depend on which others are there: see `seeding.normal`.
+        """
         ...
 
     def watch(self, board: Board, step: int) -> None:
@@ -53,7 +58,7 @@ class Supervised:
     """The loop's task for a `LossTask`."""
 
     def __init__(self, task: LossTask, config: TrainConfig) -> None:
-        task.model.to(config.device)
+        place(task.model, config)
         self._task = task
         self._config = config
         self._trained = Trained(task.model, config.optimizer, steps=config.steps)
@@ -63,13 +68,17 @@ class Supervised:
     def train_step(self, batch: Any, step: int) -> dict[str, float]:
         """One update of the network; see loop.Task."""
         self._task.model.train()
+        parts = micro_batches(batch, self._config.accumulate)
+        found = [self._backward(part, step, share=1 / len(parts)) for part in parts]
+        means = {name: sum(part[name] for part in found) / len(found) for name in found[0]}
+        return {**means, **self._trained.update(step)}
+
+    def _backward(self, batch: Any, step: int, *, share: float) -> dict[str, float]:
+        """Add a part of the batch to the gradient."""
         with self._config.autocast():
             loss = self._task.loss(batch, step)
-        value = loss.total.item()
-        require_finite("the loss", value)
-        loss.total.backward()
-        metrics = self._trained.update(step)
-        return {"loss": value, **{name: part.item() for name, part in loss.parts.items()}, **metrics}
+        (loss.total * share).backward()
+        return {"loss": loss.total.item(), **{name: part.item() for name, part in loss.parts.items()}}
 
     def state(self) -> dict[str, Any]:
         """Nothing but the networks survives a stop."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from .config import OptimizerConfig
 from .ema import MovingAverage
@@ -14,11 +15,13 @@ from .optim import Optimizers
 
 
 class Trained:
-    """Made once the network lies where it will be trained; parameters that require no gradient are left alone."""
+    """Made once the network lies where it will be trained (see `sharding.place`); parameters that require no gradient
+    are left alone."""
 
     def __init__(self, network: nn.Module, config: OptimizerConfig, *, steps: int) -> None:
         """steps: updates in all, over which the learning rate runs its course."""
         self.network = network
+        self._layout = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         self._optimizers = Optimizers(network, config, steps=steps)
         self._average = MovingAverage(network, config.ema, start=config.ema_start) if config.ema else None
 
@@ -26,7 +29,7 @@ class Trained:
         """Take update number `step` with the gradients that lie there, and forget them; metrics for the log.
 
         Raises:
-            TrainingDiverged: a gradient is NaN or infinite; the weights are as they were.
+            TrainingDiverged: a gradient is NaN or infinite, or gradients have exploded; the weights are as they were.
         """
         metrics = self._optimizers.step(step)
         if self._average is not None:
@@ -43,16 +46,25 @@ class Trained:
             yield
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs."""
+        """What `restore` needs: tensors, by what they are and then by the name of their parameter."""
         return {
-            "model": self.network.state_dict(),
-            "average": self._average.state() if self._average is not None else [],
-            "optimizers": self._optimizers.state(),
+            "weights": self.network.state_dict(),
+            "average": self._average.state() if self._average is not None else {},
+            "moments": self._optimizers.moments(),
+            "norms": self._optimizers.norms(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self.network.load_state_dict(state["model"])
+        self.network.load_state_dict(state["weights"])
         if self._average is not None:
             self._average.restore(state["average"])
-        self._optimizers.restore(state["optimizers"])
+        self._optimizers.restore(state["moments"], state["norms"])
+
+    def empty(self, path: Sequence[str], shape: torch.Size, dtype: torch.dtype) -> Tensor:
+        """An empty tensor to read the entry at a path in `state` into: a weight, its average and its moments lie where
+        the weight does and are sharded as it is."""
+        weight = self._layout.get(path[1]) if len(path) > 1 else None
+        if weight is None or weight.shape != shape:
+            return torch.empty(shape, dtype=dtype)
+        return torch.empty_like(weight, dtype=dtype, requires_grad=False)

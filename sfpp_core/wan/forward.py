@@ -61,6 +61,7 @@ class BlockContext:
 
 
 RunBlock = Callable[[nn.Module, Tensor, int, BlockContext], Tensor]
+EmbedInBlock = Callable[[nn.Module, Tensor, int], tuple[Tensor, Tensor]]
 
 
 def sinusoidal_embedding(timestep: Tensor, width: int) -> Tensor:
@@ -125,10 +126,20 @@ def block_forward(block: nn.Module, x: Tensor, layer: int, context: BlockContext
     return x + _gate(block.ffn(_modulate(block.norm2(x), shift_ffn, scale_ffn)), gate_ffn)
 
 
-def embed_text(modules: nn.Module, config: WanConfig, text: Tensor) -> TextContext:
-    """Compute what every layer needs of `text` [B, L, text_dim], already padded by its encoder."""
+def block_text(block: nn.Module, embedded: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+    """Keys and values [B, L, N, D] of the embedded text [B, L, D] in one block's cross-attention."""
+    return _text_keys_values(block.cross_attn, embedded, num_heads)
+
+
+def embed_text(
+    modules: nn.Module, config: WanConfig, text: Tensor, *, embed_in_block: EmbedInBlock = block_text
+) -> TextContext:
+    """Compute what every layer needs of `text` [B, L, text_dim], already padded by its encoder.
+
+    embed_in_block: how a block is asked for its part.
+    """
     embedded = modules.text_embedding(text)
-    pairs = [_text_keys_values(block.cross_attn, embedded, config.num_heads) for block in modules.blocks]
+    pairs = [embed_in_block(block, embedded, config.num_heads) for block in modules.blocks]
     keys, values = zip(*pairs, strict=True)
     return TextContext(keys, values)
 

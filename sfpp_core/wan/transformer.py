@@ -13,6 +13,7 @@ from .forward import (
     KeyValueCache,
     TextContext,
     block_forward,
+    block_text,
     embed_text,
     predict_flow,
 )
@@ -56,6 +57,10 @@ class WanBlock(nn.Module):
 
     def forward(self, x: Tensor, layer: int, context: BlockContext) -> Tensor:
         return block_forward(self, x, layer, context)
+
+    def embed_text(self, embedded: Tensor, num_heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the embedded text; see forward.block_text."""
+        return block_text(self, embedded, num_heads)
 
 
 class WanHead(nn.Module):
@@ -107,7 +112,13 @@ class WanTransformer(nn.Module):
 
     def embed_text(self, text: Tensor) -> TextContext:
         """Keys and values of `text` [B, L, text_dim] for every layer; see forward.embed_text."""
-        return embed_text(self, self.config, text)
+        return embed_text(
+            self,
+            self.config,
+            text,
+            # Blocks are asked by a method of theirs for the same reason as in `forward`.
+            embed_in_block=lambda block, embedded, num_heads: block.embed_text(embedded, num_heads),
+        )
 
     def forward(
         self,

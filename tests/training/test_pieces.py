@@ -76,21 +76,21 @@ def test_the_average_follows_young_and_lags_when_old() -> None:
     with torch.no_grad():
         layer.weight.fill_(1.0)
     average.update(0)
-    assert average.state()[0].item() == pytest.approx(0.9)
+    assert average.state()["weight"].item() == pytest.approx(0.9)
     with average.applied():
         assert layer.weight.item() == pytest.approx(0.9)
     assert layer.weight.item() == 1.0
     with torch.no_grad():
         layer.weight.fill_(2.0)
     average.update(10_000)
-    assert average.state()[0].item() == pytest.approx(0.9 * 0.9 + 0.1 * 2)
+    assert average.state()["weight"].item() == pytest.approx(0.9 * 0.9 + 0.1 * 2)
 
 
 def test_the_average_comes_off_again_after_an_error() -> None:
     layer = torch.nn.Linear(2, 2)
     own = layer.weight.detach().clone()
     average = MovingAverage(layer, 0.5)
-    average.state()[0].zero_()
+    average.state()["weight"].zero_()
     with pytest.raises(KeyError), average.applied():
         raise KeyError
     assert torch.equal(layer.weight, own)

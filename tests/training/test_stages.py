@@ -177,7 +177,7 @@ def test_a_signal_to_the_whole_process_group_pauses_a_run(tmp_path: Path) -> Non
     with (tmp_path / "log").open("w") as log:
         run = subprocess.Popen(command, stdout=log, stderr=log, cwd=CONFIGS.parents[2], start_new_session=True)
         try:
-            while not (out / "checkpoint.pt").is_file() and run.poll() is None:
+            while not any(out.glob("checkpoint-*")) and run.poll() is None:
                 time.sleep(0.05)
             os.killpg(run.pid, signal.SIGTERM)
             run.wait(timeout=60)

@@ -27,16 +27,24 @@ class ReaderBatch:
     """[B, 5] int64: `Attributes.indices()`."""
     looks: Tensor
     """[B, 2]: `LOOKS` on the reader's scale."""
+    samples: range
+    """Which ones of the step's batch these are."""
 
 
-def reader_batch(seed: int, step: int, *, batch: int, size: int) -> ReaderBatch:
-    """The training batch of a step: fresh scenes, each from a moment of its own, roughened. Pure in its arguments."""
-    generator = generator_for(seed, "reader", step)
+def reader_batch(seed: int, step: int, *, batch: int, size: int, samples: range | None = None) -> ReaderBatch:
+    """The training batch of a step: fresh scenes, each from a moment of its own, roughened. Pure in its arguments.
+
+    samples: which ones of the batch to make; all by default.
+    """
+    samples = range(batch) if samples is None else samples
     num_frames = FRAME_COUNTS[step % len(FRAME_COUNTS)]
-    specs = [sample_scene(seed, step * batch + item) for item in range(batch)]
-    starts = torch.randint(LATEST_START, (batch,), generator=generator).tolist()
-    clips = [render(spec, start, num_frames, size, size) for spec, start in zip(specs, starts, strict=True)]
-    return ReaderBatch(video=torch.cat([roughen(clip, generator) for clip in clips]), **truth(specs))
+    specs = [sample_scene(seed, step * batch + sample) for sample in samples]
+    clips = []
+    for spec, sample in zip(specs, samples, strict=True):
+        generator = generator_for(seed, "reader", step, sample)
+        start = int(torch.randint(LATEST_START, (), generator=generator))
+        clips.append(roughen(render(spec, start, num_frames, size, size), generator))
+    return ReaderBatch(video=torch.cat(clips), **truth(specs), samples=samples)
 
 
 def truth(specs: list[SceneSpec]) -> dict[str, Tensor]:

@@ -11,6 +11,7 @@ from ..board import Board
 from ..config import TrainConfig, require
 from ..export import training_record, write_weights
 from ..loop import train
+from ..parallel import World
 from ..reader import AttributeReader, ReaderBatch, accuracy, read, reader_batch, reader_loss
 from ..reader.model import KIND
 from ..scenes import render, sample_scene
@@ -39,10 +40,13 @@ class ReaderTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._world = World.current()
         self.model = AttributeReader()
 
     def batch(self, step: int) -> ReaderBatch:
-        return reader_batch(self._config.seed, step, batch=self._config.batch, size=self._config.size)
+        config = self._config
+        samples = self._world.samples(config.batch)
+        return reader_batch(config.seed, step, batch=config.batch, size=config.size, samples=samples)
 
     def loss(self, batch: ReaderBatch, step: int) -> Loss:
         total, parts = reader_loss(self.model(batch.video), batch)

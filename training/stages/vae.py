@@ -24,8 +24,9 @@ from ..config import TrainConfig, check_starts, require
 from ..export import training_record, write_weights
 from ..loop import train
 from ..losses import edge_loss, kl_to_unit_normal
+from ..parallel import World
 from ..scenes import FIRST_HELD_OUT, render, sample_scene
-from ..seeding import generator_for
+from ..seeding import generator_for, normal
 from ..supervised import Loss, Supervised
 
 WATCHED_SCENES = 6
@@ -96,11 +97,22 @@ class Config(TrainConfig):
         return max((phase for phase in self.phases if phase.start <= step), key=lambda phase: phase.start)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VAEBatch:
+    """Clips of scenes."""
+
+    video: Tensor
+    """B 3 F H W in [-1, 1]."""
+    samples: range
+    """Which ones of the step's batch these are."""
+
+
 class VAETask:
     """Reconstruct clips of scenes."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._world = World.current()
         self.model = load_vae(Path(config.init)) if config.init else WanVAE(WanVAEConfig(dim=config.dim))
         for half in (self.model.encoder, self.model.conv1):
             half.requires_grad_(config.train_encoder)
@@ -109,31 +121,33 @@ class VAETask:
         if config.run.compile:
             self._reconstruct = torch.compile(self._reconstruct, dynamic=False)
 
-    def batch(self, step: int) -> Tensor:
-        """B 3 F H W in [-1, 1]: crops of scenes, each from a moment of its own."""
-        config, phase = self._config, self._config.phase_at(step)
-        generator = generator_for(config.seed, "vae", step)
-        crop, offsets = phase.crop, config.size - phase.crop + 1
-        clips = []
-        for index in range(phase.batch):
-            start, top, left = (
-                int(torch.randint(stop, (), generator=generator)) for stop in (LATEST_START, offsets, offsets)
-            )
-            scene = sample_scene(config.seed, step * phase.batch + index)
-            clip = render(scene, start, phase.frames, config.size, config.size)
-            clips.append(clip[..., top : top + crop, left : left + crop])
-        return channels_last(torch.cat(clips))
+    def batch(self, step: int) -> VAEBatch:
+        phase = self._config.phase_at(step)
+        samples = self._world.samples(phase.batch)
+        clips = [self._clip(phase, step, sample) for sample in samples]
+        return VAEBatch(video=channels_last(torch.cat(clips)), samples=samples)
 
-    def loss(self, batch: Tensor, step: int) -> Loss:
-        config = self._config
-        frames, height, width = batch.shape[2:]
+    def _clip(self, phase: Phase, step: int, sample: int) -> Tensor:
+        """A crop of a scene from a moment of its own, 1 3 F H W."""
+        size, crop = self._config.size, phase.crop
+        generator = generator_for(self._config.seed, "vae", step, sample)
+        offsets = size - crop + 1
+        start, top, left = (
+            int(torch.randint(stop, (), generator=generator)) for stop in (LATEST_START, offsets, offsets)
+        )
+        scene = sample_scene(self._config.seed, step * phase.batch + sample)
+        return render(scene, start, phase.frames, size, size)[..., top : top + crop, left : left + crop]
+
+    def loss(self, batch: VAEBatch, step: int) -> Loss:
+        config, video = self._config, batch.video
+        frames, height, width = video.shape[2:]
         cells = (length // WAN21.spatial_stride for length in (height, width))
-        shape = (batch.shape[0], self.model.config.z_dim, WAN21.latent_frames(frames), *cells)
-        noise = torch.randn(shape, generator=generator_for(config.seed, "posterior", step)).to(batch.device)
-        result = self._reconstruct(batch, noise=noise)
-        error = (result.video - batch).float()
+        shape = (self.model.config.z_dim, WAN21.latent_frames(frames), *cells)
+        noise = normal(shape, config.seed, "posterior", step, samples=batch.samples).to(video.device)
+        result = self._reconstruct(video, noise=noise)
+        error = (result.video - video).float()
         absolute, squared = error.abs().mean(), error.square().mean()
-        edges = edge_loss(result.video, batch)
+        edges = edge_loss(result.video, video)
         kl = kl_to_unit_normal(result.mean, result.logvar)
         total = absolute + config.squared_weight * squared + config.edge_weight * edges + config.kl_weight * kl
         parts = {"absolute": absolute, "squared": squared, "edges": edges, "kl": kl}
