@@ -31,7 +31,7 @@ decoder and encoder. After 12 the worst are windows that start at frame 15, with
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowConfig:
-    """How long rollouts are and which part of them is judged; all in latent frames, all multiples of the chunk."""
+    """How long rollouts are and which part of them is judged. Lengths are in latent frames."""
 
     frames: int = 21
     """K, of a window: what the teacher was trained on."""
@@ -44,7 +44,7 @@ class WindowConfig:
     With N = 6K a uniform draw takes the beginning once in 36 steps at chunk 3, and the first chunk stays weak."""
     masked_frames: int = 6
     """First frames of a window from mid-film that are made anew from their pictures and give no gradient; see
-    `as_clip`. Whole chunks are best: a chunk cut in half is made in vain. Self-Forcing masks one chunk, 3."""
+    `as_clip`. Self-Forcing masks one chunk, 3."""
 
     def __post_init__(self) -> None:
         require(self.frames >= 2, f"window.frames is {self.frames}; it must be at least 2, e.g. 21.")
@@ -62,7 +62,7 @@ class WindowConfig:
         )
 
     def check_chunk(self, chunk: int) -> None:
-        """Raise ConfigError unless windows and rollouts are made of whole chunks."""
+        """Raise ConfigError unless windows and rollouts are whole chunks."""
         for name in ("frames", "rollout_frames"):
             value = getattr(self, name)
             nearest = max(1, round(value / chunk)) * chunk
