@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from itertools import count
 
 from sfpp_core.wan.geometry import WAN21
 
 from ..conditioning import ConditioningConfig
-from ..config import OptimizerConfig, TrainConfig, require
+from ..config import ConfigError, OptimizerConfig, TrainConfig, require
 from ..dmd import DMDConfig
 from ..student import StudentConfig
 from ..windows import WindowConfig
+from .sources import shared_frames, windows_in_film
 
 HISTORIES = ("restart", "streaming")
 READINGS = ("chain", "renoised")
@@ -41,6 +44,15 @@ class CriticConfig:
         require(self.updates >= 1, f"critic.updates is {self.updates}; it must be at least 1, e.g. 5.")
         require(self.warmup_updates >= 0, f"critic.warmup_updates is {self.warmup_updates}; it must be 0 or more.")
         _require_one_of("critic.windows", self.windows, CRITIC_WINDOWS)
+
+    def check_updates(self, steps: int) -> None:
+        """Raise ConfigError if the learning rate takes longer to rise and fall than a run of `steps` steps lasts."""
+        edges, updates = self.optimizer.warmup + self.optimizer.decay, self.updates_in(steps)
+        require(
+            edges <= updates,
+            f"critic.optimizer.warmup + critic.optimizer.decay is {edges}, but the critic is updated {updates} times; "
+            "shorten them or train longer.",
+        )
 
     def updates_in(self, steps: int) -> int:
         """Updates of a whole run."""
@@ -81,23 +93,44 @@ class Config(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        chunk = self.student.rollout().chunk
-        self.window.check_chunk(chunk)
+        try:
+            chunk = self.student.rollout().chunk
+            WAN21.latent_size(self.height, self.width)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
         require(
             self.window.frames >= chunk,
             f"window.frames is {self.window.frames}, less than a chunk, {chunk}; write 21, the teacher's length.",
         )
+        self.window.check_chunk(chunk)
         for name in ("batch", "watch_frames"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        WAN21.latent_size(self.height, self.width)
         _require_one_of("history", self.history, HISTORIES)
         _require_one_of("reading", self.reading, READINGS)
         _require_one_of("gradient_step", self.gradient_step, GRADIENT_STEPS)
+        self.critic.check_updates(self.steps)
+        if self.history == "streaming":
+            self._check_streaming(chunk)
 
+    def _check_streaming(self, chunk: int) -> None:
         require(
-            not (self.history == "streaming" and self.reading == "chain" and self.gradient_step == "random"),
+            self.reading != "chain" or self.gradient_step != "random",
             "history is streaming and gradient_step random, so films would go on from chunks that were not denoised to "
             "the end; write gradient_step=last or reading=renoised.",
+        )
+        shared = shared_frames(self.window, chunk)
+        require(
+            shared < self.window.frames,
+            f"window.masked_frames is {self.window.masked_frames}, which leaves nothing of a window of "
+            f"{self.window.frames} frames in chunks of {chunk}; write {self.window.frames - chunk} or less.",
+        )
+        windows, period = windows_in_film(self.window, chunk), 1 + self.critic.updates
+        coprime = next(number for number in count(windows) if math.gcd(number, period) == 1)
+        longer = self.window.frames + (coprime - 1) * (self.window.frames - shared)
+        require(
+            self.critic.windows == "shared" or coprime == windows,
+            f"critic.windows is fresh and a film has {windows} windows, so the student would get one in {period} of "
+            f"them, always the same ones; write critic.windows=shared, or window.rollout_frames={longer}.",
         )
 
     @property

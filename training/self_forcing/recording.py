@@ -158,4 +158,6 @@ def _without_last_steps(config: RolloutConfig, dropped: int) -> RolloutConfig:
     if dropped == 0:
         return config
     first = config.first_chunk_steps
-    return replace(config, steps=config.steps[:-dropped], first_chunk_steps=first[:-dropped] if first else ())
+    # Never none of them: that would stand for `steps`.
+    kept = first[: max(1, len(first) - dropped)]
+    return replace(config, steps=config.steps[:-dropped], first_chunk_steps=kept)

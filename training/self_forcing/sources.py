@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -35,6 +36,10 @@ class Stage:
     device: torch.device
     dtype: torch.dtype
 
+    def longest(self, update: int) -> int:
+        """Latent frames that films may get at an update of the generator's."""
+        return rollout_frames_at(self.window, update, chunk=self.config.chunk)
+
     def films(self, *names: str | int) -> Films:
         """The films of a name: prompts and seeds are pure functions of (seed, names, sample)."""
         drawn = [generator_for(self.seed, *names, "prompt", sample) for sample in self.samples]
@@ -66,6 +71,17 @@ class Rolled:
         return self.window.frames - self.recording.num_frames
 
 
+def shared_frames(window: WindowConfig, chunk: int) -> int:
+    """Latent frames that successive windows of a film that goes on have in common: whole chunks, so that they hold all
+    that `as_clip` makes anew."""
+    return math.ceil(window.masked_frames / chunk) * chunk
+
+
+def windows_in_film(window: WindowConfig, chunk: int) -> int:
+    """Successive windows of a film that goes on to its full length."""
+    return 1 + (window.rollout_frames - window.frames) // (window.frames - shared_frames(window, chunk))
+
+
 class WindowSource(Protocol):
     """Rolls windows."""
 
@@ -91,7 +107,7 @@ class Restarting:
     def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
         """See WindowSource."""
         stage, chunk = self._stage, self._stage.config.chunk
-        longest = rollout_frames_at(stage.window, update, chunk=chunk)
+        longest = stage.longest(update)
         window = draw_window(stage.window, update, *names, seed=stage.seed, rollout_frames=longest, chunk=chunk)
         films = stage.films(update, *names)
         before = roll(network, stage.beginning(), films, chunks=window.start // chunk)
@@ -111,7 +127,8 @@ class Streaming:
 
     As LongLive trains (arXiv 2509.22622): a window costs the same wherever in the film it lies. The price is that keys
     and values in the cache come from somewhat older weights, and that all films of a step are at the same moment. A
-    window from mid-film shares its first chunk with the one before: it holds the frame that is encoded anew.
+    window from mid-film begins with the last chunks of the one before, as many as `as_clip` makes anew: they have had
+    their gradient, so every chunk of a film gets it once.
     """
 
     def __init__(self, stage: Stage) -> None:
@@ -124,13 +141,10 @@ class Streaming:
         """See WindowSource; names do not matter, every window is the next."""
         del names
         stage, chunk = self._stage, self._stage.config.chunk
-        longest = rollout_frames_at(stage.window, update, chunk=chunk)
-        if self._latest is None or self._latest.num_frames + stage.window.frames - chunk > longest:
+        if self._latest is None or self._next_window().end > stage.longest(update):
             self._begin()
-        start = max(0, self._latest.num_frames - chunk)
-        window = Window(start=start, frames=stage.window.frames)
-        chunks = (window.end - self._latest.num_frames) // chunk
-        before = roll(network, self._latest, self._films, chunks=0)
+        window, before = self._next_window(), self._latest
+        chunks = (window.end - before.num_frames) // chunk
         recording = record(network, before, self._films, chunks=chunks, dropped_steps=dropped_steps, keep_cache=True)
         self._latest = recording.after
         return Rolled(window=window, recording=recording)
@@ -158,6 +172,11 @@ class Streaming:
         pieces = state["latents"].split(self._stage.config.chunk, dim=2)
         cache = KVSnapshot(state["cached_frames"], tuple(state["keys"]), tuple(state["values"]))
         self._latest = replace(began, chunks=tuple(Chunk(latents=piece, text=text) for piece in pieces), cache=cache)
+
+    def _next_window(self) -> Window:
+        stage = self._stage
+        start = max(0, self._latest.num_frames - shared_frames(stage.window, stage.config.chunk))
+        return Window(start=start, frames=stage.window.frames)
 
     def _begin(self) -> None:
         self._films = self._stage.films("film", self._number)

@@ -1,0 +1,42 @@
+"""Small students and films that the tests of Self-Forcing share."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.rollout import Rollout
+from sfpp_core.rollout.state import RolloutState
+from sfpp_core.wan.transformer import WanTransformer
+from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
+from training.self_forcing.recording import FilmNoise, Films
+
+CPU = torch.device("cpu")
+SEEDS = (11, 12)
+
+
+def films(*seeds: int, text: Tensor | None = None) -> Films:
+    """One film a seed, each with a text of its own unless one is given."""
+    texts = torch.cat([random_text(seed=seed) for seed in seeds]) if text is None else text
+    return Films(text=texts, noise=FilmNoise(seeds), device=CPU, dtype=torch.float32)
+
+
+def beginning(config: RolloutConfig, *, batch: int = 1, seed: int = 0) -> RolloutState:
+    """Films with no frame yet."""
+    shape = (batch, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
+    return RolloutState(config=config, seed=seed, model_id="random", shape=shape)
+
+
+@torch.inference_mode()
+def inferred(network: WanTransformer, config: RolloutConfig, *, seed: int, chunks: int) -> Tensor:
+    """The film of a seed as inference makes it, knowing nothing of training."""
+    rollout = Rollout(network, beginning(config, seed=seed), random_text(seed=seed))
+    for _ in rollout.run(chunks):
+        pass
+    return rollout.state.latents
+
+
+def drawn(*shape: int, seed: int = 0) -> Tensor:
+    """Unit normal numbers."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
