@@ -11,7 +11,6 @@ from torch import Tensor
 from sfpp_core.wan.transformer import WanTransformer
 
 from .config import require
-from .divergence import require_finite
 from .grpo import clipped_objective, divergence, even_weights, is_clipped
 from .self_forcing.recording import Autocast
 from .trajectory import Trajectory, Transition, replay
@@ -72,10 +71,7 @@ def backpropagate_lessons(
 ) -> dict[str, float]:
     """Add the gradient of minus the objective to the network's, averaged over films and chosen transitions.
 
-    Returns averages for the log: the objective, how far ratios are from 1, how many are clipped, the divergence.
-
-    Raises:
-        TrainingDiverged: the loss is NaN or infinite.
+    Returns averages for the log: the objective, how far ratios are from 1, the share that is clipped, the divergence.
     """
     share = 1 / sum(len(lesson.advantage) * len(lesson.chosen) for lesson in lessons)
     figures: list[dict[str, Tensor]] = []
@@ -84,7 +80,6 @@ def backpropagate_lessons(
         estimates = replay(network, lesson.trajectory, lesson.chosen, autocast=autocast)
         for place, (transition, x0) in enumerate(estimates):
             loss, parts = _transition_loss(lesson, place, transition, x0, config)
-            require_finite("the loss", loss.sum().item())
             (loss.sum() * (weights[place] * share)).backward()
             figures.append(parts)
     return {name: torch.cat([parts[name] for parts in figures]).mean().item() for name in figures[0]}

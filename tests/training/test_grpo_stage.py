@@ -1,0 +1,156 @@
+"""The grpo stage at its smallest: what it learns from, what it leaves, and that nothing depends on how it is cut up."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from sfpp_core.rollout.rollout import Rollout
+from sfpp_core.rollout.state import RolloutState
+from sfpp_core.tiny.family import load_student
+from sfpp_core.wan.config import WanConfig
+from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.vae import WanVAE, WanVAEConfig
+from training.__main__ import main
+from training.conditioning import Conditioning, ConditioningConfig
+from training.config import ConfigError, load_config
+from training.export import write_weights
+from training.models import open_transformer
+from training.stages.grpo import Config, GrpoTask
+from training.student import StudentConfig, write_student
+
+CONFIG = Path(__file__).parents[2] / "training" / "configs" / "tiny" / "grpo.yaml"
+PROMPTS = ("A red ball rolls to the left in a desert.", "A blue kite flies over the sea.", "A green ball bounces.")
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained student and autoencoder, and prompts. A fresh student's head predicts no flow; this one's does."""
+    folder = tmp_path_factory.mktemp("parts")
+    torch.manual_seed(0)
+    network = WanTransformer(WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096))
+    torch.nn.init.normal_(network.head.head.weight, std=0.05)
+    record = {"stage": "test", "steps": 0}
+    write_student(folder / "student.safetensors", network, StudentConfig(steps=[1000, 500]), record)
+    vae = WanVAE(WanVAEConfig(dim=4))
+    write_weights(folder / "vae.safetensors", vae.state_dict(), {"kind": "vae", "model": asdict(vae.config)})
+    (folder / "prompts.txt").write_text("\n".join(PROMPTS))
+    return folder
+
+
+def words(parts: Path, out: Path, *more: str) -> list[str]:
+    """Two steps of two groups of two films of six latent frames, 32 x 32 pixels."""
+    files = [f"init={parts / 'student.safetensors'}", f"vae={parts / 'vae.safetensors'}"]
+    files += [f"conditioning.prompts={parts / 'prompts.txt'}", f"run.out={out}"]
+    sizes = ["frames=6", "width=32", "height=32", "groups=2", "group_size=2", "starting_films=1", "steps=2"]
+    student = ["student.steps=[1000,750,500]", "accumulate=1"]
+    schedule = ["optimizer.warmup=0", "optimizer.decay=1", "optimizer.lr=1e-3"]
+    run = ["run.workers=0", "run.log_every=1", "run.watch_every=1"]
+    return [*files, *sizes, *student, *schedule, *run, *more]
+
+
+def trained(parts: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
+    assert main(["grpo", "--config", str(CONFIG), *words(parts, out, *more)]) == 0
+    return load_file(out / "student.safetensors") if (out / "student.safetensors").is_file() else {}
+
+
+def configured(parts: Path, out: Path, *more: str) -> Config:
+    return load_config(Config, CONFIG, words(parts, out, *more))
+
+
+def logged(out: Path) -> dict[str, list[float]]:
+    board = EventAccumulator(str(out / "board")).Reload()
+    return {name: [event.value for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
+
+
+@pytest.fixture(scope="module")
+def run(parts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The stage run from beginning to end."""
+    out = tmp_path_factory.mktemp("grpo")
+    trained(parts, out)
+    return out
+
+
+def test_the_student_is_exported_as_it_is_loaded_and_has_learnt(parts: Path, run: Path) -> None:
+    student, rollout = load_student(run / "student.safetensors")
+    assert (rollout.steps, rollout.chunk, rollout.window) == ((1000, 750, 500), 3, 21)
+    before = open_transformer(str(parts / "student.safetensors")).state_dict()
+    changed = [name for name, weight in student.state_dict().items() if not torch.equal(weight, before[name])]
+    assert len(changed) > len(before) / 2
+    assert all(torch.isfinite(weight).all() for weight in student.state_dict().values())
+
+
+def test_the_board_tells_reward_motion_and_how_far_the_policy_has_moved(run: Path) -> None:
+    curves = logged(run)
+    for name in ("reward", "reward_spread", "flow", "flow_variance", "motion", "objective", "clipped", "kl"):
+        assert len(curves[name]) == 2, name
+    assert all(0 <= reward <= 1 for reward in curves["reward"])
+    assert all(deviation > 0 for deviation in curves["ratio_deviation"]), "the second update of a batch has left 1"
+    assert all(flow > 0 for flow in curves["flow"]) and len(curves["watched/reward"]) == 2
+    assert (run / "board" / "films_000002.mp4").stat().st_size > 0
+
+
+def test_a_run_in_pieces_equals_the_run_in_one_piece_bit_for_bit(parts: Path, run: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        pieces = trained(parts, tmp_path, "run.max_minutes=1e-9")
+    whole = load_file(run / "student.safetensors")
+    assert pieces.keys() == whole.keys()
+    assert all(torch.equal(weight, whole[name]) for name, weight in pieces.items())
+
+
+def test_films_taken_in_parts_are_one_step(parts: Path, tmp_path: Path) -> None:
+    """The learning rate is large, so that a gradient of another size would show; Adam would hide it in the first."""
+    whole, apart = (
+        GrpoTask(configured(parts, tmp_path, f"accumulate={count}", "optimizer.betas=[0.9,0.9]")) for count in (1, 2)
+    )
+    for step in range(2):
+        alone, together = apart.train_step(None, step), whole.train_step(None, step)
+        for name in ("reward", "flow", "gradient_norm", "kl"):
+            assert alone[name] == pytest.approx(together[name], rel=1e-3, abs=1e-9), name
+
+
+def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for_bit(
+    parts: Path, tmp_path: Path
+) -> None:
+    config = configured(parts, tmp_path, "accumulate=4")
+    task = GrpoTask(config)
+    prompts, seeds = task.drawn(0)
+    assert prompts[0] == prompts[1] and prompts[2] == prompts[3], "a group is of one prompt"
+    assert len(set(seeds)) == 4 and set(seeds).isdisjoint(task.drawn(1)[1])
+
+    network = open_transformer(str(parts / "student.safetensors"))
+    texts = Conditioning.open(ConditioningConfig(prompts=str(parts / "prompts.txt")))
+    for trajectory, prompt, seed in zip(task.films(0), prompts, seeds, strict=True):
+        state = RolloutState(config=config.student.rollout(), seed=seed, model_id="any", shape=(1, 16, 4, 4))
+        rollout = Rollout(network, state, texts.text([prompt]))
+        with torch.no_grad():
+            list(rollout.run(2))
+        assert torch.equal(trajectory.made.latents, rollout.state.latents)
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("group_size=1", "group_size is 1; films are compared, so it must be at least 2"),
+        ("frames=4", "frames is 4; it must be a multiple of student.chunk, 3, and at least 3"),
+        ("least_motion=0", "least_motion is 0; it must lie in"),
+        ("groups=0", "groups is 0; it must be at least 1"),
+        ("width=30", "width is 30; it must be a positive multiple of 16 pixels"),
+        ("student.window=2", "window is 2, but it must hold"),
+        ("policy.clip=2", "policy.clip is 2; it must lie between 0 and 1"),
+        ("policy.epsilon=2", "there is no key 'policy.epsilon' in this stage"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(parts: Path, tmp_path: Path, word: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        configured(parts, tmp_path, word)
+
+
+def test_films_that_cannot_be_shared_out_are_refused(parts: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="accumulate is 3"):
+        GrpoTask(configured(parts, tmp_path, "accumulate=3"))

@@ -1,0 +1,235 @@
+"""GRPO: the student's own films of a prompt compared with one another, and those that move evenly made more likely.
+
+A step takes `groups` prompts and rolls out `group_size` films of each, exactly as inference would from their seeds;
+rewards each film by its optical flow (see flow_reward); then takes `policy.updates` optimiser steps on that one batch:
+the films are played again chunk by chunk, and each transition's part of the clipped objective (see grpo) is
+back-propagated at once. Memory is that of one network call's graph, one cache, and the films' latents.
+
+`steps` counts batches of films; `optimizer.warmup` and `optimizer.decay` count updates.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sfpp_core.rollout.state import RolloutState
+from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.transformer import WanTransformer
+
+from ..board import Board
+from ..conditioning import Conditioning, ConditioningConfig
+from ..config import ConfigError, TrainConfig, require
+from ..export import training_record
+from ..flow_reward import decoded_flow, flow_reward, flow_variance, motion_floor
+from ..grpo import advantages
+from ..loop import train
+from ..micro_batches import micro_batches
+from ..models import open_autoencoder, open_transformer
+from ..parallel import World
+from ..policy_update import Lesson, PolicyConfig, backpropagate_lessons, reference_estimates
+from ..sampling import UNSAVED, decode
+from ..seeding import derived_seed, generator_for
+from ..self_forcing.recording import FilmNoise, Films
+from ..sharding import gathered, place, place_frozen, rollout_weights
+from ..student import StudentConfig, write_student
+from ..trained import Trained
+from ..trajectory import Trajectory, record
+
+WATCHED_FILMS = 6
+SHORTEST_FILM = 3
+"""Latent frames: 9 pictures, and so the 8 pairs of a window of the reward."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(TrainConfig):
+    """The grpo stage."""
+
+    init: str
+    """Checkpoint of the student to start from; it also says how much films should move, and what the penalty holds
+    to."""
+    vae: str
+    """File of the autoencoder: the reward is read off decoded frames."""
+    conditioning: ConditioningConfig
+    student: StudentConfig
+    """How the student rolls out."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    groups: int = 4
+    """Prompts a step; a multiple of the number of processes, because a group is judged where it is made."""
+    group_size: int = 8
+    """Films of each. `accumulate` says in how many parts a process rolls out and replays all of its films."""
+    frames: int = 42
+    """Latent frames of a film, a multiple of the chunk."""
+    width: int = 64
+    """Of the films, in pixels."""
+    height: int = 64
+    least_motion: float = 0.25
+    """Share of the starting student's mean flow below which a window counts as standing still."""
+    starting_films: int = 2
+    """Films of the starting student that tell its mean flow, for each prompt when it first comes."""
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        for name in ("groups", "starting_films"):
+            require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
+        require(self.group_size >= 2, f"group_size is {self.group_size}; films are compared, so it must be at least 2.")
+        require(0 < self.least_motion <= 1, f"least_motion is {self.least_motion:g}; it must lie in (0, 1], e.g. 0.25.")
+        try:
+            chunk = self.student.rollout().chunk
+            WAN21.latent_size(self.height, self.width)
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+        require(
+            self.frames % chunk == 0 and self.frames >= SHORTEST_FILM,
+            f"frames is {self.frames}; it must be a multiple of student.chunk, {chunk}, and at least {SHORTEST_FILM}.",
+        )
+
+
+class GrpoTask:
+    """A student that learns by comparing its own films."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        device = config.device
+        self._conditioning = Conditioning.open(config.conditioning, device=device)
+        self._vae = open_autoencoder(config.vae).to(device).requires_grad_(False)
+        self._start = open_transformer(config.init)
+        student = copy.deepcopy(self._start)
+        place_frozen(self._start, config)
+        place(student, config)
+        self._student = Trained(student, config.optimizer, steps=config.steps * config.policy.updates)
+        self.networks: Mapping[str, Trained] = {"student": self._student}
+        self._groups = World.current().samples(config.groups)
+        self._parts = micro_batches(range(len(self._groups) * config.group_size), config.accumulate)
+        self._starting_flow: dict[int, float] = {}
+
+    def batch(self, step: int) -> None:
+        """Nothing: the student makes its own films."""
+
+    def train_step(self, batch: None, step: int) -> dict[str, float]:
+        """Make films, judge them, learn from them; see loop.Task."""
+        del batch
+        config = self._config
+        prompts, _ = self.drawn(step)
+        made = self.films(step)
+        flows = [flow for trajectory in made for flow in decoded_flow(self._vae, trajectory.made.latents)]
+        self._measure_start(prompts)
+        rewards = torch.tensor(self._rewards(flows, prompts), dtype=torch.float64)
+        rewards = rewards.reshape(len(self._groups), config.group_size)
+
+        advantage = advantages(rewards).flatten()
+        lessons = [self._lesson(films, advantage[part], step) for films, part in zip(made, self._parts, strict=True)]
+        updates = [self._update(lessons, step * config.policy.updates + nth) for nth in range(config.policy.updates)]
+        return {
+            "reward": rewards.mean().item(),
+            "reward_spread": rewards.std(dim=1, correction=0).mean().item(),
+            **self._motion(flows, prompts),
+            **{name: float(np.mean([update[name] for update in updates])) for name in updates[0]},
+        }
+
+    def drawn(self, step: int) -> tuple[list[int], list[int]]:
+        """Prompt, by number, and seed of every film that this process makes in a step; those of a group lie together.
+
+        Pure functions of (seed, step, group) and (seed, step, film of the whole step).
+        """
+        seed, size, count = self._config.seed, self._config.group_size, len(self._conditioning.prompts)
+        generators = [generator_for(seed, "prompt", step, group) for group in self._groups]
+        drawn = [int(torch.randint(count, (), generator=generator)) for generator in generators]
+        prompts = [prompt for prompt in drawn for _ in range(size)]
+        films = range(self._groups.start * size, self._groups.stop * size)
+        return prompts, [derived_seed(seed, "film", step, film) for film in films]
+
+    def films(self, step: int) -> list[Trajectory]:
+        """Those films, by the student as it is now, in the parts that they are handled in."""
+        network = self._student.network
+        prompts, seeds = self.drawn(step)
+        with rollout_weights(network, self._config):
+            return [
+                self._films(network, [prompts[film] for film in part], [seeds[film] for film in part])
+                for part in self._parts
+            ]
+
+    def state(self) -> dict[str, Any]:
+        """Nothing but the student survives a stop: films, and the starting student's motion, follow from the seed."""
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+    def watch(self, board: Board, step: int) -> None:
+        """The same films of the first prompts every time, and how they move."""
+        prompts = range(min(WATCHED_FILMS, len(self._conditioning.prompts)))
+        seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
+        latents = self._films(self._student.network, prompts, seeds).made.latents
+        board.videos("films", decode(self._vae, latents), step)
+        flows = decoded_flow(self._vae, latents)
+        self._measure_start(prompts)
+        figures = {"reward": float(np.mean(self._rewards(flows, prompts))), **self._motion(flows, prompts)}
+        board.scalars({f"watched/{name}": value for name, value in figures.items()}, step)
+
+    def export(self, folder: Path) -> None:
+        """student.safetensors, as the nodes load it."""
+        record = training_record(self._config, stage="grpo")
+        write_student(folder / "student.safetensors", self._student.network, self._config.student, record)
+
+    def _films(self, network: WanTransformer, prompts: Sequence[int], seeds: Sequence[int]) -> Trajectory:
+        """A film of each prompt by number, the one that inference makes from its seed."""
+        config = self._config
+        films = Films(
+            text=self._conditioning.text(prompts),
+            noise=FilmNoise(tuple(seeds)),
+            device=config.device,
+            dtype=config.compute_dtype,
+        )
+        rollout = config.student.rollout()
+        shape = (len(prompts), network.config.in_channels, *WAN21.latent_size(config.height, config.width))
+        beginning = RolloutState(config=rollout, seed=config.seed, model_id=UNSAVED, shape=shape)
+        return record(network, beginning, films, chunks=rollout.chunks_for(config.frames), autocast=config.autocast)
+
+    def _measure_start(self, prompts: Iterable[int]) -> None:
+        """See that the starting student's mean flow is known for each prompt: a function of the seed, measured once."""
+        count, seed = self._config.starting_films, self._config.seed
+        # Processes have different prompts, and so ask a different number of times.
+        with gathered(self._start):
+            for prompt in sorted(set(prompts) - self._starting_flow.keys()):
+                seeds = [derived_seed(seed, "start", prompt, film) for film in range(count)]
+                latents = self._films(self._start, [prompt] * count, seeds).made.latents
+                self._starting_flow[prompt] = float(np.mean(decoded_flow(self._vae, latents)))
+
+    def _rewards(self, flows: Sequence[NDArray[np.float64]], prompts: Sequence[int]) -> list[float]:
+        floors = [motion_floor(self._starting_flow[prompt], self._config.least_motion) for prompt in prompts]
+        return [flow_reward(flow, floor) for flow, floor in zip(flows, floors, strict=True)]
+
+    def _motion(self, flows: Sequence[NDArray[np.float64]], prompts: Sequence[int]) -> dict[str, float]:
+        """How much films move and how evenly; `motion` is their mean flow as a multiple of the starting student's."""
+        start = float(np.mean([self._starting_flow[prompt] for prompt in prompts]))
+        flow = float(np.mean(flows))
+        variance = float(np.mean([flow_variance(film) for film in flows]))
+        return {"flow": flow, "flow_variance": variance, "motion": flow / start if start else 0.0}
+
+    def _lesson(self, trajectory: Trajectory, advantage: Tensor, step: int) -> Lesson:
+        config = self._config
+        chosen = config.policy.choose(len(trajectory.transitions), generator_for(config.seed, "transitions", step))
+        references: list[Tensor] = []
+        if config.policy.kl:
+            references = reference_estimates(self._start, trajectory, chosen, autocast=config.autocast)
+        return Lesson(trajectory=trajectory, advantage=advantage, chosen=chosen, references=references)
+
+    def _update(self, lessons: Sequence[Lesson], number: int) -> dict[str, float]:
+        config = self._config
+        network = self._student.network
+        figures = backpropagate_lessons(network, lessons, config.policy, autocast=config.autocast)
+        return {**figures, **self._student.update(number)}
+
+
+def run(config: Config) -> bool:
+    """Train; True when finished."""
+    return train(GrpoTask(config), config, stage="grpo")
