@@ -6,7 +6,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sfpp_core.wan.attention import sdpa_attention
+from sfpp_core.wan.attention import AttentionFn, sdpa_attention
 
 
 def matmul_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask_LS: Tensor | None = None) -> Tensor:
@@ -22,3 +22,8 @@ def matmul_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask_LS: Te
     scores = torch.bmm(q * q.shape[-1] ** -0.5, k.transpose(1, 2))
     out = torch.bmm(scores.float().softmax(-1).to(v.dtype), v)
     return rearrange(out, "(b h) l d -> b l h d", h=heads)
+
+
+def attention_on(device: torch.device) -> AttentionFn:
+    """The attention to train with on a device: `matmul_attention` on a CPU, PyTorch's fused one elsewhere."""
+    return matmul_attention if device.type == "cpu" else sdpa_attention

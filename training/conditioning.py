@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .config import ConfigError, require
 from .prepared_texts import PreparedTexts, TextsInMemory, TextsOnDisk
 from .prompts import read_prompts
-from .text_encoders import ENCODERS, TextEncoder, open_text_encoder
+from .text_encoders import ENCODERS, TextEncoder, open_text_encoder, padded
 
 BATCH = 64
 """Prompts encoded at once."""
@@ -112,7 +111,7 @@ class Conditioning:
         return self._padded(self._texts.negative).expand(batch, -1, -1)
 
     def _padded(self, embedding: Tensor) -> Tensor:
-        return F.pad(embedding.float(), (0, 0, 0, self._texts.length - len(embedding)))
+        return padded(embedding, self._texts.length)
 
 
 def open_encoder(config: ConditioningConfig, *, device: torch.device | str) -> TextEncoder:

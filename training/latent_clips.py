@@ -55,6 +55,14 @@ class LatentClips:
     def __len__(self) -> int:
         return len(self.prompts)
 
+    def clip(self, index: int) -> Tensor:
+        """[C, T, H, W], float32."""
+        return self.latents[index].float()
+
+    def prompt(self, index: int, wording: int) -> str:
+        """A clip's prompt in one of its wordings, whose number is taken modulo theirs."""
+        return self.prompts[index][wording % len(self.prompts[index])]
+
     @classmethod
     def read(cls, sources: Sequence[ClipSource], frames: int) -> LatentClips:
         """The clips of every source, in order, cut to their first `frames` latent frames.

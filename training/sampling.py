@@ -9,12 +9,14 @@ from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, shift_sigma
+from sfpp_core.rollout.schedule import shift_sigma
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.latent_format import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
+
+from .ode import euler_states, teacher_velocity
 
 UNSAVED = "training"
 """Identity of a network that is still being trained; no state of it is kept."""
@@ -37,14 +39,8 @@ def sample_teacher(
     text, unconditional: [B, L, text_dim].
     """
     sigmas = shift_sigma(torch.linspace(1, 0, steps + 1), shift).tolist()
-    x = noise.to(text.device)
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
-        timestep = torch.full((x.shape[0], x.shape[2]), sigma * NUM_TIMESTEPS, device=x.device)
-        flow = network(x, timestep, text).float()
-        if guidance != 1:
-            base = network(x, timestep, unconditional).float()
-            flow = base + guidance * (flow - base)
-        x = x + (following - sigma) * flow
+    velocity = teacher_velocity(network, text, unconditional, usual_guidance=guidance)
+    *_, x = euler_states(velocity, noise.to(text.device), sigmas)
     return x
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from sfpp_core.tiny.family import load_family_text_encoder
@@ -50,6 +51,11 @@ class TinyTexts:
         tokens = self._encoder.tokenizer.batch(prompts)
         texts = self._encoder(tokens.to(next(self._encoder.parameters()).device)).cpu()
         return [text[words != PADDING] for text, words in zip(texts, tokens, strict=True)]
+
+
+def padded(embedding: Tensor, length: int) -> Tensor:
+    """[tokens, text_dim] to [length, text_dim], float32, zeros after the last token."""
+    return F.pad(embedding.float(), (0, 0, 0, length - len(embedding)))
 
 
 def open_text_encoder(kind: str, path: str | None, tokenizer: str | None, *, device: torch.device) -> TextEncoder:

@@ -1,7 +1,7 @@
 """UMT5-XXL, the text encoder of Wan 2.1, as Wan and ComfyUI use it.
 
-Text is cut into SentencePiece's tokens and an end token, at most 512, and encoded in bfloat16; no start token, no prefix.
-The network is Hugging Face's, the weights are taken from whatever an artist has on disk.
+Text is cut into SentencePiece's tokens and an end token, at most 512, and encoded in bfloat16; there is no
+prefix. The network is Hugging Face's, the weights are taken from whatever an artist has on disk.
 """
 
 from __future__ import annotations

@@ -1,0 +1,105 @@
+"""Flow matching with teacher forcing: every chunk at a noise level of its own, given the clean past.
+
+A student trained so has never continued a film of its own. To soften that, part of the steps put the student's own
+estimate of the past in the place of the true one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
+from sfpp_core.wan.transformer import WanTransformer
+
+from ..config import require
+from ..losses import flow_loss
+from ..noise_levels import draw_steps, over_latents, per_frame, spread_evenly, step_sigmas
+from ..parallel import World
+from ..seeding import generator_for, normal
+from ..supervised import Loss
+from .causal_pass import CausalPass
+from .examples import Clips, Examples, Texts, draw_examples
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FlowConfig:
+    """The objective `flow`."""
+
+    student_timesteps: float = 0.75
+    """Share of chunks at one of the student's own timesteps; the rest are anywhere, which keeps the flow smooth."""
+    own_past: float = 0.5
+    """Share of steps whose past is the student's own estimate of it."""
+
+    def __post_init__(self) -> None:
+        for name in ("student_timesteps", "own_past"):
+            require(0 <= getattr(self, name) <= 1, f"flow.{name} is {getattr(self, name)}; it must lie in [0, 1].")
+
+
+class FlowObjective:
+    """An `Objective`: predict the flow of noised chunks."""
+
+    def __init__(
+        self,
+        network: WanTransformer,
+        causal: CausalPass,
+        clips: Clips,
+        texts: Texts,
+        *,
+        rollout: RolloutConfig,
+        settings: FlowConfig,
+        seed: int,
+        batch: int,
+    ) -> None:
+        self._network, self._causal = network, causal
+        self._clips, self._texts = clips, texts
+        self._rollout, self._settings = rollout, settings
+        self._seed, self._batch = seed, batch
+        self._samples = World.current().samples(batch)
+
+    def batch(self, step: int) -> Examples:
+        """See Objective."""
+        return draw_examples(self._clips, self._texts, self._seed, step, samples=self._samples)
+
+    def loss(self, batch: Examples, step: int) -> Loss:
+        """See Objective."""
+        past, own = batch.clips, self._has_own_past(step)
+        if own:
+            past = self._own_estimate(batch, step)
+        sigma = self._sigmas(batch, step).to(past.device)
+        noise = self._noise(batch, "noise", step)
+        x = add_noise(batch.clips, noise, over_latents(sigma))
+        flow = self._causal.after_clean(self._network, past, x, sigma, batch.text)
+        total = flow_loss(flow, batch.clips, noise)
+        return Loss(total=total, parts={"own_past" if own else "true_past": total.detach()})
+
+    def _has_own_past(self, step: int) -> bool:
+        drawn = torch.rand((), generator=generator_for(self._seed, "own past", step))
+        return drawn.item() < self._settings.own_past
+
+    @torch.no_grad()
+    def _own_estimate(self, batch: Examples, step: int) -> Tensor:
+        """The clips as the student itself would leave them: x0 predicted at its last timestep."""
+        clips = batch.clips
+        last = self._rollout.timesteps[-1] / NUM_TIMESTEPS
+        sigma = torch.full((clips.shape[0], clips.shape[2]), last, device=clips.device)
+        x = add_noise(clips, self._noise(batch, "past noise", step), last)
+        flow = self._causal.after_clean(self._network, clips, x, sigma, batch.text)
+        return flow_to_x0(x, flow.float(), last)
+
+    def _noise(self, batch: Examples, name: str, step: int) -> Tensor:
+        noise = normal(batch.clips.shape[1:], self._seed, name, step, samples=batch.samples)
+        return noise.to(batch.clips.device)
+
+    def _sigmas(self, batch: Examples, step: int) -> Tensor:
+        """Noise levels [B, T], one a chunk."""
+        rollout, seed, samples = self._rollout, self._seed, batch.samples
+        chunks = batch.clips.shape[2] // rollout.chunk
+        steps = step_sigmas(rollout, draw_steps(rollout, chunks, seed, step, samples=samples))
+        anywhere = spread_evenly(rollout.shift, chunks, seed, step, batch=self._batch, samples=samples)
+        generators = [generator_for(seed, "own step", step, sample) for sample in samples]
+        at_step = torch.stack([torch.rand(chunks, generator=generator) for generator in generators])
+        return per_frame(torch.where(at_step < self._settings.student_timesteps, steps, anywhere), rollout.chunk)
