@@ -66,7 +66,7 @@ class Referee:
         """
         self._reader = _open_reader(path).to(device)
         self._attributes = [attributes_in(prompt) for prompt in prompts]
-        self._seed, self._scenes, self._size, self._device = seed, scenes, size, device
+        self._seed, self._scenes, self._size = seed, scenes, size
         self._truths: dict[int, Truth] = {}
 
     @property
@@ -81,7 +81,7 @@ class Referee:
             windows = true_windows(
                 attributes, self._seed, prompt, count=self._scenes, frames=END_FRAMES, size=self._size
             )
-            features = read_features(self._reader, windows.to(self._device))
+            features = read_features(self._reader, windows)
             self._truths[prompt] = Truth(attributes=attributes, light=light_of(windows).mean(dim=0), features=features)
         return self._truths[prompt]
 
@@ -115,7 +115,8 @@ def light_of(windows: Tensor) -> Tensor:
 @torch.no_grad()
 def read_features(reader: AttributeReader, windows: Tensor) -> Tensor:
     """[B, 21], float32 on the CPU: the reader's logits of all attributes, then exposure and tint."""
-    outputs = [reader(piece) for piece in windows.split(READ_AT_ONCE)]
+    device = next(reader.parameters()).device
+    outputs = [reader(piece.to(device)) for piece in windows.split(READ_AT_ONCE)]
     return torch.cat([torch.cat([*output.logits.values(), output.looks], dim=1) for output in outputs]).float().cpu()
 
 

@@ -86,5 +86,8 @@ def _resampled(
     takes = generator.integers(num_takes, size=(NUM_RESAMPLES, num_prompts, num_takes))
     with np.errstate(invalid="ignore", divide="ignore"):
         means = statistic([sample[prompts, takes] for sample in samples])
-    low, high = np.nanquantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    if not np.isfinite(means).all():
+        # A ratio to a mean that may be 0: the interval has no end.
+        return Estimate(mean=mean, films=int(known.sum()))
+    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
     return Estimate(mean=mean, low=float(low), high=float(high), films=int(known.sum()))

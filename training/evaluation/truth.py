@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -15,7 +16,9 @@ from torch import Tensor
 from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
 
 from ..config import ConfigError
-from ..scenes import ATTRIBUTES, Attributes, Motion, SceneSpec, render, sample_scene
+from ..scenes import Attributes, Colour, Motion, ObjectKind, SceneSpec, render, sample_scene
+from ..scenes.attributes import Choice
+from ..scenes.prompts import PLACE_PHRASES, SPEED_WORDS
 from ..seeding import generator_for
 
 FRAMES_A_PIECE = 48
@@ -24,7 +27,7 @@ LATEST_START = 100_000
 """Windows begin at any frame up to here; any window has the same distribution."""
 _SCENES = 2**40
 """History is drawn from these indices on, far beyond all scenes that anybody trains on or holds out."""
-_BOUNCE_WORD = "up"
+_WAYS = {Motion.LEFT: "left", Motion.RIGHT: "right", Motion.BOUNCE: "up"}
 
 
 def attributes_in(prompt: str) -> Attributes:
@@ -33,11 +36,19 @@ def attributes_in(prompt: str) -> Attributes:
     Raises:
         ConfigError: the prompt leaves an attribute open, or names two of a kind.
     """
-    words = set(re.findall(r"[a-z]+", prompt.lower()))
-    words |= {str(Motion.BOUNCE)} if _BOUNCE_WORD in words else set()
-    words |= {"slow"} if "slowly" in words else set()
-    words |= {"fast"} if "quickly" in words else set()
-    found = {name: [choice for choice in choices if choice.value in words] for name, choices in ATTRIBUTES.items()}
+    text = prompt.lower()
+    places = [place for place, phrases in PLACE_PHRASES.items() if any(phrase in text for phrase in phrases)]
+    # A place may be called by a colour, as a green meadow is: longer names first, so that nothing of one is left.
+    for phrase in sorted(chain.from_iterable(PLACE_PHRASES.values()), key=len, reverse=True):
+        text = text.replace(phrase, " ")
+    words = re.findall(r"[a-z]+", text)
+    found: dict[str, list[Choice]] = {
+        "place": places,
+        "object": [kind for kind in ObjectKind if kind.value in words],
+        "colour": [colour for colour in Colour if colour.value in words],
+        "motion": [motion for motion, way in _WAYS.items() if way in words],
+        "speed": [speed for speed, word in SPEED_WORDS.items() if word in words],
+    }
     for name, choices in found.items():
         if len(choices) != 1:
             raise ConfigError(
