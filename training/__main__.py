@@ -25,6 +25,7 @@ STAGES = {
     "self_forcing": "Self-Forcing: rollouts of the teacher's length, judged by teacher and critic",
     "sfpp": "Self-Forcing++: windows of rollouts far longer than that",
     "grpo": "the student's own films compared, even motion made more likely",
+    "export": "a run's student as one file for ComfyUI",
     "evaluate": "students side by side, at any length: stability, motion, drift, truth",
     "evaluate_tiny": "accuracy by attribute, contact sheets and videos of teacher and student",
 }

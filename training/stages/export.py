@@ -1,0 +1,78 @@
+"""One file out of a run: a student's weights with its settings in the header, as SFPPLoadModel opens it.
+
+Stages write such a file themselves when they are finished. This one takes any checkpoint of theirs, averaged or raw, in
+any precision.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfpp_core.checkpoint import CheckpointError, open_checkpoint
+from sfpp_core.wan.config import infer_config
+from sfpp_core.wan.transformer import WanTransformer
+
+from ..config import ConfigError, StageConfig, require
+from ..export import training_record
+from ..finished_run import AVERAGED, WEIGHTS, FinishedRun, has, read_run
+from ..run_folder import RunFolder
+from ..student import write_student
+
+logger = logging.getLogger(__name__)
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+STUDENTS = ("student", "model")
+"""What stages call the student: the first where there is also a critic."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config(StageConfig):
+    """The export stage; the file is `run.out`/student.safetensors."""
+
+    source: str
+    """Folder of a run that trains a student: causal_init, self_forcing, sfpp or grpo."""
+    weights: str = AVERAGED
+    """averaged, which is what samples best, or raw, as the last step left them."""
+    dtype: str = "float16"
+    """Precision of the file: float32, bfloat16 or float16."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        require(self.weights in WEIGHTS, f"weights is {self.weights!r}; it must be one of {', '.join(WEIGHTS)}.")
+        require(self.dtype in DTYPES, f"dtype is {self.dtype!r}; it must be one of {', '.join(DTYPES)}.")
+        require(self.run.out != self.source, "run.out is the source itself; choose another folder for the file.")
+
+
+def run(config: Config) -> bool:
+    """Write the file and open it again; True."""
+    source = read_run(config.source)
+    require(
+        has(source.config, "student"),
+        f"{config.source} holds a run of {source.stage}, which trains no student; name one that does.",
+    )
+    path = RunFolder(config, stage="export").path / "student.safetensors"
+    network = _network(source.weights(_student_name(source), config.weights))
+    record = training_record(source.config, stage=source.stage) | {"steps": source.step, "weights": config.weights}
+    write_student(path, network, source.config.student, record, dtype=DTYPES[config.dtype])
+    try:
+        open_checkpoint(path)
+    except CheckpointError as error:
+        raise ConfigError(f"{config.source} holds no whole student: {error}") from error
+    logger.info("export is finished: step %d of %s in %s", source.step, source.stage, path)
+    return True
+
+
+def _student_name(source: FinishedRun) -> str:
+    return next((name for name in STUDENTS if name in source.networks), STUDENTS[0])
+
+
+def _network(weights: dict[str, Tensor]) -> WanTransformer:
+    """The transformer that these weights are of, around the same tensors."""
+    with torch.device("meta"):
+        network = WanTransformer(infer_config({name: weight.shape for name, weight in weights.items()}))
+    network.load_state_dict(weights, assign=True)
+    return network
