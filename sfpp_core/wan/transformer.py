@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .attention import AttentionFn, sdpa_attention
@@ -27,6 +28,14 @@ class PatchEmbedding(nn.Conv3d):
         return super().forward(x.to(self.weight.dtype))
 
 
+class LayerNorm(nn.LayerNorm):
+    """Normalises in the input's dtype, whatever dtype the weights are in: under mixed precision tokens stay float32
+    while weights come in bfloat16, which PyTorch refuses on a CPU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class WanAttention(nn.Module):
     """Projections and normalisations of an attention layer; forward.py does the arithmetic."""
 
@@ -47,7 +56,7 @@ class WanBlock(nn.Module):
         super().__init__()
         self.norm1 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.self_attn = WanAttention(config.dim, config.eps)
-        self.norm3 = nn.LayerNorm(config.dim, eps=config.eps)
+        self.norm3 = LayerNorm(config.dim, eps=config.eps)
         self.cross_attn = WanAttention(config.dim, config.eps)
         self.norm2 = nn.LayerNorm(config.dim, eps=config.eps, elementwise_affine=False)
         self.ffn = nn.Sequential(

@@ -21,9 +21,11 @@ from ..export import training_record, write_weights
 from ..latent_clips import ClipSource, LatentClips
 from ..loop import train
 from ..losses import flow_loss
+from ..noise_levels import stratified_uniform
+from ..parallel import World
 from ..sampling import decode, encode_prompts, sample_teacher
 from ..scenes import prompt_for, sample_scene
-from ..seeding import generator_for
+from ..seeding import generator_for, normal
 from ..supervised import Loss, Supervised
 from ..text_to_video import TextToVideo, compile_network
 from .vae import FIRST_HELD_OUT
@@ -128,6 +130,8 @@ class TeacherBatch:
     """B C T H W, model space, float32."""
     tokens: Tensor
     """[B, L]; those of the empty prompt where the prompt is dropped."""
+    samples: range
+    """Which ones of the step's batch these are."""
 
 
 class TeacherTask:
@@ -135,6 +139,7 @@ class TeacherTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._world = World.current()
         self.model = _begin(config)
         self.model.text_encoder.requires_grad_(config.train_text_encoder)
         self._tokenizer = self.model.text_encoder.tokenizer
@@ -151,19 +156,21 @@ class TeacherTask:
         chosen = torch.randint(len(self._clips), (phase.batch,), generator=generator)
         wording = torch.randint(2**20, (phase.batch,), generator=generator).tolist()
         dropped = (torch.rand(phase.batch, generator=generator) < config.drop_prompt).tolist()
-        prompts = [self._clips.prompts[clip] for clip in chosen.tolist()]
+        samples = self._world.samples(phase.batch)
         prompts = [
-            "" if drop else wordings[pick % len(wordings)]
-            for wordings, pick, drop in zip(prompts, wording, dropped, strict=True)
+            "" if dropped[sample] else _pick(self._clips.prompts[chosen[sample]], wording[sample]) for sample in samples
         ]
-        return TeacherBatch(latents=self._clips.latents[chosen].float(), tokens=self._tokenizer.batch(prompts))
+        return TeacherBatch(
+            latents=self._clips.latents[chosen[samples.start : samples.stop]].float(),
+            tokens=self._tokenizer.batch(prompts),
+            samples=samples,
+        )
 
     def loss(self, batch: TeacherBatch, step: int) -> Loss:
-        x0 = batch.latents
-        generator = generator_for(self._config.seed, "noise", step)
-        sigma = shift_sigma(stratified_uniform(len(x0), generator), self._config.shift)
-        noise = torch.randn(x0.shape, generator=generator).to(x0.device)
-        sigma = sigma.to(x0.device)
+        config, x0, samples = self._config, batch.latents, batch.samples
+        strata = stratified_uniform(config.phase_at(step).batch, generator_for(config.seed, "sigma", step))
+        sigma = shift_sigma(strata[samples.start : samples.stop], config.shift).to(x0.device)
+        noise = normal(x0.shape[1:], config.seed, "noise", step, samples=samples).to(x0.device)
         noised = add_noise(x0, noise, sigma[:, None, None, None, None])
         timestep = (sigma * NUM_TIMESTEPS)[:, None].expand(-1, x0.shape[2])
         total = flow_loss(self.model(noised, timestep, batch.tokens), x0, noise)
@@ -204,9 +211,8 @@ def _begin(config: Config) -> TextToVideo:
     return TextToVideo(transformer, encoder)
 
 
-def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
-    """`count` numbers, one from each of as many equal parts of [0, 1): uniform, with less noise in their mean."""
-    return (torch.arange(count) + torch.rand(count, generator=generator)) / count
+def _pick(wordings: list[str], number: int) -> str:
+    return wordings[number % len(wordings)]
 
 
 def run(config: Config) -> bool:
