@@ -42,7 +42,7 @@ GREEN, SKY, BROWN = "#009E73", "#56B4E9", "#7a5c00"
 COLOURS: Final = (BLUE, VERMILION, GREEN, ORANGE, PURPLE, SKY, BROWN)
 DASHES: Final = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 """A second and a third turn through the colours."""
-SIDE_STEP: Final = 0.006
+SIDE_STEP: Final = 0.004
 """From arm to arm, of the width of the axis."""
 _LEFT, _RIGHT, _TITLE, _KEY, _GAP, _FOOT = 70, 24, 38, 20, 48, 44
 
@@ -146,7 +146,7 @@ def _dress(axes: Axes, title: str, ticks: np.ndarray) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xticklabels([f"{tick:g}" for tick in ticks])
-    axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
+    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
     axes.grid(color=LIGHT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=GREY, length=0)
