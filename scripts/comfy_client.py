@@ -32,6 +32,7 @@ from scripts.comfy_errors import (
 from scripts.comfy_events import LOOPBACK_HOSTS, Event, EventSocket, Message, OnEvent, Preview, Progress
 from scripts.comfy_results import OutputFile, RunResult, result_of
 from scripts.comfy_workflow import Workflow
+from sfpp_core.files import replacing
 
 __all__ = [
     "ComfyClient",
@@ -183,17 +184,14 @@ class ComfyClient:
         directory.mkdir(parents=True, exist_ok=True)
         # Whatever path the server's word contains, the file lands in `directory`.
         target = directory / (name or Path(file.filename).name)
-        partial = target.with_name(target.name + ".part")
         response = self._request("GET", "/view", params=file.query(), stream=True)
         try:
-            with response, open(partial, "wb") as out:
+            with response, replacing(target) as partial, open(partial, "wb") as out:
                 for piece in response.iter_content(1 << 20):
                     out.write(piece)
-            return partial.replace(target)
         except requests.RequestException as error:
             raise ServerUnreachable(f"{self.url} was lost in the middle of {file.filename}: {error}") from error
-        finally:
-            partial.unlink(missing_ok=True)
+        return target
 
     def _follow(self, prompt_id: str, events: EventSocket, on_event: OnEvent | None, timeout_s: float) -> RunResult:
         deadline = time.monotonic() + timeout_s

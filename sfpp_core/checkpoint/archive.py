@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..json_text import parse_json
 from .errors import CheckpointError, first_few
-from .json_text import parse_json
 from .sources import DOWNLOAD_AGAIN, FileKind, resolve_sources, sniff
 
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..json_text import parse_json
 from ..rollout.config import RolloutConfig
 from ..wan.config import WanConfig
 from .errors import CheckpointError
-from .json_text import parse_json
 
 HEADER_KEY = "sfpp"
 TRANSFORMER_KINDS = ("student", "teacher")

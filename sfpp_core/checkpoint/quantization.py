@@ -17,8 +17,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from ..json_text import parse_json
 from .errors import CheckpointError, first_few
-from .json_text import parse_json
 from .layouts import NamedWeights
 
 Quantization = Literal["scaled_fp8"]

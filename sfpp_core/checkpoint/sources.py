@@ -7,8 +7,8 @@ from enum import Enum
 from pathlib import Path
 from typing import NoReturn
 
+from ..json_text import parse_json
 from .errors import CheckpointError, first_few
-from .json_text import parse_json
 
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..files import replacing
+from ..json_text import parse_json
 from ..wan.geometry import WAN21
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
@@ -67,8 +68,8 @@ def load_state(path: Path) -> RolloutState:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
                 raise StateFileError(f"{path} is no saved state; choose a file that SFPPSaveState wrote.")
-            return _read(json.loads(header), file.get_tensor)
-    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as problem:
+            return _read(parse_json(header), file.get_tensor)
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
         if isinstance(problem, StateFileError):
             raise
         raise StateFileError(f"{path} is a damaged state ({problem}); save it again or start a new film.") from problem
