@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
+from training.parallel import World, joined
+from training.self_forcing.config import Config
 from training.self_forcing.recording import FilmNoise, Films
+from training.self_forcing.task import SelfForcingTask
+from training.sharding import whole
 
 CPU = torch.device("cpu")
 SEEDS = (11, 12)
@@ -35,6 +41,31 @@ def inferred(network: WanTransformer, config: RolloutConfig, *, seed: int, chunk
     for _ in rollout.run(chunks):
         pass
     return rollout.state.latents
+
+
+def gradients_of_a_step(config: Config) -> tuple[dict[str, float], dict[str, Tensor]]:
+    """Metrics of a step and the gradients of its last updates, over all processes, with the weights as they were."""
+    task = SelfForcingTask(config, stage="sfpp")
+    gradients: dict[str, Tensor] = {}
+    for key, trained in task.networks.items():
+
+        def keep(step: int, key: str = key, network: nn.Module = trained.network) -> dict[str, float]:
+            for name, weight in network.named_parameters():
+                gradients[f"{key} {name}"], weight.grad = whole(weight.grad), None
+            return {}
+
+        trained.update = keep
+    # Past the ramp, and in films that go on their second window.
+    task.train_step(None, 3)
+    return World.current().mean(task.train_step(None, 4)), gradients
+
+
+def save_gradients_of_a_step(config: Config, path: Path) -> None:
+    """The same for one of several processes; the main one writes them."""
+    with joined(CPU) as world:
+        found = gradients_of_a_step(config)
+        if world.is_main:
+            torch.save(found, path)
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -22,6 +22,8 @@ from sfpp_core.rollout.schedule import NUM_TIMESTEPS, flow_to_x0
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
+from ..parallel import World
+
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes the context that a network runs in. A new one for calls with gradients, because autocast keeps the casts of
 weights until its context ends, and those made without gradients have none."""
@@ -135,10 +137,12 @@ def backpropagate(
     rollout = films.rollout(network, recording.before)
     made = recording.after.chunks[len(recording.before.chunks) :]
     pieces = gradient.split([chunk.num_frames for chunk in made], dim=2)
-    for step, chunk, piece in zip(recording.steps, made, pieces, strict=True):
+    # Sharded weights are gathered for a call, so all processes make the same ones.
+    counts = World.current().any(*(bool(piece.any()) for piece in pieces))
+    for step, chunk, piece, does_count in zip(recording.steps, made, pieces, counts, strict=True):
         with torch.no_grad(), autocast():
             past = rollout.past()
-        if piece.any():
+        if does_count:
             with torch.enable_grad(), autocast():
                 x0 = estimate(network, step, films, past)
             x0.backward(piece.to(x0))

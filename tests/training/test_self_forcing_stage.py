@@ -1,0 +1,357 @@
+"""The self_forcing and sfpp stages at their smallest, through the command line's own entry."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.tiny.family import load_student
+from sfpp_core.wan.config import WanConfig
+from tests.core.models import random_transformer
+from tests.core.vae_models import random_vae
+from training.__main__ import main
+from training.config import load_config
+from training.export import write_weights
+from training.self_forcing.config import Config
+from training.self_forcing.task import SelfForcingTask
+from training.stages import self_forcing, sfpp
+from training.student import StudentConfig, write_student
+
+from .processes import run_together
+from .self_forcing_films import gradients_of_a_step, save_gradients_of_a_step
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096, freq_dim=32)
+QUICK = {"optimizer.warmup": 0, "critic.optimizer.warmup": 0, "optimizer.lr": 1e-3, "critic.optimizer.lr": 1e-3}
+SIZES = {
+    **{"batch": 2, "width": 32, "height": 32, "steps": 2, "watch_frames": 6, "precision": "float32"},
+    **{"window.frames": 6, "window.masked_frames": 2, "critic.updates": 2, "critic.warmup_updates": 1},
+    **{"student.window": 6, "student.steps": "[1000,500]", "conditioning.text_encoder": "null"},
+    **{"run.workers": 0, "run.log_every": 1, "run.watch_every": 100, "run.device": "cpu"},
+}
+SFPP = {"window.rollout_frames": 12, "window.ramp_updates": 1}
+SELF_FORCING = {"window.rollout_frames": 6}
+
+
+def save_teacher(path: Path, model: WanConfig) -> None:
+    write_weights(path, random_transformer(model, seed=2).state_dict(), {"kind": "teacher", "model": asdict(model)})
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Configuration keys and the files that they name, all of random weights."""
+    folder = tmp_path_factory.mktemp("files")
+    paths = {key: folder / f"{key}.safetensors" for key in ("init", "teacher", "vae")}
+    student = StudentConfig(window=6, steps=[1000.0, 500.0])
+    write_student(paths["init"], random_transformer(MODEL, seed=1), student, {}, dtype=torch.float32)
+    save_teacher(paths["teacher"], MODEL)
+    vae = random_vae(dim=4)
+    write_weights(paths["vae"], vae.state_dict(), {"kind": "vae"})
+    prompts = folder / "prompts.txt"
+    prompts.write_text("A red ball bounces.\nA blue boat glides to the left.\nSnow.\n")
+    return {"conditioning.prompts": str(prompts), **{key: str(path) for key, path in paths.items()}}
+
+
+def words(files: dict[str, str], *layers: dict[str, object], **more: object) -> list[str]:
+    settings: dict[str, object] = {**SIZES, **QUICK, **files}
+    for layer in (*layers, more):
+        settings |= layer
+    return [f"{key}={value}" for key, value in settings.items()]
+
+
+def run(stage: str, out: Path, arguments: list[str]) -> None:
+    config = CONFIGS / "tiny" / f"{stage}.yaml"
+    assert main([stage, "--config", str(config), *arguments, f"run.out={out}"]) == 0
+
+
+def config_of(files: dict[str, str], *layers: dict[str, object], stage: str = "sfpp") -> Config:
+    kind = {"sfpp": sfpp.Config, "self_forcing": self_forcing.Config}[stage]
+    return load_config(kind, CONFIGS / "tiny" / f"{stage}.yaml", words(files, *layers, {"run.out": "any"}))
+
+
+def task_of(files: dict[str, str], *layers: dict[str, object], stage: str = "sfpp") -> SelfForcingTask:
+    return SelfForcingTask(config_of(files, *layers, stage=stage), stage=stage)
+
+
+WAYS = {
+    ", ".join(way): dict(zip(("history", "reading", "critic.windows"), way, strict=True))
+    # Every two choices meet in one of them.
+    for way in (
+        ("restart", "chain", "shared"),
+        ("restart", "renoised", "fresh"),
+        ("streaming", "chain", "fresh"),
+        ("streaming", "renoised", "shared"),
+    )
+}
+# Two windows a film, coprime to the three that a step takes if the critic has its own.
+FOUR = {"batch": 4}
+Step = tuple[dict[str, float], dict[str, Tensor]]
+"""Metrics and gradients."""
+LONGER = {"window.rollout_frames": 9, "window.masked_frames": 1}
+
+
+@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
+def way(request: pytest.FixtureRequest) -> dict[str, object]:
+    return request.param
+
+
+# A stopped run goes on
+
+
+def test_a_run_in_pieces_equals_one_in_a_go(files: dict[str, str], way: dict[str, object], tmp_path: Path) -> None:
+    settings = words(files, SFPP, LONGER, way)
+    run("sfpp", tmp_path / "whole", settings)
+    for _ in range(2):
+        run("sfpp", tmp_path / "pieces", [*settings, "run.max_minutes=1e-9"])
+    weights = [load_file(tmp_path / name / "student.safetensors") for name in ("whole", "pieces")]
+    began = load_file(files["init"])
+    assert weights[0].keys() == weights[1].keys() == began.keys()
+    for name, weight in weights[0].items():
+        assert torch.equal(weights[1][name], weight), name
+        assert not torch.equal(weight, began[name].half()), f"{name} has learnt something"
+
+
+def test_the_exported_student_is_one_that_nodes_load(files: dict[str, str], tmp_path: Path) -> None:
+    run("self_forcing", tmp_path, words(files, SELF_FORCING, {"steps": 1}))
+    network, rollout = load_student(tmp_path / "student.safetensors")
+    assert network.config == MODEL
+    assert rollout == RolloutConfig(window=6, steps=(1000.0, 500.0))
+    assert list((tmp_path / "board").glob("films_*.mp4"))
+
+
+# Who learns from what
+
+
+def all_weights(network: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.detach().clone() for name, weight in network.named_parameters()}
+
+
+def test_the_student_acts_once_a_step_and_the_critic_as_often_as_told(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(files, SFPP, {"critic.updates": 5, "critic.warmup_updates": 2})
+    updates: list[tuple[str, int]] = []
+    for name, trained in task.networks.items():
+        update = trained.update
+
+        def count(step: int, name: str = name, update: object = update) -> dict[str, float]:
+            updates.append((name, step))
+            return update(step)
+
+        monkeypatch.setattr(trained, "update", count)
+    for step in range(2):
+        task.train_step(None, step)
+    warm_up = [("critic", number) for number in range(2)]
+    first = [("student", 0), *(("critic", number) for number in range(2, 7))]
+    second = [("student", 1), *(("critic", number) for number in range(7, 12))]
+    assert updates == warm_up + first + second
+    assert config_of(files, SFPP).critic.updates_in(100) == 201, "which is how long its learning rate takes"
+
+
+def test_each_loss_has_a_gradient_for_its_own_network_alone(
+    files: dict[str, str], way: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(files, SFPP, LONGER, way)
+    teacher = task._teacher
+    before = all_weights(teacher)
+    learnt: list[str] = []
+    for name, trained in task.networks.items():
+        (other,) = (other for key, other in task.networks.items() if key != name)
+        update = trained.update
+
+        def check(step: int, name: str = name, trained=trained, other=other, update=update) -> dict[str, float]:
+            assert all(weight.grad is not None for weight in trained.network.parameters()), name
+            assert all(weight.grad is None for weight in other.network.parameters()), name
+            learnt.append(name)
+            return update(step)
+
+        monkeypatch.setattr(trained, "update", check)
+    for step in range(2):
+        task.train_step(None, step)
+    assert set(learnt) == {"student", "critic"}
+    assert all(weight.grad is None and not weight.requires_grad for weight in teacher.parameters())
+    assert all(torch.equal(weight, before[name]) for name, weight in teacher.named_parameters())
+
+
+@pytest.mark.parametrize("reading", ["chain", "renoised"])
+def test_in_half_precision_every_weight_has_a_gradient(
+    files: dict[str, str], reading: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Autocast keeps casts of weights; those made in the rollout, without gradients, must not serve the step with."""
+    task = task_of(files, SFPP, {"precision": "bfloat16", "reading": reading})
+    student = task.networks["student"]
+
+    def check(step: int) -> dict[str, float]:
+        for name, weight in student.network.named_parameters():
+            assert weight.grad is not None and weight.grad.any(), name
+        return {}
+
+    monkeypatch.setattr(student, "update", check)
+    task.train_step(None, 0)
+
+
+@pytest.mark.parametrize("reading", ["chain", "renoised"])
+def test_a_critic_that_is_the_teacher_leaves_the_student_as_it_is(files: dict[str, str], reading: str) -> None:
+    """Without guidance they agree about every clip, and there is nothing to learn."""
+    alone = {"dmd.extra_guidance": 0, "critic.warmup_updates": 0, "optimizer.ema": 0}
+    task = task_of(files, SFPP, alone, {"reading": reading})
+    before = all_weights(task.networks["student"].network)
+    metrics = task.train_step(None, 0)
+    assert metrics["dmd_loss"] == metrics["dmd_gradient"] == metrics["gradient_norm"] == 0
+    for name, weight in task.networks["student"].network.named_parameters():
+        assert torch.equal(weight, before[name]), name
+
+
+# Parts of a batch
+
+
+@pytest.fixture(scope="module")
+def whole_batch(files: dict[str, str]) -> Callable[[dict[str, object]], Step]:
+    """A step of four films by one process in one go."""
+    steps: dict[str, Step] = {}
+
+    def take(way: dict[str, object]) -> Step:
+        key = str(way)
+        if key not in steps:
+            steps[key] = gradients_of_a_step(config_of(files, SFPP, LONGER, FOUR, way))
+        return steps[key]
+
+    return take
+
+
+def assert_same(found: Step, expected: Step) -> None:
+    assert found[0] == pytest.approx(expected[0], rel=1e-5)
+    assert found[1].keys() == expected[1].keys()
+    for name, gradient in expected[1].items():
+        tolerance = 1e-5 * gradient.abs().max().item()
+        torch.testing.assert_close(found[1][name], gradient, atol=tolerance, rtol=1e-4, msg=name)
+
+
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(
+    files: dict[str, str], way: dict[str, object], whole_batch: Callable[[dict[str, object]], Step]
+) -> None:
+    parts = gradients_of_a_step(config_of(files, SFPP, LONGER, FOUR, way, {"accumulate": 2}))
+    assert_same(parts, whole_batch(way))
+
+
+@pytest.mark.parametrize("name", ["restart, renoised, fresh", "streaming, chain, fresh"])
+def test_two_processes_find_the_gradient_of_one(
+    files: dict[str, str], name: str, whole_batch: Callable[[dict[str, object]], Step], tmp_path: Path
+) -> None:
+    way = WAYS[name]
+    run_together(save_gradients_of_a_step, config_of(files, SFPP, LONGER, FOUR, way), tmp_path / "step.pt")
+    assert_same(torch.load(tmp_path / "step.pt"), whole_batch(way))
+
+
+# What is refused
+
+
+def refusal(
+    files: dict[str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path, stage: str, settings: dict[str, object]
+) -> str:
+    """What the command says, and that it says it before it has made a folder."""
+    layer = SFPP if stage == "sfpp" else SELF_FORCING
+    out = tmp_path / "out"
+    config = CONFIGS / "tiny" / f"{stage}.yaml"
+    assert main([stage, "--config", str(config), *words(files, layer, settings), f"run.out={out}"]) == 2
+    assert not out.exists()
+    return caplog.records[-1].getMessage()
+
+
+REFUSED = [
+    ({"window.rollout_frames": 3}, "window.rollout_frames is 3, shorter than a window of 6"),
+    ({"window.frames": 5, "window.rollout_frames": 12}, "window.frames is 5; it must be a multiple of the chunk, 3"),
+    ({"window.rollout_frames": 11}, "window.rollout_frames is 11; it must be a multiple of the chunk, 3. Try 12"),
+    ({"window.frames": 2, "window.masked_frames": 1}, "window.frames is 2, less than a chunk, 3; write 21"),
+    ({"student.window": 2}, "window is 2, but it must hold the sink"),
+    ({"width": 40}, "width is 40; it must be a positive multiple of 16 pixels"),
+    ({"window.frame": 6}, "there is no key 'window.frame' in this stage"),
+    ({"history": "resume"}, "history is 'resume'; it must be one of restart, streaming"),
+    ({"reading": "both"}, "reading is 'both'; it must be one of chain, renoised"),
+    ({"gradient_step": "first"}, "gradient_step is 'first'; it must be one of last, random"),
+    ({"critic.windows": "own"}, "critic.windows is 'own'; it must be one of shared, fresh"),
+    ({"critic.updates": 0}, "critic.updates is 0; it must be at least 1"),
+    ({"critic.warmup_updates": -1}, "critic.warmup_updates is -1"),
+    ({"critic.optimizer.warmup": 50}, "is 50, but the critic is updated 5 times"),
+    ({"gradient_step": "random"}, "films would go on from chunks that were not denoised to the end"),
+    ({"window.masked_frames": 5}, "window.masked_frames is 5, which leaves nothing of a window of 6"),
+    ({"critic.windows": "fresh"}, "a film has 3 windows, so the student would get one in 3 of them"),
+    ({"accumulate": 4}, "accumulate is 4 for 2 samples a step in each process"),
+    ({"batch": 0}, "batch is 0; it must be at least 1"),
+    ({"conditioning.prompts": "none.txt"}, "none.txt is no file; name a text file of prompts"),
+    ({"init": "none.safetensors"}, "none.safetensors"),
+]
+
+
+@pytest.mark.parametrize(("settings", "sentence"), REFUSED, ids=lambda value: str(value)[:40])
+def test_a_configuration_that_cannot_work_is_refused_in_a_sentence(
+    files: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    settings: dict[str, object],
+    sentence: str,
+) -> None:
+    assert sentence in refusal(files, caplog, tmp_path, "sfpp", settings)
+
+
+def test_self_forcing_rolls_out_one_window(
+    files: dict[str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    said = refusal(files, caplog, tmp_path, "self_forcing", {"window.rollout_frames": 12})
+    assert "Make them equal, or run the sfpp stage" in said
+
+
+def test_prompts_that_hold_none_are_refused(
+    files: dict[str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n")
+    said = refusal(files, caplog, tmp_path, "sfpp", {"conditioning.prompts": empty})
+    assert str(empty) in said and "holds no prompt" in said
+
+
+@pytest.mark.parametrize("key", ["init", "teacher", "critic.init", "vae"])
+def test_a_file_that_is_no_checkpoint_is_refused(
+    files: dict[str, str], caplog: pytest.LogCaptureFixture, tmp_path: Path, key: str
+) -> None:
+    path = tmp_path / "notes.safetensors"
+    path.write_text("shopping list")
+    assert str(path) in refusal(files, caplog, tmp_path, "sfpp", {key: path})
+
+
+@pytest.mark.parametrize("key", ["init", "teacher", "critic.init"])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"text_dim": 32}, "reads embeddings 32 wide, but those of conditioning are 4096 wide"),
+        ({"in_channels": 48, "out_channels": 48}, "found a Wan 2.2 5B model"),
+    ],
+)
+def test_a_network_of_other_latents_or_texts_is_refused(
+    files: dict[str, str],
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    key: str,
+    change: dict[str, int],
+    sentence: str,
+) -> None:
+    path = tmp_path / "other.safetensors"
+    save_teacher(path, replace(MODEL, **change))
+    said = refusal(files, caplog, tmp_path, "sfpp", {key: path})
+    assert str(path) in said and sentence in said
+
+
+@pytest.mark.parametrize("stage", ["sfpp", "self_forcing"])
+@pytest.mark.parametrize("family", ["tiny", "wan"])
+def test_the_configurations_that_come_along_can_be_read(family: str, stage: str) -> None:
+    kind = {"sfpp": sfpp.Config, "self_forcing": self_forcing.Config}[stage]
+    config = load_config(kind, CONFIGS / family / f"{stage}.yaml")
+    assert (config.window.frames, config.student.rollout().timesteps) == (21, RolloutConfig().timesteps)
+    assert (config.window.rollout_frames > 21) == (stage == "sfpp")

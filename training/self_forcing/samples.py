@@ -1,0 +1,111 @@
+"""Windows of the student's own films, made what teacher and critic can judge."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.vae import WanVAE
+
+from ..conditioning import Conditioning
+from ..seeding import generator_for, normal
+from ..sharding import rollout_weights
+from ..windows import Clip, as_clip
+from .config import Config
+from .renoised import denoise_again
+from .sources import Restarting, Rolled, Stage, Streaming, WindowSource
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class JudgedClips:
+    """What teacher and critic get to see of a batch, or of a part of it."""
+
+    clip: Clip
+    """Where the networks are."""
+    text: Tensor
+    """[B, L, text_dim], in the same place."""
+    samples: range
+    """Which ones of the global batch these are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sample:
+    """A window of the student's."""
+
+    rolled: Rolled
+    x0: Tensor
+    """The recorded frames as they are judged, [B, C, T, H, W]; in the renoised reading they may have a graph."""
+    judged: JudgedClips
+    """The window that ends with them, as short videos of their own."""
+
+
+class Sampler:
+    """Rolls windows of some of a batch's films."""
+
+    def __init__(
+        self, config: Config, conditioning: Conditioning, vae: WanVAE, *, samples: range, channels: int
+    ) -> None:
+        """samples: which ones of the global batch. channels: latent channels."""
+        self._config, self._vae, self._samples = config, vae, samples
+        stage = Stage(
+            conditioning=conditioning,
+            config=config.student.rollout(),
+            window=config.window,
+            seed=config.seed,
+            samples=samples,
+            size=config.latent_size,
+            channels=channels,
+            device=config.device,
+            dtype=config.compute_dtype,
+        )
+        self._source: WindowSource = Streaming(stage) if config.history == "streaming" else Restarting(stage)
+
+    def sample(self, network: WanTransformer, step: int, *names: str | int, with_gradient: bool = False) -> Sample:
+        """The next window of the student's in a step; names tell one of its windows from another.
+
+        with_gradient: whether the student is to learn from it.
+        """
+        config = self._config
+        dropped = self._dropped_steps(step, *names)
+        is_chain = config.reading == "chain"
+        with rollout_weights(network, config), config.autocast():
+            rolled = self._source.roll(network, step, *names, dropped_steps=dropped if is_chain else 0)
+        film, first = rolled.recording.after.latents, rolled.recording.before.num_frames
+        x0 = film[:, :, first:]
+        if not is_chain:
+            noise = normal(x0.shape[1:], config.seed, "renoise", step, *names, samples=self._samples)
+            timestep = config.student.rollout().timesteps[-1 - dropped]
+            with config.autocast(), torch.set_grad_enabled(with_gradient):
+                x0 = denoise_again(network, rolled.recording, noise, timestep)
+            film = torch.cat([film[:, :, :first], x0.detach().to(film)], dim=2)
+        return Sample(rolled=rolled, x0=x0, judged=self._judged(rolled, film))
+
+    def state(self) -> dict[str, Any]:
+        """Films that go on from step to step."""
+        return self._source.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` gave."""
+        self._source.restore(state)
+
+    def _judged(self, rolled: Rolled, film: Tensor) -> JudgedClips:
+        config, window = self._config, rolled.window
+        frames = film[:, :, window.with_warmup].to(config.device)
+        clip = as_clip(frames, self._vae, window, masked_frames=config.window.masked_frames)
+        is_new = torch.arange(window.frames, device=clip.mask.device) >= rolled.num_old
+        return JudgedClips(
+            clip=replace(clip, mask=clip.mask & is_new[None, None, :, None, None]),
+            text=rolled.recording.films.text.to(config.device),
+            samples=self._samples,
+        )
+
+    def _dropped_steps(self, step: int, *names: str | int) -> int:
+        """How many denoising steps before the last one the gradient is taken through: the same in all processes."""
+        if self._config.gradient_step == "last":
+            return 0
+        choices = len(self._config.student.steps)
+        return int(torch.randint(choices, (), generator=generator_for(self._config.seed, "exit", step, *names)))
