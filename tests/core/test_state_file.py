@@ -56,7 +56,7 @@ def refusal(saved: Path, folder: Path, description: dict[str, Any] | str, tensor
         ({"seed": -1}, "seed is -1"),
         ({"num_given": 7}, "num_given is 7, which is no whole number from 0 to 6"),
         ({"cache": {"num_frames": 7, "num_layers": 3}}, "num_frames is 7"),
-        ("[" * 200_000, "recursion"),
+        ("[" * 200_000, "nested too deeply"),
     ],
 )
 def test_descriptions_that_cannot_be(saved: Path, tmp_path: Path, changes: dict[str, Any] | str, problem: str) -> None:
