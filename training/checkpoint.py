@@ -29,8 +29,21 @@ VALUES = "values"
 """Name under which the JSON is stored, as bytes; other names are paths with slashes."""
 TENSOR = "__tensor__"
 """Key of what stands for a tensor in the JSON."""
-INDEX_MODULES = ("torch.distributed.checkpoint.metadata", "torch.distributed.checkpoint.filesystem")
-INDEX_NAMES = {("torch", "Size"), ("torch.serialization", "_get_layout")}
+_METADATA = "torch.distributed.checkpoint.metadata"
+INDEX_NAMES = {
+    (_METADATA, "Metadata"),
+    (_METADATA, "MetadataIndex"),
+    (_METADATA, "StorageMeta"),
+    (_METADATA, "TensorStorageMetadata"),
+    (_METADATA, "ChunkStorageMetadata"),
+    (_METADATA, "TensorProperties"),
+    (_METADATA, "_MEM_FORMAT_ENCODING"),
+    ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+    ("torch.serialization", "_get_layout"),
+    ("torch", "Size"),
+    *((module, name) for module in ("pathlib", "pathlib._local") for name in ("PosixPath", "WindowsPath")),
+}
+"""What torch's index of tensors is made of, besides dtypes."""
 
 
 class CheckpointError(RuntimeError):
@@ -87,9 +100,8 @@ class _Reader(dcp.FileSystemReader):
 
 class _IndexUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        known = module in INDEX_MODULES or (module, name) in INDEX_NAMES
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
-        if known or is_dtype or module.startswith("pathlib"):
+        if is_dtype or (module, name) in INDEX_NAMES:
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"its index names {module}.{name}, which is no part of a checkpoint's index")
 

@@ -2,67 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from training.board import Board
-from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
-from training.divergence import TrainingDiverged
+from tests.training.line_task import LineTask, fit, make_config, paused
+from training.config import ConfigError
+from training.divergence import FIRST_LOOK, RECENT, ExplosionGuard, TrainingDiverged
 from training.loop import train
 from training.run_folder import RunFolder
-from training.seeding import generator_for
-from training.supervised import Loss, Supervised
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LineConfig(TrainConfig):
-    """Fit a line; `poison` is a step whose loss is not a number."""
-
-    poison: int = -1
-
-
-class LineTask:
-    """A small regression with noise in batch and loss, through the real optimisers."""
-
-    def __init__(self, config: LineConfig) -> None:
-        torch.manual_seed(config.seed)
-        self._config = config
-        self.model = nn.Sequential(nn.Linear(3, 8), nn.SiLU(), nn.Linear(8, 1))
-        self.exported: list[Tensor] = []
-
-    def batch(self, step: int) -> Tensor:
-        return torch.randn(4, 3, generator=generator_for(self._config.seed, "batch", step))
-
-    def loss(self, batch: Tensor, step: int) -> Loss:
-        noise = torch.randn(4, 1, generator=generator_for(self._config.seed, "noise", step))
-        total = (self.model(batch) - batch.sum(1, keepdim=True) - 0.1 * noise).square().mean()
-        total = total * float("nan") if step == self._config.poison else total
-        return Loss(total=total, parts={"error": total.detach()})
-
-    def watch(self, board: Board, step: int) -> None:
-        board.scalars({"seen": 1.0}, step)
-
-    def export(self, folder: Path) -> None:
-        self.exported = [parameter.detach().clone() for parameter in self.model.parameters()]
-
-
-def make_config(out: Path, *, steps: int = 4, **changes: object) -> LineConfig:
-    run = RunConfig(out=str(out), workers=0, log_every=1, watch_every=2)
-    optimizer = OptimizerConfig(lr=0.05, warmup=1, decay=2, ema=0.9, muon=True)
-    return LineConfig(run=run, seed=3, precision="float32", steps=steps, optimizer=optimizer, **changes)
-
-
-def fit(task: LineTask, config: LineConfig, *, stage: str = "line") -> bool:
-    return train(Supervised(task, config), config, stage=stage)
-
-
-def paused(config: LineConfig) -> LineConfig:
-    """The same run, in pieces of one step."""
-    return replace(config, run=replace(config.run, max_minutes=1e-9))
+from training.supervised import Supervised
 
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:
@@ -128,3 +80,50 @@ def test_the_length_may_change_until_the_learning_rate_falls(tmp_path: Path) -> 
 
     with pytest.raises(ConfigError, match="these keys differ: steps"):
         fit(LineTask(config), config)
+
+
+def test_a_gradient_that_explodes_stops_training_and_an_outlier_does_not() -> None:
+    guard = ExplosionGuard(10)
+    for number in range(FIRST_LOOK):
+        guard.check(1e6 if number % RECENT < RECENT // 2 - 1 else 1 + 0.1 * (number % 3))
+    later = ExplosionGuard(10)
+    later.restore(guard.state())
+    with pytest.raises(TrainingDiverged, match=r"usually 1\.\S*, has been about 50 for 20 updates"):
+        for _ in range(RECENT):
+            later.check(50)
+    with pytest.raises(TrainingDiverged, match="the norm of the gradient is inf"):
+        guard.check(float("inf"))
+
+
+def test_an_explosion_is_not_looked_for_when_it_is_not_wanted() -> None:
+    guard = ExplosionGuard(None)
+    for norm in (*[1.0] * FIRST_LOOK, *[1e9] * RECENT):
+        guard.check(norm)
+
+
+def test_a_run_that_explodes_keeps_its_checkpoint(tmp_path: Path) -> None:
+    """From one step on the loss is a thousand times as large."""
+    config = make_config(tmp_path, steps=300)
+    config = replace(config, run=replace(config.run, log_every=1000, watch_every=1000))
+
+    class Exploding(LineTask):
+        def loss(self, batch: object, step: int) -> object:
+            loss = super().loss(batch, step)
+            return replace(loss, total=loss.total * (1e6 if step >= 150 else 1))
+
+    fit(Exploding(config), paused(config))
+    with pytest.raises(TrainingDiverged, match=r"optimizer\.explosion=100 times as much, at step 1[5-6]\d; lower"):
+        train(Supervised(Exploding(config), config), config, stage="line")
+    assert RunFolder(config, stage="line").step == 1
+
+
+def test_steps_are_timed_and_memory_is_measured(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config = make_config(tmp_path)
+    fit(LineTask(config), config)
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    for name in ("seconds_per_step", "peak_memory_gib"):
+        values = [event.value for event in events.Scalars(name)]
+        assert len(values) == 4 and all(value > 0 for value in values)

@@ -1,0 +1,265 @@
+"""Processes, micro-batches and recomputation change how a step is computed, not what it is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.kv_cache import RollingKVCache
+from sfpp_core.wan.config import WanConfig
+from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.vae import WanVAE, WanVAEConfig
+from tests.training.line_task import (
+    LineConfig,
+    LineTask,
+    assert_same_state,
+    fit,
+    make_config,
+    paused,
+    run_line,
+    saved_state,
+    tensors_of,
+)
+from tests.training.processes import exit_codes, run_together, start_together
+from training.__main__ import main
+from training.checkpoint import read_checkpoint
+from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
+from training.divergence import TrainingDiverged
+from training.export import write_weights
+from training.latent_clips import clip_shard, clip_shards
+from training.micro_batches import micro_batches
+from training.parallel import World, joined
+from training.recomputation import recompute_blocks
+from training.run_folder import RunFolder
+from training.sharding import gathered, place, place_frozen, whole
+
+ROOT = Path(__file__).parents[2]
+MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=2, text_dim=32)
+
+
+def test_a_batch_is_shared_out_equally() -> None:
+    parts = [World(rank=rank, size=4).samples(8) for rank in range(4)]
+    assert [sample for part in parts for sample in part] == list(range(8))
+    with pytest.raises(ConfigError, match="batch is 6 for 4 processes"):
+        World(size=4).samples(6)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Mixed:
+    video: Tensor
+    prompts: list[str]
+    samples: range
+    title: str = "all"
+
+
+def test_micro_batches_cut_whatever_has_samples() -> None:
+    batch = Mixed(video=torch.arange(8).reshape(4, 2), prompts=list("abcd"), samples=range(4, 8))
+    first, second = micro_batches(batch, 2)
+    assert (first.samples, second.samples) == (range(4, 6), range(6, 8))
+    assert second.prompts == ["c", "d"] and second.title == "all"
+    assert torch.equal(torch.cat([first.video, second.video]), batch.video)
+    with pytest.raises(ConfigError, match="accumulate is 3 for 4 samples"):
+        micro_batches(batch, 3)
+    with pytest.raises(ConfigError, match="write accumulate=1"):
+        micro_batches(torch.zeros(4), 2)
+
+
+@pytest.fixture(scope="module")
+def teacher_words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The teacher stage at its smallest, through the command line's own entry, but for where it runs."""
+    folder = tmp_path_factory.mktemp("data")
+    torch.manual_seed(0)
+    prompts = [["a red ball"], ["a hill", "hills"], ["a cloud"], ["night"]]
+    clip_shards(folder).write(0, clip_shard(torch.randn(4, 16, 3, 4, 4), prompts))
+    vae = {"kind": "vae", "dim": 4}
+    write_weights(folder / "vae.safetensors", WanVAE(WanVAEConfig(dim=4)).state_dict(), vae)
+    return [
+        "teacher",
+        f"--config={ROOT}/training/configs/tiny/teacher.yaml",
+        f"vae={folder}/vae.safetensors",
+        f"phases=[{{start: 0, data: [{{folder: {folder}, clips: 4}}], batch: 4, frames: 3}}]",
+        "model={dim: 128, ffn_dim: 64, num_layers: 2}",
+        *("steps=3", "precision=float32", "sample_steps=1", "run.workers=0", "run.log_every=1", "run.device=cpu"),
+        # AdamW moves a weight whose gradient is all rounding by the rate itself; this one keeps that below a millionth.
+        *("optimizer.lr=2e-4", "optimizer.warmup=1", "optimizer.decay=1", "optimizer.muon_precision=float32"),
+    ]
+
+
+def run_stage(words: Sequence[str]) -> None:
+    assert main(list(words)) == 0
+
+
+def checkpoint_of(run: Path) -> dict:
+    (path,) = run.glob("checkpoint-*")
+    return read_checkpoint(path, lambda path, shape, dtype: torch.empty(shape, dtype=dtype))
+
+
+def test_two_processes_train_the_teacher_of_one(teacher_words: list[str], tmp_path: Path) -> None:
+    """Sharded, through Muon, AdamW, clipping and averaging; begun by one and ended by two, and the reverse."""
+    alone, one_two, two_one, parts = (tmp_path / name for name in ("alone", "one_two", "two_one", "parts"))
+    run_stage([*teacher_words, f"run.out={alone}"])
+    expected = checkpoint_of(alone)
+    assert expected["step"] == 3
+
+    run_stage([*teacher_words, f"run.out={one_two}", "run.max_minutes=1e-9"])
+    run_together(run_stage, [*teacher_words, f"run.out={one_two}", "run.checkpoint_activations=true"])
+    assert_same_state(expected, checkpoint_of(one_two), within=1e-6)
+    assert (one_two / "teacher.safetensors").is_file() and list((one_two / "board").glob("samples*.mp4"))
+
+    run_together(run_stage, [*teacher_words, f"run.out={two_one}", "run.max_minutes=1e-9"])
+    assert checkpoint_of(two_one)["step"] == 1
+    run_stage([*teacher_words, f"run.out={two_one}"])
+    assert_same_state(expected, checkpoint_of(two_one), within=1e-6)
+
+    run_stage([*teacher_words, f"run.out={parts}", "accumulate=2"])
+    assert_same_state(expected, checkpoint_of(parts), within=1e-6)
+
+
+def test_accumulation_and_processes_together_are_one_batch(tmp_path: Path) -> None:
+    """Small networks are replicated, with gradients averaged."""
+    whole_batch = make_config(tmp_path / "whole", batch=8)
+    fit(LineTask(whole_batch), whole_batch)
+    cut = replace(make_config(tmp_path / "cut", batch=8), accumulate=2)
+    run_together(run_line, cut)
+    assert_same_state(saved_state(whole_batch), saved_state(cut), within=1e-6)
+
+
+def _diverges(config: LineConfig) -> None:
+    with pytest.raises(TrainingDiverged, match="nan at step 1"):
+        run_line(config)
+
+
+def test_a_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path) -> None:
+    config = make_config(tmp_path, poison=1)
+    run_together(run_line, paused(config))
+    run_together(_diverges, config)
+    assert RunFolder(config, stage="line").step == 1
+
+
+def test_a_lost_process_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
+    """Under torchrun itself."""
+    out, steps = tmp_path / "run", 100_000
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.training.line_task", str(out), str(steps)]
+    with (tmp_path / "log").open("w") as log:
+        run = subprocess.Popen(command, stdout=log, stderr=log, cwd=ROOT, start_new_session=True)
+        try:
+            while not list(out.glob("checkpoint-*")) and run.poll() is None:
+                time.sleep(0.05)
+            ranks = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+            os.kill(int(ranks[-1]), signal.SIGKILL)
+            assert run.wait(timeout=120) != 0
+        finally:
+            if run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+    config = make_config(out, steps=steps)
+    reached = RunFolder(config, stage="line").step
+    assert reached > 0
+    run_together(run_line, paused(config))
+    assert saved_state(config)["step"] == reached + 1
+
+
+def train_config(**run: object) -> TrainConfig:
+    return TrainConfig(
+        run=RunConfig(out="unused", device="cpu", **run),
+        steps=1,
+        precision="bfloat16",
+        optimizer=OptimizerConfig(lr=1, warmup=0),
+    )
+
+
+def _network() -> WanTransformer:
+    torch.manual_seed(0)
+    network = WanTransformer(MODEL)
+    torch.nn.init.normal_(network.head.head.weight, std=0.1)
+    return network
+
+
+def _inputs() -> tuple[Tensor, Tensor, Tensor]:
+    draw = torch.Generator().manual_seed(1)
+    return torch.randn(2, 16, 3, 4, 4, generator=draw), torch.full((2, 3), 937.5), torch.randn(2, 5, 32, generator=draw)
+
+
+def _serve_a_rollout() -> None:
+    config, (x, timestep, text) = train_config(), _inputs()
+    plain, frozen, trained = _network().to(torch.bfloat16), _network(), _network()
+    with joined(config.device) as world, torch.no_grad(), config.autocast():
+        place_frozen(frozen, config)
+        place(trained, config)
+        expected = plain(x, timestep, plain.embed_text(text))
+        for network in (frozen, trained):
+            assert torch.equal(network(x, timestep, network.embed_text(text)), expected)
+            with gathered(network):
+                # Different numbers of calls, and parts called on their own: nothing here waits for the other process.
+                for _ in range(1 + world.rank):
+                    assert torch.equal(network(x, timestep, network.embed_text(text)), expected)
+                network.text_embedding(text)
+            assert all(
+                whole(weight).shape == plain.get_parameter(name).shape for name, weight in network.named_parameters()
+            )
+
+
+def test_a_sharded_network_is_rolled_out_as_a_whole_one_in_the_compute_dtype() -> None:
+    run_together(_serve_a_rollout)
+
+
+def _refuses_to_compile() -> None:
+    config = train_config(compile=True)
+    with joined(config.device), pytest.raises(ConfigError, match="run.compile=false"):
+        place(_network(), config)
+
+
+def test_compiling_a_sharded_network_is_refused() -> None:
+    assert exit_codes(start_together(_refuses_to_compile)) == [0, 0]
+
+
+def _cache(network: WanTransformer) -> RollingKVCache:
+    """A full cache of two chunks of one frame."""
+    rollout = RolloutConfig(chunk=1, window=3, steps=(1000.0,))
+    x, _, text = _inputs()
+    cache = RollingKVCache(MODEL, rollout, batch=2, tokens_per_frame=4, device="cpu", dtype=torch.float32)
+    with torch.no_grad():
+        for frame in range(4):
+            network(x[:, :, :1] + frame, torch.zeros(2, 1), text, cache=cache)
+            cache.commit(1)
+    return cache
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_recomputed_gradients_are_the_same_bit_for_bit(cached: bool) -> None:
+    x, timestep, text = _inputs()
+    gradients = []
+    for recomputes in (False, True):
+        network = _network()
+        if recomputes:
+            recompute_blocks(network)
+        cache = _cache(network) if cached else None
+        frames = slice(0, 1) if cached else slice(None)
+        flow = network(x[:, :, frames], timestep[:, frames], text, cache=cache)
+        flow.square().mean().backward()
+        gradients.append({name: weight.grad for name, weight in network.named_parameters()})
+    assert tensors_of(gradients[0]).keys() == tensors_of(gradients[1]).keys()
+    assert_same_state(*gradients, within=0)
+    assert all(gradient.abs().sum() > 0 for name, gradient in gradients[0].items() if "k.bias" not in name)
+
+
+def test_recomputing_against_a_cache_that_has_moved_is_an_error() -> None:
+    x, timestep, text = _inputs()
+    network = _network()
+    recompute_blocks(network)
+    cache = _cache(network)
+    flow = network(x[:, :, :1], timestep[:, :1], text, cache=cache)
+    cache.commit(1)
+    with pytest.raises(RuntimeError, match="after 4 frames goes backward when its cache holds 5"):
+        flow.mean().backward()
