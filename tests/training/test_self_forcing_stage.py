@@ -90,10 +90,10 @@ WAYS = {
         ("streaming", "renoised", "shared"),
     )
 }
-# Two windows a film, coprime to the three that a step takes if the critic has its own.
 FOUR = {"batch": 4}
 Step = tuple[dict[str, float], dict[str, Tensor]]
 """Metrics and gradients."""
+# Two windows a film, coprime to the three that a step takes if the critic has its own.
 LONGER = {"window.rollout_frames": 9, "window.masked_frames": 1}
 
 
