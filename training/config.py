@@ -52,6 +52,8 @@ class RunConfig:
     """Steps between scalars."""
     watch_every: int = 500
     """Steps between sample pictures and videos."""
+    export_every: int | None = None
+    """Steps between exports of what has been learnt so far, each into a folder of its own, steps/000100 and so on."""
     workers: int = 1
     """Processes that prepare batches ahead; 0 prepares them in the training process."""
     compile: bool = False
@@ -72,8 +74,9 @@ class RunConfig:
         if self.max_minutes is not None:
             require(self.max_minutes > 0, f"run.max_minutes is {self.max_minutes}; it must be above 0, or null.")
         require(self.save_minutes > 0, f"run.save_minutes is {self.save_minutes}; it must be above 0.")
-        for name in ("log_every", "watch_every"):
-            require(getattr(self, name) >= 1, f"run.{name} is {getattr(self, name)}; it must be at least 1.")
+        for name in ("log_every", "watch_every", "export_every"):
+            every = getattr(self, name)
+            require(every is None or every >= 1, f"run.{name} is {every}; it must be at least 1.")
         require(self.workers >= 0, f"run.workers is {self.workers}; it must be 0 or more.")
         known = self.device == "auto" or self.device.partition(":")[0] in ("cpu", "cuda")
         require(known, f"run.device is {self.device!r}; write auto, cpu or cuda, e.g. cuda:0.")

@@ -112,8 +112,7 @@ def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
     with board_of(config.run, step=trainer.step) as board:
         finished = trainer.run(board)
     if finished:
-        with _averaged(task, whole=False):
-            task.export(folder.path)
+        trainer.export(folder.path)
         logger.info("%s is finished: %d steps, results in %s", stage, trainer.step, folder.path)
     else:
         logger.info("%s paused at step %d of %d; the same command goes on", stage, trainer.step, config.steps)
@@ -193,6 +192,11 @@ class _Trainer:
         }
         self._folder.save(self.step, state)
 
+    def export(self, folder: Path) -> None:
+        """Write what has been learnt so far."""
+        with _averaged(self._task, whole=False):
+            self._task.export(folder)
+
     def run(self, board: Board) -> bool:
         bar = tqdm(
             total=self._config.steps,
@@ -213,6 +217,8 @@ class _Trainer:
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
                 if self.step % self._config.run.watch_every == 0 or self.step == self._config.steps:
                     self._watch(board)
+                if self._config.run.export_every and self.step % self._config.run.export_every == 0:
+                    self.export(self._folder.path / "steps" / f"{self.step:06d}")
                 if self._is_over(stop.is_set()):
                     break
                 pace.start()

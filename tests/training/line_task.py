@@ -47,6 +47,7 @@ class LineTask:
         self._samples = World.current().samples(config.batch)
         self.model = nn.Sequential(nn.Linear(3, config.width), nn.SiLU(), nn.Linear(config.width, 1))
         self.exported: list[Tensor] = []
+        self.exports: dict[str, list[Tensor]] = {}
         self.points = torch.zeros(len(self._samples), 3)
         """[B, 3]; where the points of the latest step were."""
 
@@ -70,6 +71,7 @@ class LineTask:
 
     def export(self, folder: Path) -> None:
         self.exported = [parameter.detach().clone() for parameter in self.model.parameters()]
+        self.exports[folder.name] = self.exported
 
 
 class StreamingLine(Supervised):

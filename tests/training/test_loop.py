@@ -68,6 +68,20 @@ def test_how_a_run_is_carried_out_may_change(tmp_path: Path) -> None:
     assert fit(LineTask(config), replace(config, run=replace(config.run, log_every=2)))
 
 
+def test_what_is_learnt_by_the_way_is_exported_as_a_run_that_ends_there_would(tmp_path: Path) -> None:
+    config = make_config(tmp_path / "whole", steps=6)
+    task = LineTask(config)
+    fit(task, replace(config, run=replace(config.run, export_every=2)))
+    assert list(task.exports) == ["000002", "000004", "000006", "whole"]
+    assert same(task.exports["000006"], task.exports["whole"])
+
+    early = replace(config, run=replace(config.run, out=str(tmp_path / "early"), max_minutes=1e-9, export_every=1))
+    for _ in range(2):
+        stopped = LineTask(config)
+        fit(stopped, early)
+    assert same(stopped.exports["000002"], task.exports["000002"])
+
+
 def test_the_length_may_change_until_the_learning_rate_falls(tmp_path: Path) -> None:
     config = make_config(tmp_path / "longer")
     fit(LineTask(config), paused(config))
