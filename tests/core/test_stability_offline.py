@@ -10,8 +10,8 @@ import pytest
 from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.measurement.measure import measure
 from sfpp_core.stability.measurement.series import FrameSeries
-from sfpp_core.stability.offline.assessment import Damage
-from sfpp_core.stability.offline.events import find_events
+from sfpp_core.stability.offline.assessment import Damage, assess
+from sfpp_core.stability.offline.events import Event, events_of
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.rating import Rating
 from sfpp_core.stability.score import visual_stability
@@ -25,6 +25,10 @@ SCENES = (0, 2, 5, 7, 12, 19, 22)
 
 def judged(frames: Frames, fps: float) -> Rating:
     return OfflineJudge().rate(footage(frames, fps), "")
+
+
+def found_in(film: Footage) -> list[Event]:
+    return events_of(assess(measure(film)))
 
 
 def ranks(values: list[float]) -> np.ndarray:
@@ -79,7 +83,7 @@ def test_damage_is_placed_in_its_segment(name: str) -> None:
     first, second, _ = visual_stability(film, "", OfflineJudge()).segments
     assert name not in first.explanation and first.rating > 4
     assert name in second.explanation and second.rating < first.rating
-    events = [event for event in find_events(measure(film)) if event.kind == name]
+    events = [event for event in found_in(film) if event.kind == name]
     assert any(9.5 <= event.start <= 20 for event in events)
     assert all(9.5 <= event.start for event in events)
 
@@ -114,7 +118,7 @@ def test_it_says_that_it_is_the_offline_judge() -> None:
 def test_events_are_in_order_with_their_strength() -> None:
     frames, fps = pan(240, 12.0), 12.0
     damaged = DESIGNED["blur"](DESIGNED["freeze"](frames, fps, 0.5), fps, 1.0)
-    events = find_events(measure(footage(damaged, fps)))
+    events = found_in(footage(damaged, fps))
     assert {Damage.FREEZE, Damage.BLUR} <= {event.kind for event in events}
     assert [event.start for event in events] == sorted(event.start for event in events)
     assert all(0 < event.strength <= 1 and str(event.kind) in event.description for event in events)

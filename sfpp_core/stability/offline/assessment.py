@@ -69,14 +69,17 @@ class Assessment:
         """What was assessed."""
         return self.shots.series
 
-    def quality(self, frames: slice = slice(None)) -> float:
-        """What is left of some frames, 1 (all) to 0: each kind takes its share of what the others leave.
+    def shares(self, frames: slice = slice(None)) -> dict[Damage, float]:
+        """What each kind takes of some frames, 0 (nothing) to 1: the root mean square of its severity.
 
-        The share of a kind is the root mean square of its severity, so that a moment that is lost counts for more than
-        its length: one second of ten takes a third, half of the time 70 %.
+        So a moment that is lost counts for more than its length: one second of ten takes a third, half of the time
+        70 %.
         """
-        shares = [np.sqrt(np.mean(severity[frames] ** 2)) for severity in self.severities.values()]
-        return float(np.prod([1 - share for share in shares]))
+        return {kind: float(np.sqrt(np.mean(severity[frames] ** 2))) for kind, severity in self.severities.items()}
+
+    def quality(self, frames: slice = slice(None)) -> float:
+        """What is left of some frames, 1 (all) to 0: each kind takes its share of what the others leave."""
+        return float(np.prod([1 - share for share in self.shares(frames).values()]))
 
 
 def assess(series: FrameSeries) -> Assessment:

@@ -8,9 +8,8 @@ from typing import Final
 
 import numpy as np
 
-from ..measurement.series import FrameSeries
 from ..score import clock
-from .assessment import Assessment, Damage, assess
+from .assessment import Assessment, Damage
 
 # What a viewer would hardly notice is no event; a span that was one lasts for as long as traces of it remain.
 _NOTICED: Final = 0.08
@@ -40,14 +39,6 @@ class Event:
                 f"{self.kind} from {self.start} to {self.end} seconds of strength {self.strength}: an event ends after "
                 "it starts, and its strength lies between 0 and 1."
             )
-
-
-def find_events(series: FrameSeries) -> list[Event]:
-    """What is wrong in a video, in order of appearance.
-
-    Comparisons are with the first seconds of the series, which should therefore be one of a whole video.
-    """
-    return events_of(assess(series))
 
 
 def events_of(assessment: Assessment, start: float = 0.0, end: float = np.inf) -> list[Event]:

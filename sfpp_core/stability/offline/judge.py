@@ -25,7 +25,8 @@ class OfflineJudge:
         video only once in a row.
     """
 
-    name = "offline-1"
+    name = "offline-2"
+    """Raised with every change of what is rated: ledgers keep ratings by it."""
 
     def __init__(self, measure: Callable[[Footage], FrameSeries] = measure) -> None:
         self._measure = measure

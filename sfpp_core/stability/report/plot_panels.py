@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ..metrics.drift import JUST_NOTICEABLE
+from ..measurement.cielab import JUST_NOTICEABLE
 from ..metrics.motion import DYNAMIC_SPEED
 from .plot_style import BLUE, GREY, INK, ORANGE
 from .report import StabilityReport

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-import cv2
 import numpy as np
 
-from ...metrics.drift import JUST_NOTICEABLE
+from ...measurement.cielab import JUST_NOTICEABLE, cielab
 from .light import agreed, contrast_drift, shared_by_the_picture
 from .scale import severity
 from .shots import Shots
@@ -28,12 +27,12 @@ def cast_length(shots: Shots) -> np.ndarray:
     the shift of the tiles, what counts is borne out by following what moves, see light.agreed.
     """
     flattening = np.exp2(np.minimum(contrast_drift(shots), 0))[:, None]
-    lab = _lab(shots.series.tiles)
+    lab = cielab(shots.series.tiles)
     before = lab - shots.drift(lab)
     shift = shared_by_the_picture(_unexplained(lab, before, flattening))
     tiles = shots.series.tiles.mean(axis=1, keepdims=True)
-    without_drift = _lab((tiles - shots.light_drift()[:, None]).clip(0, 1))
-    followed = _unexplained(_lab(tiles), without_drift, flattening)[:, 0]
+    without_drift = cielab((tiles - shots.light_drift()[:, None]).clip(0, 1))
+    followed = _unexplained(cielab(tiles), without_drift, flattening)[:, 0]
     length = np.linalg.norm(shift, axis=1)
     along = (shift * followed).sum(axis=1) / np.maximum(length, JUST_NOTICEABLE)
     return agreed(length, along)
@@ -43,8 +42,3 @@ def _unexplained(lab: np.ndarray, before: np.ndarray, flattening: np.ndarray) ->
     """[F, K, Lab] twice to [F, K, ab]: the shift beyond what the change of light, and of contrast [F, 1], explains."""
     gain = (lab[..., 0] + 16) / (before[..., 0] + 16).clip(1.0)
     return lab[..., 1:] - (gain * flattening)[..., None] * before[..., 1:]
-
-
-def _lab(tiles: np.ndarray) -> np.ndarray:
-    """[F, K, RGB in 0..1] to [F, K, Lab]."""
-    return cv2.cvtColor(np.ascontiguousarray(tiles, dtype=np.float32), cv2.COLOR_RGB2Lab)

@@ -3,8 +3,10 @@
 Periodic motion is no loop: a ball that bounces comes to the same place on its own course. So a loop is a stretch that
 (1) repeats an earlier one, (2) does not merely stand still: it differs from other moments far more than from those that
 it repeats, and (3) leaves the course that the video was on: it begins with a jump, or what came before it did not
-repeat anything at that distance. A loop from the very first frame on whose end meets its beginning is periodic motion
-and is not found, nor is one of more than 20 seconds.
+repeat anything at that distance. In a video that was periodic already, whatever follows a cut repeats something, at
+the distance that the cut happens to make. There a loop must also (4) repeat its own jump, as one that comes round twice
+does. A loop from the very first frame on whose end meets its beginning is periodic motion and is not found, nor is one
+of more than 20 seconds.
 """
 
 from __future__ import annotations
@@ -45,10 +47,18 @@ def find_loops(series: FrameSeries) -> list[Loop]:
     """The repeated stretches of a series, earliest first; they do not overlap."""
     film = _Film(series)
     loops: list[Loop] = []
+    periodic: list[Loop] = []
     for run in sorted(_repetitions(film), key=lambda run: (run.first, run.lag)):
-        if (not loops or run.last > loops[-1].last) and _is_loop(run, film):
+        if loops and run.last <= loops[-1].last:
+            continue
+        repetition = _Repetition(run, film)
+        if not repetition.stands_apart():
+            continue
+        if repetition.leaves_course() and (not repetition.goes_on_from(periodic) or repetition.jumps_again()):
             first = max(run.first, loops[-1].last) if loops else run.first
             loops.append(Loop(first=first, last=run.last, lag=run.lag))
+        elif not loops or run.first >= loops[-1].last:
+            periodic.append(run)
     return loops
 
 
@@ -134,16 +144,42 @@ class _Runs:
         self._first[ended] = -1
 
 
-def _is_loop(run: Loop, film: _Film) -> bool:
-    """Whether a repetition is closer than the footage is to itself at other distances, and leaves its course."""
-    frames = np.arange(run.first, run.last)
-    repeated = max(film.typical_distance(frames, run.lag), _EQUAL / 2)
-    other_lags = (lag for lag in (run.lag // 4, run.lag // 2, 3 * run.lag // 4) if lag)
-    other = min(film.typical_distance(frames, lag) for lag in other_lags)
-    if other < _UNLIKE * repeated:
-        return False
-    # Where everything moves fast, a step is nearly as far as any picture is from any other, and a jump cannot be more.
-    step, usual = film.steps[run.first], film.usual_steps[run.first]
-    jump = step > max(_EQUAL, _LEAST_JUMP * usual) and step > min(_JUMP * usual, _UNRELATED_SHARE * other)
-    before = np.arange(run.first - _COURSE_FRAMES, run.first - 1)
-    return jump or film.typical_distance(before, run.lag + 1) > 2 * _UNLIKE * repeated
+class _Repetition:
+    """A stretch that repeats an earlier one, and what tells a loop from other reasons for that."""
+
+    def __init__(self, run: Loop, film: _Film) -> None:
+        self._run, self._film = run, film
+        frames = np.arange(run.first, run.last)
+        self._repeated = max(film.typical_distance(frames, run.lag), _EQUAL / 2)
+        other_lags = {run.lag // 4, run.lag // 2, 3 * run.lag // 4} - {0}
+        self._unlike = min(film.typical_distance(frames, lag) for lag in other_lags)
+
+    def stands_apart(self) -> bool:
+        """Whether it is closer to what it repeats than the footage is to itself at other distances."""
+        return self._unlike >= _UNLIKE * self._repeated
+
+    def leaves_course(self) -> bool:
+        """Whether it begins with a jump, or what came before it did not repeat anything at that distance."""
+        if self._is_jump(self._run.first):
+            return True
+        before = np.arange(self._run.first - _COURSE_FRAMES, self._run.first - 1)
+        return self._film.typical_distance(before, self._run.lag + 1) > 2 * _UNLIKE * self._repeated
+
+    def goes_on_from(self, periodic: list[Loop]) -> bool:
+        """Whether the frames before it belong to a repetition that kept its course: the motion was periodic."""
+        least = window_frames(_LEAST_SECONDS, self._film.rate)
+        return any(run.first + least <= self._run.first <= run.last + _PATIENCE for run in periodic)
+
+    def jumps_again(self) -> bool:
+        """Whether a jump is among what is repeated: footage that comes round again jumps each time."""
+        least = window_frames(_LEAST_SECONDS, self._film.rate)
+        return any(self._is_jump(frame) for frame in range(self._run.first + least, self._run.last))
+
+    def _is_jump(self, frame: int) -> bool:
+        """Whether a step is far above those around it.
+
+        Where everything moves fast, a step is nearly as far as any picture is from any other: a jump cannot be more.
+        """
+        step, usual = self._film.steps[frame], self._film.usual_steps[frame]
+        farthest = min(_JUMP * usual, _UNRELATED_SHARE * self._unlike)
+        return bool(step > max(_EQUAL, _LEAST_JUMP * usual, farthest))

@@ -29,6 +29,16 @@ def window_frames(seconds: float, rate: float, least: int = 1) -> int:
 
 def windowed_median(values: np.ndarray, width: int) -> np.ndarray:
     """[F] median of the `width` values around each, fewer at the ends."""
+    return np.nanmedian(_windows(values, width), axis=1)
+
+
+def windowed_mean(values: np.ndarray, width: int) -> np.ndarray:
+    """[F] mean of the `width` values around each, fewer at the ends."""
+    return np.nanmean(_windows(values, width), axis=1)
+
+
+def _windows(values: np.ndarray, width: int) -> np.ndarray:
+    """[F] to [F, width]: the values around each, NaN beyond the ends."""
     before = (width - 1) // 2
     padded = np.pad(values.astype(np.float64), (before, width - 1 - before), constant_values=np.nan)
-    return np.nanmedian(np.lib.stride_tricks.sliding_window_view(padded, width), axis=1)
+    return np.lib.stride_tricks.sliding_window_view(padded, width)
