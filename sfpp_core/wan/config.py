@@ -25,7 +25,7 @@ RANKS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WanConfig:
-    """Sizes of the transformer. Wan 2.1 1.3B is dim 1536, ffn_dim 8960, 12 heads, 30 layers, text_dim 4096."""
+    """Sizes of the transformer; `WAN21_T2V_1_3B` and `WAN21_T2V_14B` are those of the published models."""
 
     dim: int
     """Width of a token."""
@@ -66,6 +66,12 @@ class WanConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.num_heads
+
+
+WAN21_T2V_1_3B = WanConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096)
+"""Wan2.1-T2V-1.3B: 1.42 billion parameters."""
+WAN21_T2V_14B = WanConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40, text_dim=4096)
+"""Wan2.1-T2V-14B: 14.3 billion parameters."""
 
 
 def infer_config(shapes: Mapping[str, Sequence[int]], *, num_heads: int | None = None) -> WanConfig:

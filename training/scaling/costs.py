@@ -1,0 +1,132 @@
+"""The counted cost of every kind of network call that a step is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from sfpp_core.wan.config import WanConfig
+from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.vae import WanVAE
+
+from ..windows import WARMUP_FRAMES, Window
+from .config import ScalingConfig
+from .counting import Cost, Pass, count_sizes
+from .passes import Passes, Training
+
+META = torch.device("meta")
+COMPUTE_DTYPE = torch.bfloat16
+"""What full-size networks compute in."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """Parameters of a network."""
+
+    all: int
+    block: int
+    """Of one transformer block."""
+    rest: int
+    """Embeddings and head, which belong to no block."""
+
+    @classmethod
+    def of(cls, model: WanConfig) -> Sizes:
+        """Counted on the network itself."""
+        with META:
+            network = WanTransformer(model)
+        total, block = num_parameters(network), num_parameters(network.blocks[0])
+        return cls(all=total, block=block, rest=total - model.num_layers * block)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChunkCosts:
+    """Of a chunk's pass, by the past that it finds in the cache."""
+
+    alone: Cost
+    """Against an empty cache."""
+    full: Cost
+    """Against a cache as full as it gets."""
+    most_past: int
+    """Latent frames of that."""
+
+    def flops(self, past_frames: int) -> float:
+        """Of a pass against `past_frames` latent frames. Attention to them is linear in their number, nothing else
+        depends on them."""
+        share = past_frames / self.most_past if self.most_past else 0.0
+        return self.alone.flops + share * (self.full.flops - self.alone.flops)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PassCosts:
+    """What `count_passes` counts. Clips are windows of K latent frames."""
+
+    student: Sizes
+    teachers: dict[str, Sizes]
+    vae_parameters: int
+    chunk: ChunkCosts
+    """No gradient: a denoising step, or the clean pass."""
+    chunk_training: dict[bool, ChunkCosts]
+    """Forward and backward, without and with activation checkpointing."""
+    critic: Cost
+    critic_training: dict[bool, Cost]
+    """As `chunk_training`."""
+    teacher: dict[str, Cost]
+    text: Cost
+    """Keys and values of a prompt for every layer."""
+    decode: dict[int, Cost]
+    """By the number of latent frames."""
+    encode: Cost
+    """Of the pictures that a window from mid-film has encoded anew."""
+
+
+def num_parameters(module: torch.nn.Module) -> int:
+    """Weights of a module."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -> PassCosts:
+    """Count all passes on the meta device: seconds, whatever the size."""
+    passes = Passes(config, device=META, dtype=dtype)
+    trainings = {checkpointing: Training(checkpointing) for checkpointing in (False, True)}
+    with META:
+        vae = WanVAE(config.vae)
+    return PassCosts(
+        student=Sizes.of(config.student),
+        teachers={name: Sizes.of(model) for name, model in config.teachers.items()},
+        vae_parameters=num_parameters(vae),
+        chunk=_count_chunk(config, passes, None),
+        chunk_training={key: _count_chunk(config, passes, training) for key, training in trainings.items()},
+        critic=count_network(passes.clip, config.student),
+        critic_training={
+            key: count_network(lambda model, training=training: passes.clip(model, training), config.student)
+            for key, training in trainings.items()
+        },
+        teacher={name: count_network(passes.clip, model) for name, model in config.teachers.items()},
+        text=count_network(passes.texts, config.student),
+        decode=count_sizes(passes.decode, decoded_frames(config)),
+        encode=count_sizes(passes.encode, [config.window.masked_frames])[config.window.masked_frames],
+    )
+
+
+def count_network(make: Callable[[WanConfig], Pass], model: WanConfig) -> Cost:
+    """The cost of a pass through all layers of a transformer."""
+    costs = count_sizes(lambda layers: make(replace(model, num_layers=layers)), [model.num_layers])
+    return costs[model.num_layers]
+
+
+def decoded_frames(config: ScalingConfig) -> list[int]:
+    """Latent frames that may have to be decoded for a window to begin as a video does."""
+    starts = range(config.rollout.chunk, WARMUP_FRAMES + config.rollout.chunk, config.rollout.chunk)
+    windows = (Window(start=start, frames=config.window.frames) for start in starts)
+    return sorted({window.warmup + config.window.masked_frames for window in windows})
+
+
+def _count_chunk(config: ScalingConfig, passes: Passes, training: Training | None) -> ChunkCosts:
+    most = config.rollout.window - config.rollout.chunk
+    alone, full = (
+        count_network(lambda model, past=past: passes.chunk(model, past, training), config.student)
+        for past in (0, most)
+    )
+    return ChunkCosts(alone=alone, full=full, most_past=most)
