@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from statistics import median
+from statistics import median_low
 
 import torch
 from torch import Tensor
@@ -51,7 +51,7 @@ class ExplosionGuard:
         if self._factor is None or len(self._norms) < FIRST_LOOK:
             return
         norms = list(self._norms)
-        usual, recent = median(norms), median(norms[-RECENT:])
+        usual, recent = median_low(norms), median_low(norms[-RECENT:])
         if 0 < self._factor * usual < recent:
             raise TrainingDiverged(
                 f"the norm of the gradient, usually {usual:.3g}, has been about {recent:.3g} for {RECENT} updates, "

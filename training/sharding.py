@@ -56,8 +56,10 @@ def gathered(network: nn.Module) -> Iterator[None]:
     """Whole weights in every process inside the block, so that any part of the network may be called on its own.
 
     Calls inside need no communication, so processes may make different numbers of them. Nothing may be trained inside.
+    Inside another such block this one does nothing.
     """
-    parts = [module for module in network.modules() if isinstance(module, FSDPModule)]
+    is_whole = not any(isinstance(parameter, DTensor) for parameter in network.parameters())
+    parts = [] if is_whole else [module for module in network.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()

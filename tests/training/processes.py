@@ -33,7 +33,7 @@ def start_together(function: Callable[..., Any], *arguments: Any, count: int = 2
     return [start(function, *arguments, environment=rank) for rank in ranks]
 
 
-def exit_codes(processes: list[BaseProcess], *, seconds: float = 120) -> list[int | None]:
+def exit_codes(processes: list[BaseProcess], *, seconds: float = 300) -> list[int | None]:
     """Wait for processes and say how they ended; None for one that has not, which is killed."""
     for process in processes:
         process.join(seconds)

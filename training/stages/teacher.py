@@ -157,9 +157,7 @@ class TeacherTask:
         wording = torch.randint(2**20, (phase.batch,), generator=generator).tolist()
         dropped = (torch.rand(phase.batch, generator=generator) < config.drop_prompt).tolist()
         samples = self._world.samples(phase.batch)
-        prompts = [
-            "" if dropped[sample] else _pick(self._clips.prompts[chosen[sample]], wording[sample]) for sample in samples
-        ]
+        prompts = ["" if dropped[sample] else self._clips.prompt(chosen[sample], wording[sample]) for sample in samples]
         return TeacherBatch(
             latents=self._clips.latents[chosen[samples.start : samples.stop]].float(),
             tokens=self._tokenizer.batch(prompts),
@@ -209,10 +207,6 @@ def _begin(config: Config) -> TextToVideo:
         transformer = WanTransformer(config.model.wan(encoder.config.text_dim))
     transformer.attention = matmul_attention
     return TextToVideo(transformer, encoder)
-
-
-def _pick(wordings: list[str], number: int) -> str:
-    return wordings[number % len(wordings)]
 
 
 def run(config: Config) -> bool:
