@@ -257,6 +257,22 @@ def test_chunks_without_gradient_are_passed_over(network: WanTransformer, silent
         torch.testing.assert_close(found[name], value, atol=1e-4 * value.abs().max().item(), rtol=1e-4, msg=name)
 
 
+def test_in_half_precision_every_weight_learns_after_a_chunk_that_was_passed_over(network: WanTransformer) -> None:
+    """Autocast keeps casts of weights; those made without gradients must not serve the steps with them."""
+    recording = recorded(network, CONFIGS["rolls over"])
+    gradient = drawn(*window_shape(recording))
+    gradient[:, :, :2] = 0
+    with fresh_gradients(network):
+        backpropagate(network, recording, gradient, autocast=lambda: torch.autocast("cpu", dtype=torch.bfloat16))
+        found = gradients(network)
+    with fresh_gradients(network):
+        backpropagate(network, recording, gradient)
+        expected = gradients(network)
+    assert found.keys() == expected.keys() == dict(network.named_parameters()).keys()
+    for name, value in expected.items():
+        assert torch.cosine_similarity(found[name].flatten(), value.flatten(), dim=0) > 0.95, name
+
+
 def test_the_cache_never_has_a_gradient(network: WanTransformer, config: RolloutConfig) -> None:
     watched = Watched(network)
     recording = recorded(watched, config)
