@@ -258,7 +258,7 @@ def test_chunks_without_gradient_are_passed_over(network: WanTransformer, silent
 
 
 def test_in_half_precision_every_weight_learns_after_a_chunk_that_was_passed_over(network: WanTransformer) -> None:
-    """Autocast keeps casts of weights; those made without gradients must not serve the steps with them."""
+    """Older PyTorch keeps casts of weights; those made without gradients must not serve the steps with them."""
     recording = recorded(network, CONFIGS["rolls over"])
     gradient = drawn(*window_shape(recording))
     gradient[:, :, :2] = 0

@@ -184,7 +184,7 @@ def test_each_loss_has_a_gradient_for_its_own_network_alone(
 def test_in_half_precision_every_weight_has_a_gradient(
     files: dict[str, str], reading: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Autocast keeps casts of weights; those made in the rollout, without gradients, must not serve the step with."""
+    """Older PyTorch keeps casts of weights; those of the rollout, without gradients, must not serve the step with."""
     from_scratch = {"history": "restart", "window.masked_frames": 3, "critic.updates": 1}
     task = task_of(files, SFPP, from_scratch, {"precision": "bfloat16", "reading": reading})
     student = task.networks["student"]

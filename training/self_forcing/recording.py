@@ -25,8 +25,8 @@ from sfpp_core.wan.transformer import WanTransformer
 from ..parallel import World
 
 Autocast = Callable[[], AbstractContextManager[object]]
-"""Makes the context that a network runs in. A new one for calls with gradients, because autocast keeps the casts of
-weights until its context ends, and those made without gradients have none."""
+"""Makes the context that a network runs in. A new one for calls with gradients: before PyTorch 2.11 autocast may keep
+casts of weights that were made without gradients until its context ends (pytorch/pytorch#112583)."""
 
 
 @dataclass(frozen=True, slots=True)
