@@ -40,8 +40,9 @@ class WindowConfig:
     ramp_updates: int = 0
     """Generator updates over which rollouts grow from K to N; 0 for N from the beginning."""
     first_window_probability: float = 0.0
-    """Share of steps that judge the film's beginning; in the others each window, this one too, is as likely as any.
-    With N = 6K a uniform draw takes the beginning once in 36 steps at chunk 3, and the first chunk stays weak."""
+    """Share of steps that judge a film's beginning whatever else would be their turn; a film that goes on from step to
+    step goes on after them. Otherwise, with N = 6K, the beginning is judged once in 36 steps at chunk 3, and the first
+    chunk stays weak."""
     masked_frames: int = 6
     """First frames of a window from mid-film that are made anew from their pictures and give no gradient; see
     `as_clip`. Self-Forcing masks one chunk, 3."""
@@ -119,11 +120,14 @@ def draw_window(config: WindowConfig, *names: str | int, seed: int, rollout_fram
 
     The start is uniform over 0, chunk, ..., rollout_frames - K, and 0 with `first_window_probability` besides.
     """
-    generator = generator_for(seed, *names, "window")
     starts = range(0, rollout_frames - config.frames + 1, chunk)
-    is_first = torch.rand((), generator=generator).item() < config.first_window_probability
-    choice = torch.randint(len(starts), (), generator=generator).item()
-    return Window(start=0 if is_first else starts[choice], frames=config.frames)
+    choice = torch.randint(len(starts), (), generator=generator_for(seed, *names, "window")).item()
+    return Window(start=0 if draw_beginning(config, *names, seed=seed) else starts[choice], frames=config.frames)
+
+
+def draw_beginning(config: WindowConfig, *names: str | int, seed: int) -> bool:
+    """Whether a step judges the film's beginning whatever else would be its turn: `first_window_probability`."""
+    return torch.rand((), generator=generator_for(seed, *names, "beginning")).item() < config.first_window_probability
 
 
 def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int) -> Clip:

@@ -161,6 +161,22 @@ def test_a_film_goes_on_from_its_own_latents(network: WanTransformer) -> None:
     assert torch.equal(latents(rolled), rollout.state.latents)
 
 
+def test_beginnings_are_judged_out_of_turn_and_the_film_under_way_waits(network: WanTransformer) -> None:
+    often = Streaming(stage(range(1), window=replace(WINDOW, first_window_probability=0.5)))
+    plain = Streaming(stage(range(1)))
+    judged = [often.roll(network, update, "student", dropped_steps=0) for update in range(14)]
+    beginnings = [rolled for rolled in judged if rolled.recording.after.cache is None]
+    others = [rolled for rolled in judged if rolled.recording.after.cache is not None]
+    assert len(beginnings) > 2
+    assert len(others) > 2
+    assert all(rolled.window.start == 0 and rolled.num_old == 0 for rolled in beginnings)
+    assert len({rolled.recording.films.noise.seeds for rolled in beginnings}) == len(beginnings)
+    for update, rolled in enumerate(others):
+        expected = plain.roll(network, update, "student", dropped_steps=0)
+        assert rolled.window == expected.window
+        assert torch.equal(latents(rolled), latents(expected))
+
+
 def test_the_next_film_has_other_prompts_and_seeds(network: WanTransformer) -> None:
     source = Streaming(stage(range(4)))
     batches = [source.roll(network, update, "student", dropped_steps=0).recording.films for update in range(4)]

@@ -47,7 +47,9 @@ def streaming(config: ScalingConfig, window: WindowConfig) -> Calls:
     shared = shared_frames(window, chunk)
     number = windows_in_film(window, chunk)
     starts = [index * (window.frames - shared) for index in range(number)]
-    return _mean((1 / number, _gone_on(config, start, start + shared if start else 0)) for start in starts)
+    going_on = [(1 / number, _gone_on(config, start, start + shared if start else 0)) for start in starts]
+    first = window.first_window_probability
+    return _mean([(first, _restarted(config, 0)), *(((1 - first) * share, calls) for share, calls in going_on)])
 
 
 def _restarted(config: ScalingConfig, start: int) -> Calls:

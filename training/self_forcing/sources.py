@@ -16,7 +16,7 @@ from sfpp_core.wan.transformer import WanTransformer
 from ..conditioning import Conditioning
 from ..sampling import UNSAVED
 from ..seeding import derived_seed, generator_for
-from ..windows import Window, WindowConfig, draw_window, rollout_frames_at
+from ..windows import Window, WindowConfig, draw_beginning, draw_window, rollout_frames_at
 from .recording import FilmNoise, Films, Recording, record, roll
 
 
@@ -50,6 +50,13 @@ class Stage:
             device=self.device,
             dtype=self.dtype,
         )
+
+    def beginnings(self, network: WanTransformer, *names: str | int, dropped_steps: int) -> Rolled:
+        """The first windows of the films of a name."""
+        window = Window(start=0, frames=self.window.frames)
+        chunks = window.frames // self.config.chunk
+        recording = record(network, self.beginning(), self.films(*names), chunks=chunks, dropped_steps=dropped_steps)
+        return Rolled(window=window, recording=recording)
 
     def beginning(self) -> RolloutState:
         """Films with no frame yet."""
@@ -138,9 +145,10 @@ class Streaming:
         self._latest: RolloutState | None = None
 
     def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
-        """See WindowSource; names do not matter, every window is the next."""
-        del names
+        """See WindowSource; every window is the next, except for beginnings that are judged out of turn."""
         stage, chunk = self._stage, self._stage.config.chunk
+        if draw_beginning(stage.window, update, *names, seed=stage.seed):
+            return stage.beginnings(network, update, *names, dropped_steps=dropped_steps)
         if self._latest is None or self._next_window().end > stage.longest(update):
             self._begin()
         window, before = self._next_window(), self._latest
