@@ -114,7 +114,7 @@ def count_sizes(make: Callable[[int], Pass], sizes: Iterable[int]) -> dict[int, 
     """
     sizes = set(sizes)
     counted = {size: count(make(size)) for size in {2, 3} | {size for size in sizes if size < 2}}
-    return {size: counted[size] if size in counted else _grown(counted[2], counted[3], size) for size in sizes}
+    return {size: counted[size] if size in counted else _grown(counted[2], counted[3], size) for size in sorted(sizes)}
 
 
 def _grown(two: Cost, three: Cost, size: int) -> Cost:
