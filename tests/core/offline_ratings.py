@@ -31,13 +31,14 @@ Shares = dict[str, dict[str, float]]
 
 
 def _films() -> dict[str, list[np.ndarray]]:
-    """One film for each kind of damage, one without any, and one that comes to rest."""
+    """One film for each kind of damage, one without any, and two that judges have got wrong."""
     frames = pan(72, _FPS)
     return {
         "undamaged": frames,
         "comes to rest": [
             _disc(x) for x in np.concatenate((20 + 80 * np.sin(np.linspace(0, np.pi / 2, 36)), [100] * 48))
         ],
+        "fades in": _faded_in(DESIGNED["darkening"](frames, _FPS, 0.6)),
         **{kind: damage(frames, _FPS, _STRENGTHS.get(kind, 0.6)) for kind, damage in DESIGNED.items()},
     }
 
@@ -49,6 +50,12 @@ def _disc(x: float) -> np.ndarray:
     cover = np.clip(12 - np.hypot(rows - 36, columns - x), 0, 1)
     grey = ground * (1 - cover) + 200 * cover
     return np.repeat(np.round(grey)[..., None], 3, axis=2).astype(np.uint8)
+
+
+def _faded_in(frames: list[np.ndarray]) -> list[np.ndarray]:
+    """Half a second of black, and a second of fading in."""
+    light = np.clip(np.arange(len(frames)) / _FPS - 0.5, 0, 1)
+    return [(frame * share).astype(np.uint8) for frame, share in zip(frames, light, strict=True)]
 
 
 def measured_shares() -> Shares:

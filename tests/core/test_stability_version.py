@@ -29,5 +29,6 @@ def test_every_detector_has_a_film_that_it_answers_to(kind: Damage) -> None:
     assert RECORDED["shares"]["undamaged"][kind.value] < 0.02
 
 
-def test_a_film_at_rest_is_among_them() -> None:
+def test_films_that_come_to_rest_or_out_of_black_are_among_them() -> None:
     assert RECORDED["shares"]["comes to rest"]["freeze"] > 0.05
+    assert RECORDED["shares"]["fades in"]["darkening"] > 0.05

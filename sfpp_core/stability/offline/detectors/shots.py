@@ -3,6 +3,8 @@
 A film may cut: the next shot is not damaged because it is darker. So most of a jump at a cut is taken out before
 anything is compared with the first seconds, and what drifts within shots counts as drift; the cut itself is a small
 damage, and what is left of the jump makes one to an unlike world a larger one.
+
+A film may also open in black and fade in: black is nothing to compare with, so its first seconds are those after that.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ _NOTHING_IN_COMMON: Final = 1.41
 # Mean change of a tile's channel, relative to the picture's mean: two films of unlike colours differ by this much.
 _OTHER_COLOURS: Final = 0.6
 _DARK: Final = 0.02
+# A black picture, in display values: limited range that is read as full makes 16/255 of it.
+_BLACK: Final = 17 / 255
+# Faded in is what has most of the contrast that the next seconds have.
+_OPENING_SECONDS: Final = 3.0
+_FADED_IN_SHARE: Final = 0.8
 _NEIGHBOURS_PERCENTILE: Final = 80
 _LEVEL_SECONDS: Final = 0.4
 
@@ -132,25 +139,36 @@ class Shots:
         return cls(series=series, cuts=find_cuts(series))
 
     @property
-    def first_frames(self) -> int:
-        """Frames of the first seconds: a tenth of the video, at least half a second, at most two."""
+    def opening(self) -> int:
+        """Frames that a film takes to come out of black; 0 if its first picture is not black, or all of them are."""
+        contrast, plain = self.series.contrast, _LEAST_DEVIATION / 255
+        if self.series.luminance[0] > _BLACK or contrast[0] > plain or contrast.max() <= plain:
+            return 0
+        first = int(np.argmax(contrast > plain))
+        settled = np.median(contrast[first : first + window_frames(_OPENING_SECONDS, self.series.rate)])
+        return first + int(np.argmax(contrast[first:] >= _FADED_IN_SHARE * settled))
+
+    @property
+    def first_frames(self) -> slice:
+        """The first seconds: a tenth of the video, at least half a second, at most two, and none beyond a cut."""
+        opening = self.opening
         seconds = min(2.0, max(0.5, 0.1 * float(self.series.time[-1] - self.series.time[0])))
-        first = min(window_frames(seconds, self.series.rate, least=2), len(self.series))
-        return min([first, *(cut.frame for cut in self.cuts)])
+        last = min(opening + window_frames(seconds, self.series.rate, least=2), len(self.series))
+        return slice(opening, min([last, *(cut.frame for cut in self.cuts if cut.frame > opening)]))
 
     def light_drift(self) -> np.ndarray:
         """[F, C] by how much what is seen became lighter since the first seconds, added up from frame to frame."""
         steps = self.series.light_change.astype(np.float64).copy()
         for cut in self.cuts:
             steps[cut.frame] *= 1 - cut.excused_share
-        level = np.cumsum(steps, axis=0)
-        return level - self.reference(level)
-
-    def reference(self, values: np.ndarray) -> np.ndarray:
-        """The level of values [F, ...] in the first seconds."""
-        return np.median(values[: self.first_frames], axis=0)
+        return self._since_the_first_seconds(np.cumsum(steps, axis=0))
 
     def drift(self, values: np.ndarray) -> np.ndarray:
         """Values [F, ...] less their level in the first seconds, without what they jumped by at cuts."""
-        level = without_jumps(values, self.cuts, self.series.rate)
-        return level - self.reference(level)
+        return self._since_the_first_seconds(without_jumps(values, self.cuts, self.series.rate))
+
+    def _since_the_first_seconds(self, level: np.ndarray) -> np.ndarray:
+        """[F, ...] less the level in the first seconds; 0 before them."""
+        drift = level - np.median(level[self.first_frames], axis=0)
+        drift[: self.opening] = 0.0
+        return drift
