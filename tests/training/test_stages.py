@@ -17,41 +17,25 @@ from safetensors import safe_open
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.wan.latent_format import to_model_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
-from training.__main__ import main
 from training.config import ConfigError
 from training.latent_clips import ClipSource, LatentClips, shard_path
 from training.stages.vae import fold_normalisation
 
-CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
-SHORT = ["optimizer.warmup=1", "optimizer.decay=1", "run.workers=0", "run.watch_every=2", "run.log_every=1"]
-
-
-def stage(name: str, folder: Path, *words: str) -> Path:
-    """Run a stage into `folder / name`."""
-    out = folder / name
-    assert main([name, "--config", str(CONFIGS / f"{name}.yaml"), f"run.out={out}", *words]) == 0
-    return out
+from .smoke_family import CONFIGS, FRAMES, SHORT, make_teacher, run_stage, teacher_words, vae_word
 
 
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All stages, two steps each, 32x32 pixels."""
     folder = tmp_path_factory.mktemp("family")
-    stage("vae", folder, *SHORT, "steps=2", "dim=4", "size=32", "phases=[{start: 0, batch: 1, frames: 5, crop: 16}]")
-    vae = f"vae={folder / 'vae' / 'vae.safetensors'}"
-    stage("latents", folder, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
-    stage("reader", folder, *SHORT, "steps=2", "batch=2", "size=32")
-    model = "model={dim: 128, ffn_dim: 64, num_layers: 1}"
-    few, all_four = (f"[{{folder: {folder / 'latents'}, clips: {clips}}}]" for clips in (2, 4))
-    first = f"{{start: 0, data: {few}, batch: 2, frames: 2}}"
-    phases = f"phases=[{first}, {{start: 1, data: {all_four}, batch: 2, frames: 6}}]"
-    stage("teacher", folder, *SHORT, vae, model, phases, "steps=2", "sample_steps=2")
-    teacher = [f"{part}={folder / 'teacher' / part}.safetensors" for part in ("teacher", "text_encoder")]
-    stage("causal_init", folder, *SHORT, vae, f"data={all_four}", *teacher, "batch=2", "frames=6", "steps=2")
+    make_teacher(folder)
+    vae, teacher = vae_word(folder), teacher_words(folder)
+    clips = f"data=[{{folder: {folder / 'latents'}, clips: 4}}]"
+    run_stage("causal_init", folder, *SHORT, vae, clips, *teacher, "batch=2", f"frames={FRAMES}", "steps=2")
     parts = [vae, *teacher, f"student={folder / 'causal_init' / 'student.safetensors'}"]
     reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
     few = ["prompts=2", "student_prompts=1", "batch=1", "sample_steps=2"]
-    stage("evaluate_tiny", folder, *parts, reader, *few, "size=32", "teacher_frames=6", "student_seconds=1.5")
+    run_stage("evaluate_tiny", folder, *parts, reader, *few, "size=32", "teacher_frames=6", "student_seconds=1.5")
     return folder
 
 
@@ -59,7 +43,7 @@ def go_on(family: Path, folder: Path, *words: str) -> None:
     """Two more steps of the family's teacher."""
     phases = f"phases=[{{start: 0, data: [{{folder: {family / 'latents'}, clips: 4}}], batch: 2, frames: 6}}]"
     begin = [f"vae={family / 'vae' / 'vae.safetensors'}", phases, "model=null", f"init={family / 'teacher'}"]
-    stage("teacher", folder, *SHORT, *begin, "steps=2", "sample_steps=2", *words)
+    run_stage("teacher", folder, *SHORT, *begin, "steps=2", "sample_steps=2", *words)
 
 
 def test_a_teacher_goes_on_from_another(family: Path, tmp_path: Path) -> None:
@@ -141,7 +125,7 @@ def test_the_latents_stage_goes_on_at_the_first_missing_shard(family: Path) -> N
     with pytest.raises(ConfigError, match="holds 2 clips, 4 are wanted"):
         LatentClips.read(all_four, 6)
     vae = f"vae={family / 'vae' / 'vae.safetensors'}"
-    stage("latents", family, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
+    run_stage("latents", family, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32")
     after = LatentClips.read(all_four, 6)
     assert shard_path(folder, 0).stat().st_mtime_ns == kept
     assert torch.equal(before.latents, after.latents) and before.prompts == after.prompts
