@@ -84,6 +84,8 @@ class Passes:
         is_counted = self._device.type == "meta"
         with self._device:
             network = WanTransformer(model, attention=flash_attention if is_counted else sdpa_attention)
+        # A fresh head predicts nothing, so that scores would agree and chunks without a gradient be passed over.
+        nn.init.xavier_uniform_(network.head.head.weight)
         network.to(self.dtype)
         if is_counted:
             fuse_norms(network)

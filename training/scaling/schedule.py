@@ -42,14 +42,13 @@ def restarting(config: ScalingConfig, window: WindowConfig) -> Calls:
 
 
 def streaming(config: ScalingConfig, window: WindowConfig) -> Calls:
-    """Films that go on by a window at a time and begin anew when the next would pass their full length."""
-    chunk = config.rollout.chunk
-    shared = shared_frames(window, chunk)
-    number = windows_in_film(window, chunk)
+    """Films that go on by a window at a time and begin anew when the next would pass their full length; beginnings of
+    other films are judged between them, as often as the configuration says."""
+    chunk, first = config.rollout.chunk, window.first_window_probability
+    shared, number = shared_frames(window, chunk), windows_in_film(window, chunk)
     starts = [index * (window.frames - shared) for index in range(number)]
-    going_on = [(1 / number, _gone_on(config, start, start + shared if start else 0)) for start in starts]
-    first = window.first_window_probability
-    return _mean([(first, _restarted(config, 0)), *(((1 - first) * share, calls) for share, calls in going_on)])
+    windows = [((1 - first) / number, _gone_on(config, start, start + shared if start else 0)) for start in starts]
+    return _mean([(first, _restarted(config, 0)), *windows])
 
 
 def _restarted(config: ScalingConfig, start: int) -> Calls:
