@@ -11,9 +11,9 @@ from tests.core.measured import RATE, series
 BLACK, FADE, FILM = RATE, RATE, 6 * RATE
 
 
-def faded_in(**later: float) -> Assessment:
-    """A second of black, one of fading in, and six of film, of whose measures the second half may be others."""
-    light = np.concatenate((np.zeros(BLACK), np.linspace(0, 1, FADE + 1)[1:], np.ones(FILM)))
+def faded_in(black: int = BLACK, **later: float) -> Assessment:
+    """A second of black, or as many frames; one of fading in; six of film, of which the second half may be otherwise."""
+    light = np.concatenate((np.zeros(black), np.linspace(0, 1, FADE + 1)[1:], np.ones(FILM)))
     values = {name: level * light for name, level in (("luminance", 0.5), ("contrast", 0.2), ("spread", 0.5))}
     values |= {"sharpness": 0.6 * (light > 0), "shadows": 1.0 * (light == 0)}
     for name, value in later.items():
@@ -26,7 +26,7 @@ def faded_in(**later: float) -> Assessment:
 def test_fading_in_is_no_damage() -> None:
     found = faded_in()
     assert found.shots.opening == pytest.approx(BLACK + 0.8 * FADE, abs=1)
-    assert found.quality(slice(BLACK, None)) == pytest.approx(1, abs=0.02)
+    assert found.quality() == pytest.approx(1, abs=0.02)
 
 
 @pytest.mark.parametrize(
@@ -41,6 +41,10 @@ def test_fading_in_is_no_damage() -> None:
 def test_what_is_damaged_after_fading_in_is_found(kind: Damage, later: dict[str, float]) -> None:
     shares = faded_in(**later).shares(slice(-FILM // 2, None))
     assert max(shares, key=shares.__getitem__) is kind and shares[kind] > 0.3
+
+
+def test_a_film_that_stays_black_for_long_before_it_begins_is_damaged() -> None:
+    assert faded_in(black=5 * RATE).shares(slice(5 * RATE))[Damage.DARKENING] > 0.3
 
 
 def test_a_film_that_is_black_throughout_has_no_opening() -> None:

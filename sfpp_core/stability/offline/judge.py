@@ -25,7 +25,7 @@ class OfflineJudge:
         video only once in a row.
     """
 
-    name = "offline-3"
+    name = "offline-4"
     """Raised with every change of what is rated: ledgers keep ratings by it."""
 
     def __init__(self, measure: Callable[[Footage], FrameSeries] = measure) -> None:

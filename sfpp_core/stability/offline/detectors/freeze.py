@@ -27,8 +27,9 @@ _WORST: Final = 0.85
 # Motion that stops is whole up to its last frame; three, because drawn motion is held, and a codec takes a frame or two
 # to come to rest itself.
 _LAST_FRAMES: Final = 3
-_DROP: Final = 6.0
-_STOPPED_SHARE: Final = 0.35
+# The largest of the last changes against what is left, and against the usual one.
+_DROP: Final = 7.5
+_STOPPED_SHARE: Final = 0.45
 # Of the usual motion of the half second before: what takes six frames or more to leave the picture is below this then.
 _UNBROKEN_SHARE: Final = 0.8
 _COURSE_SECONDS: Final = 0.5

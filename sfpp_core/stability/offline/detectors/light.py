@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from .scale import combined, severity
+from .scale import combined, severity, window_frames
 from .shots import Shots
 
 _LUMINANCE_SCALE: Final = 0.3
@@ -19,6 +19,8 @@ _CLIPPED_SCALE: Final = 0.25
 # A scene may have a lamp or a night sky in it from the start; beyond this share nothing excuses it.
 _EXCUSED_CLIPPED: Final = 0.2
 _EXCUSED_CRUSHED: Final = 0.5
+# Nor does a film owe a picture at once.
+_PARDONED_BLACK_SECONDS: Final = 2.0
 _CONTRAST_OCTAVES: Final = 1.2
 _GRANTED: Final = 1.5
 # ITU-R BT.601-7, 2.5.1.
@@ -52,10 +54,12 @@ def darkening(shots: Shots) -> np.ndarray:
     # Both must agree: the mean also falls when a bright thing leaves, and octaves are many in a picture of night.
     fall = np.minimum(np.maximum(fall, octaves / _DARKNESS_OCTAVES * _LUMINANCE_SCALE), 2 * np.maximum(fall, 0))
     fall *= (2 * (1 - series.luminance)).clip(0.5, 1.0)
+    crushed = series.shadows - _EXCUSED_CRUSHED
+    crushed[: min(shots.opening, window_frames(_PARDONED_BLACK_SECONDS, series.rate))] = 0.0
     return combined(
         severity(fall, _LUMINANCE_SCALE),
         severity(shots.drift(series.shadows), 2 * _CLIPPED_SCALE),
-        severity(series.shadows - _EXCUSED_CRUSHED, 2 * _CLIPPED_SCALE),
+        severity(crushed, 2 * _CLIPPED_SCALE),
     )
 
 

@@ -38,6 +38,7 @@ _BLACK: Final = 17 / 255
 # Faded in is what has most of the contrast that the next seconds have.
 _OPENING_SECONDS: Final = 3.0
 _FADED_IN_SHARE: Final = 0.8
+_UNLIT_SHARE: Final = 0.3
 _NEIGHBOURS_PERCENTILE: Final = 80
 _LEVEL_SECONDS: Final = 0.4
 
@@ -140,12 +141,18 @@ class Shots:
 
     @property
     def opening(self) -> int:
-        """Frames that a film takes to come out of black; 0 if its first picture is not black, or all of them are."""
-        contrast, plain = self.series.contrast, _LEAST_DEVIATION / 255
-        if self.series.luminance[0] > _BLACK or contrast[0] > plain or contrast.max() <= plain:
+        """Frames that a film takes to come out of black; 0 if it has a picture at once, or none at all.
+
+        Fading in scales light and contrast alike: both begin far below where they are some seconds later.
+        """
+        light, contrast, plain = self.series.luminance, self.series.contrast, _LEAST_DEVIATION / 255
+        if contrast.max() <= plain:
             return 0
-        first = int(np.argmax(contrast > plain))
-        settled = np.median(contrast[first : first + window_frames(_OPENING_SECONDS, self.series.rate)])
+        first = int(np.argmax(contrast > plain)) if light[0] < _BLACK else 0
+        next_seconds = slice(first, first + window_frames(_OPENING_SECONDS, self.series.rate))
+        settled = float(np.median(contrast[next_seconds]))
+        if max(contrast[0] / settled, light[0] / np.median(light[next_seconds])) > _UNLIT_SHARE:
+            return 0
         return first + int(np.argmax(contrast[first:] >= _FADED_IN_SHARE * settled))
 
     @property
