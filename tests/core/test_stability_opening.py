@@ -12,7 +12,7 @@ BLACK, FADE, FILM = RATE, RATE, 6 * RATE
 
 
 def faded_in(black: int = BLACK, **later: float) -> Assessment:
-    """A second of black, or as many frames; one of fading in; six of film, of which the second half may be otherwise."""
+    """A second of black, or as many frames; one of fading in; six of film, whose second half may measure otherwise."""
     light = np.concatenate((np.zeros(black), np.linspace(0, 1, FADE + 1)[1:], np.ones(FILM)))
     values = {name: level * light for name, level in (("luminance", 0.5), ("contrast", 0.2), ("spread", 0.5))}
     values |= {"sharpness": 0.6 * (light > 0), "shadows": 1.0 * (light == 0)}
