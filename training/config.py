@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from omegaconf import OmegaConf
@@ -36,6 +36,21 @@ def check_starts(starts: Sequence[int]) -> None:
     """Raise ConfigError unless the phases of a run start at step 0 and then at later and later ones."""
     rising = list(starts[:1]) == [0] and all(first < second for first, second in pairwise(starts))
     require(rising, f"phases start at steps {list(starts)}; they must rise, from 0.")
+
+
+class Phased(Protocol):
+    """A part of a run with settings of its own."""
+
+    start: int
+    """First step."""
+
+
+PhaseT = TypeVar("PhaseT", bound=Phased)
+
+
+def phase_at(phases: Sequence[PhaseT], step: int) -> PhaseT:
+    """The phase that a step belongs to."""
+    return max((phase for phase in phases if phase.start <= step), key=lambda phase: phase.start)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,12 +6,9 @@ import math
 from dataclasses import dataclass, field
 from itertools import count
 
-from sfpp_core.wan.geometry import WAN21
-
-from ..conditioning import ConditioningConfig
-from ..config import ConfigError, OptimizerConfig, TrainConfig, require
+from ..config import OptimizerConfig, require
 from ..dmd import DMDConfig
-from ..student import StudentConfig
+from ..own_films import OwnFilmsConfig
 from ..windows import WindowConfig
 from .sources import shared_frames, windows_in_film
 
@@ -60,26 +57,16 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainConfig):
-    """The sfpp stage; `optimizer` is the student's."""
+class Config(OwnFilmsConfig):
+    """The sfpp stage; `optimizer` is the student's. The autoencoder makes windows from mid-film clips of their own."""
 
-    init: str
-    """Checkpoint that the student starts from, of causal_init or published."""
     teacher: str
     """Checkpoint of the bidirectional teacher, which stays as it is."""
-    vae: str
-    """File of the autoencoder: for the first frame of windows from mid-film, and for sample videos."""
-    conditioning: ConditioningConfig
     critic: CriticConfig
     window: WindowConfig
-    student: StudentConfig
-    """How the student rolls out."""
     dmd: DMDConfig = field(default_factory=DMDConfig)
     batch: int = 8
     """Films a step."""
-    width: int = 64
-    """Of the films, in pixels."""
-    height: int = 64
     history: str = "restart"
     """restart rolls new films to a window that was drawn anywhere in them, as the paper does; streaming goes on with
     the films of the step before, many times cheaper in long ones."""
@@ -92,12 +79,8 @@ class Config(TrainConfig):
     """Latent frames of sample videos."""
 
     def __post_init__(self) -> None:
-        TrainConfig.__post_init__(self)
-        try:
-            chunk = self.student.rollout().chunk
-            WAN21.latent_size(self.height, self.width)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
+        OwnFilmsConfig.__post_init__(self)
+        chunk = self.student.chunk
         require(
             self.window.frames >= chunk,
             f"window.frames is {self.window.frames}, less than a chunk, {chunk}; write 21, the teacher's length.",
@@ -132,8 +115,3 @@ class Config(TrainConfig):
             f"critic.windows is fresh and a film has {windows} windows, so the student would get one in {period} of "
             f"them, always the same ones; write critic.windows=shared, or window.rollout_frames={longer}.",
         )
-
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """Height and width in latent cells."""
-        return WAN21.latent_size(self.height, self.width)

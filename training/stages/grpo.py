@@ -22,25 +22,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..board import Board
-from ..conditioning import Conditioning, ConditioningConfig
-from ..config import ConfigError, TrainConfig, require
+from ..conditioning import Conditioning
+from ..config import require
 from ..export import training_record
 from ..flow_reward import decoded_flow, flow_reward, flow_variance, motion_floor
 from ..grpo import advantages
 from ..loop import train
 from ..micro_batches import micro_batches
 from ..models import open_autoencoder, open_transformer
+from ..own_films import OwnFilmsConfig
 from ..parallel import World
 from ..policy_update import Lesson, PolicyConfig, backpropagate_lessons, reference_estimates
 from ..sampling import UNSAVED, decode
 from ..seeding import derived_seed, generator_for
 from ..self_forcing.recording import FilmNoise, Films
 from ..sharding import gathered, place, place_frozen, rollout_weights
-from ..student import StudentConfig, write_student
+from ..student import write_student
 from ..trained import Trained
 from ..trajectory import Trajectory, record
 
@@ -50,17 +50,10 @@ SHORTEST_FILM = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainConfig):
-    """The grpo stage."""
+class Config(OwnFilmsConfig):
+    """The grpo stage. The starting student also says how much films should move, and what the penalty holds to; the
+    autoencoder is there because the reward is read off decoded frames."""
 
-    init: str
-    """Checkpoint of the student to start from; it also says how much films should move, and what the penalty holds
-    to."""
-    vae: str
-    """File of the autoencoder: the reward is read off decoded frames."""
-    conditioning: ConditioningConfig
-    student: StudentConfig
-    """How the student rolls out."""
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     groups: int = 4
     """Prompts a step; a multiple of the number of processes, because a group is judged where it is made."""
@@ -68,25 +61,18 @@ class Config(TrainConfig):
     """Films of each. `accumulate` says in how many parts a process rolls out and replays all of its films."""
     frames: int = 42
     """Latent frames of a film, a multiple of the chunk."""
-    width: int = 64
-    """Of the films, in pixels."""
-    height: int = 64
     least_motion: float = 0.25
     """Share of the starting student's mean flow below which a window counts as standing still."""
     starting_films: int = 2
     """Films of the starting student that tell its mean flow, for each prompt when it first comes."""
 
     def __post_init__(self) -> None:
-        TrainConfig.__post_init__(self)
+        OwnFilmsConfig.__post_init__(self)
+        chunk = self.student.chunk
         for name in ("groups", "starting_films"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         require(self.group_size >= 2, f"group_size is {self.group_size}; films are compared, so it must be at least 2.")
         require(0 < self.least_motion <= 1, f"least_motion is {self.least_motion:g}; it must lie in (0, 1], e.g. 0.25.")
-        try:
-            chunk = self.student.rollout().chunk
-            WAN21.latent_size(self.height, self.width)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
         require(
             self.frames % chunk == 0 and self.frames >= SHORTEST_FILM,
             f"frames is {self.frames}; it must be a multiple of student.chunk, {chunk}, and at least {SHORTEST_FILM}.",
@@ -190,7 +176,7 @@ class GrpoTask:
             dtype=config.compute_dtype,
         )
         rollout = config.student.rollout()
-        shape = (len(prompts), network.config.in_channels, *WAN21.latent_size(config.height, config.width))
+        shape = (len(prompts), network.config.in_channels, *config.latent_size)
         beginning = RolloutState(config=rollout, seed=config.seed, model_id=UNSAVED, shape=shape)
         return record(network, beginning, films, chunks=rollout.chunks_for(config.frames), autocast=config.autocast)
 

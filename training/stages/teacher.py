@@ -16,7 +16,7 @@ from sfpp_core.wan.transformer import WanTransformer
 
 from ..attention import matmul_attention
 from ..board import Board
-from ..config import TrainConfig, check_starts, require
+from ..config import TrainConfig, check_starts, phase_at, require
 from ..export import training_record, write_weights
 from ..latent_clips import ClipSource, LatentClips
 from ..loop import train
@@ -117,10 +117,6 @@ class Config(TrainConfig):
         require(self.shift > 0, f"shift is {self.shift}; it must be above 0, e.g. 4.")
         require(0 <= self.drop_prompt < 1, f"drop_prompt is {self.drop_prompt}; it must lie in [0, 1), e.g. 0.1.")
 
-    def phase_at(self, step: int) -> Phase:
-        """The phase that a step belongs to."""
-        return max((phase for phase in self.phases if phase.start <= step), key=lambda phase: phase.start)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TeacherBatch:
@@ -149,7 +145,7 @@ class TeacherTask:
         self._clips = LatentClips.read(self._phase.data, self._phase.frames)
 
     def batch(self, step: int) -> TeacherBatch:
-        config, phase = self._config, self._config.phase_at(step)
+        config, phase = self._config, phase_at(self._config.phases, step)
         if phase != self._phase:
             self._phase, self._clips = phase, LatentClips.read(phase.data, phase.frames)
         generator = generator_for(config.seed, "teacher", step)
@@ -166,7 +162,7 @@ class TeacherTask:
 
     def loss(self, batch: TeacherBatch, step: int) -> Loss:
         config, x0, samples = self._config, batch.latents, batch.samples
-        strata = stratified_uniform(config.phase_at(step).batch, generator_for(config.seed, "sigma", step))
+        strata = stratified_uniform(phase_at(config.phases, step).batch, generator_for(config.seed, "sigma", step))
         sigma = shift_sigma(strata[samples.start : samples.stop], config.shift).to(x0.device)
         noise = normal(x0.shape[1:], config.seed, "noise", step, samples=samples).to(x0.device)
         noised = add_noise(x0, noise, sigma[:, None, None, None, None])
@@ -180,7 +176,7 @@ class TeacherTask:
         encoder, network = self.model.text_encoder, self.model.transformer
         text, unconditional = encode_prompts(encoder, prompts), encode_prompts(encoder, [""] * len(prompts))
         channels, _, height, width = self._clips.latents.shape[1:]
-        shape = (len(prompts), channels, config.phase_at(step).frames, height, width)
+        shape = (len(prompts), channels, phase_at(config.phases, step).frames, height, width)
         noise = torch.randn(shape, generator=generator_for(config.seed, "watch"))
         latents = sample_teacher(
             network, text, unconditional, noise, steps=config.sample_steps, shift=config.shift, guidance=config.guidance

@@ -20,7 +20,7 @@ from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 
 from ..board import Board
 from ..channels_last import channels_last, channels_last_weights
-from ..config import TrainConfig, check_starts, require
+from ..config import TrainConfig, check_starts, phase_at, require
 from ..export import training_record, write_weights
 from ..loop import train
 from ..losses import edge_loss, kl_to_unit_normal
@@ -92,10 +92,6 @@ class Config(TrainConfig):
         for phase in self.phases:
             require(phase.crop <= self.size, f"crop is {phase.crop}; it must be at most size, {self.size}.")
 
-    def phase_at(self, step: int) -> Phase:
-        """The phase that a step belongs to."""
-        return max((phase for phase in self.phases if phase.start <= step), key=lambda phase: phase.start)
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEBatch:
@@ -122,7 +118,7 @@ class VAETask:
             self._reconstruct = torch.compile(self._reconstruct, dynamic=False)
 
     def batch(self, step: int) -> VAEBatch:
-        phase = self._config.phase_at(step)
+        phase = phase_at(self._config.phases, step)
         samples = self._world.samples(phase.batch)
         clips = [self._clip(phase, step, sample) for sample in samples]
         return VAEBatch(video=channels_last(torch.cat(clips)), samples=samples)
