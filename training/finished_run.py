@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .checkpoint import CheckpointError, read_checkpoint
 from .config import ConfigError, TrainConfig, require
-from .run_folder import CHECKPOINT_PREFIX, CONFIG_NAME
+from .run_folder import CONFIG_NAME, newest_checkpoint
 
 AVERAGED, RAW = "averaged", "raw"
 WEIGHTS = (AVERAGED, RAW)
@@ -60,7 +60,7 @@ def read_run(path: str) -> FinishedRun:
     told = folder / CONFIG_NAME
     require(told.is_file(), f"{folder} holds no run ({CONFIG_NAME} is missing); name the folder of one, its run.out.")
     entries = OmegaConf.load(told)
-    checkpoint = max(folder.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
+    checkpoint = newest_checkpoint(folder)
     require(checkpoint is not None, f"{folder} holds no checkpoint yet; train first, or wait until it saves one.")
     try:
         stage = entries.pop("stage")

@@ -24,6 +24,11 @@ PARTIAL_NAME = ".checkpoint.partial"
 FORMER_CHECKPOINT_NAME = "checkpoint.pt"
 
 
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, or None for one that has none yet."""
+    return max(folder.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
+
+
 class RunFolder:
     """One run's files. A folder belongs to the configuration that began it; another one is refused.
 
@@ -48,7 +53,7 @@ class RunFolder:
     @property
     def checkpoint_path(self) -> Path | None:
         """The newest complete checkpoint, or None for a run that has none yet."""
-        return max(self.path.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
+        return newest_checkpoint(self.path)
 
     @property
     def step(self) -> int:

@@ -12,9 +12,10 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
+from training.film_noise import FilmNoise
 from training.parallel import World, joined
 from training.self_forcing.config import Config
-from training.self_forcing.recording import FilmNoise, Films
+from training.self_forcing.recording import Films
 from training.self_forcing.task import SelfForcingTask
 from training.sharding import whole
 

@@ -19,9 +19,10 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError
+from training.film_noise import FilmNoise
 from training.grpo import advantages, clipped_objective, divergence, even_weights, is_clipped, log_prob
 from training.policy_update import Lesson, PolicyConfig, backpropagate_lessons, reference_estimates
-from training.self_forcing.recording import FilmNoise, Films
+from training.self_forcing.recording import Films
 from training.trajectory import Trajectory, record, replay
 
 CHUNK = (2, 16, 3, 2, 2)

@@ -16,7 +16,8 @@ from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.latent_format import to_model_space, to_vae_space
 from tests.core.models import random_text, random_transformer
 from tests.core.vae_models import random_vae
-from training.evaluation.rolling_out import CONTEXT_STEP, Cast, FilmNoise, Student
+from training.evaluation.rolling_out import CONTEXT_STEP, Cast, Student
+from training.film_noise import FilmNoise
 
 SETTINGS = RolloutConfig(chunk=3, window=9, steps=(1000.0, 500.0), shift=5.0)
 SEEDS = (5, 2**31)
@@ -145,6 +146,6 @@ def test_windows_of_a_restarted_film_share_no_noise() -> None:
             return super().__call__(chunk, step, shape)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.evaluation.rolling_out.SeededNoise", Counting)
+        patch.setattr("training.film_noise.SeededNoise", Counting)
         pictures(student(overlap=3), cast(5, latent_frames=27))
     assert len(drawn) == len(set(drawn)) == 2 * 9

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.noise import SeededNoise
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise
 from sfpp_core.rollout.state import Chunk, RolloutState
@@ -24,6 +23,7 @@ from sfpp_core.wan.latent_format import to_model_space, to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import DecodeStream, WanVAE
 
+from ..film_noise import FilmNoise
 from ..sampling import UNSAVED
 
 CONTEXT_STEP = -1
@@ -42,19 +42,6 @@ class Cast:
     """Height and width in latent cells."""
     latent_frames: int
     """What is needed of each film; a whole number of chunks may be more."""
-
-
-class FilmNoise:
-    """A noise source for films made together: each has the noise of its own seed, as if it were made alone."""
-
-    def __init__(self, seeds: tuple[int, ...], *, first_chunk: int = 0) -> None:
-        """first_chunk: chunks that the films had before this rollout began."""
-        self._sources = [SeededNoise(seed) for seed in seeds]
-        self._first_chunk = first_chunk
-
-    def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        """See `sfpp_core.rollout.noise.NoiseSource`; shape[0] is the number of seeds."""
-        return torch.cat([source(self._first_chunk + chunk, step, (1, *shape[1:])) for source in self._sources])
 
 
 class NoisyPast(Rollout):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.noise import NoiseSource, SeededNoise
+from sfpp_core.rollout.noise import NoiseSource
 from sfpp_core.rollout.rollout import Progress, Rollout
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, flow_to_x0
 from sfpp_core.rollout.state import RolloutState
@@ -27,16 +27,6 @@ from ..parallel import World
 Autocast = Callable[[], AbstractContextManager[object]]
 """Makes the context that a network runs in. A new one for calls with gradients: before PyTorch 2.11 autocast may keep
 casts of weights that were made without gradients until its context ends (pytorch/pytorch#112583)."""
-
-
-@dataclass(frozen=True, slots=True)
-class FilmNoise:
-    """The noise of a batch of films, each what inference draws for its seed."""
-
-    seeds: tuple[int, ...]
-
-    def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        return torch.cat([SeededNoise(seed)(chunk, step, (1, *shape[1:])) for seed in self.seeds])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -14,10 +14,11 @@ from sfpp_core.rollout.state import Chunk, RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..conditioning import Conditioning
+from ..film_noise import FilmNoise
 from ..sampling import UNSAVED
 from ..seeding import derived_seed, generator_for
 from ..windows import Window, WindowConfig, draw_beginning, draw_window, rollout_frames_at
-from .recording import FilmNoise, Films, Recording, record, roll
+from .recording import Films, Recording, record, roll
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -51,11 +52,13 @@ class Stage:
             dtype=self.dtype,
         )
 
-    def beginnings(self, network: WanTransformer, *names: str | int, dropped_steps: int) -> Rolled:
-        """The first windows of the films of a name."""
-        window = Window(start=0, frames=self.window.frames)
-        chunks = window.frames // self.config.chunk
-        recording = record(network, self.beginning(), self.films(*names), chunks=chunks, dropped_steps=dropped_steps)
+    def window_of_new_films(
+        self, network: WanTransformer, window: Window, *names: str | int, dropped_steps: int
+    ) -> Rolled:
+        """The films of a name, rolled from their beginning to a window's end."""
+        chunk, films = self.config.chunk, self.films(*names)
+        before = roll(network, self.beginning(), films, chunks=window.start // chunk)
+        recording = record(network, before, films, chunks=window.frames // chunk, dropped_steps=dropped_steps)
         return Rolled(window=window, recording=recording)
 
     def beginning(self) -> RolloutState:
@@ -116,10 +119,7 @@ class Restarting:
         stage, chunk = self._stage, self._stage.config.chunk
         longest = stage.longest(update)
         window = draw_window(stage.window, update, *names, seed=stage.seed, rollout_frames=longest, chunk=chunk)
-        films = stage.films(update, *names)
-        before = roll(network, stage.beginning(), films, chunks=window.start // chunk)
-        recording = record(network, before, films, chunks=window.frames // chunk, dropped_steps=dropped_steps)
-        return Rolled(window=window, recording=recording)
+        return stage.window_of_new_films(network, window, update, *names, dropped_steps=dropped_steps)
 
     def state(self) -> dict[str, Any]:
         """Nothing: every window begins anew."""
@@ -148,7 +148,8 @@ class Streaming:
         """See WindowSource; every window is the next, except for beginnings that are judged out of turn."""
         stage, chunk = self._stage, self._stage.config.chunk
         if draw_beginning(stage.window, update, *names, seed=stage.seed):
-            return stage.beginnings(network, update, *names, dropped_steps=dropped_steps)
+            first = Window(start=0, frames=stage.window.frames)
+            return stage.window_of_new_films(network, first, update, *names, dropped_steps=dropped_steps)
         if self._latest is None or self._next_window().end > stage.longest(update):
             self._begin()
         window, before = self._next_window(), self._latest

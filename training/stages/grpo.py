@@ -28,6 +28,7 @@ from ..board import Board
 from ..conditioning import Conditioning
 from ..config import require
 from ..export import training_record
+from ..film_noise import FilmNoise
 from ..flow_reward import decoded_flow, flow_reward, flow_variance, motion_floor
 from ..grpo import advantages
 from ..loop import train
@@ -38,7 +39,7 @@ from ..parallel import World
 from ..policy_update import Lesson, PolicyConfig, backpropagate_lessons, reference_estimates
 from ..sampling import UNSAVED, decode
 from ..seeding import derived_seed, generator_for
-from ..self_forcing.recording import FilmNoise, Films
+from ..self_forcing.recording import Films
 from ..sharding import gathered, place, place_frozen, rollout_weights
 from ..student import write_student
 from ..trained import Trained
