@@ -115,6 +115,18 @@ def test_it_says_that_it_is_the_offline_judge() -> None:
     assert judge.rate(footage(scene(0, 16)), "").explanation.startswith("Offline judge")
 
 
+def test_damage_that_is_none_in_a_film_can_be_let_pass() -> None:
+    """A pendulum's film plays its beginning again, and still it may go dark."""
+    periodic = np.concatenate([scene(0, 64)] * 4)
+    darker = (periodic * np.linspace(1, 0.1, 256)[:, None, None, None]).astype(np.uint8)
+    lenient = OfflineJudge(unheeded=[Damage.LOOP])
+    assert lenient.name == f"{OfflineJudge().name} without loop"
+    strict, let_pass = (judge.rate(footage(periodic, 16.0), "") for judge in (OfflineJudge(), lenient))
+    assert "loop" in strict.explanation and strict.rating < 2.5
+    assert "loop" not in let_pass.explanation and let_pass.rating > 4
+    assert lenient.rate(footage(darker, 16.0), "").rating < let_pass.rating - 2
+
+
 def test_events_are_in_order_with_their_strength() -> None:
     frames, fps = pan(240, 12.0), 12.0
     damaged = DESIGNED["blur"](DESIGNED["freeze"](frames, fps, 0.5), fps, 1.0)

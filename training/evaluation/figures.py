@@ -9,6 +9,7 @@ or goes on for 20 minutes.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +18,7 @@ from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.measurement.series import FrameSeries
 from sfpp_core.stability.metrics.drift import color_drift, exposure_drift, relative
 from sfpp_core.stability.metrics.long_video import LongVideoMetrics
+from sfpp_core.stability.offline.assessment import Damage
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND
@@ -52,12 +54,14 @@ class FilmFigures:
     """Deviation of luma in the last second as a multiple of that of the first seconds, less 1."""
 
     @classmethod
-    def of(cls, film: Footage, series: FrameSeries, length: float, prompt: str) -> FilmFigures:
-        """film and series: of the whole film, at least `length` seconds."""
+    def of(
+        cls, film: Footage, series: FrameSeries, length: float, prompt: str, unheeded: Collection[Damage] = ()
+    ) -> FilmFigures:
+        """film and series: of the whole film, at least `length` seconds. unheeded: see OfflineJudge."""
         seconds = frames_of(length) / FRAMES_PER_SECOND
         upto = series.between(0.0, seconds - 0.5 / FRAMES_PER_SECOND)
         end = upto.between(seconds - END_SECONDS - 0.5 / FRAMES_PER_SECOND, seconds)
-        judge = OfflineJudge(lambda _: upto)
+        judge = OfflineJudge(lambda _: upto, unheeded=unheeded)
         spans = film.segment(0.0, seconds), film.segment(max(0.0, seconds - END_SECONDS), seconds)
         scores = [visual_stability(span, prompt, judge, segment_seconds=None).score for span in spans]
         whole, last = LongVideoMetrics.of(upto), LongVideoMetrics.of(end)

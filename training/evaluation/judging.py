@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.measurement.series import FrameSeries
+from sfpp_core.stability.offline.assessment import Damage
 
 from ..board import to_bytes
 from .feeds import Measuring
@@ -45,6 +46,8 @@ class Session:
     folder: Path
     prompts_kept: int
     """Of the first take of so many prompts, MP4 and strip are kept."""
+    unheeded: list[Damage] = field(default_factory=list)
+    """Kinds of damage that the judge of Visual Stability lets pass."""
 
 
 def judge_films(session: Session, films: dict[FilmKey, str]) -> list[FilmRecord]:
@@ -96,7 +99,7 @@ def _record(
     figures, features = {}, {}
     for length in session.lengths:
         name = length_name(length)
-        figures[name] = asdict(FilmFigures.of(*measured, length, text))
+        figures[name] = asdict(FilmFigures.of(*measured, length, text, session.unheeded))
         if length in content:
             of_prompt, features[name] = content[length][index]
             figures[name] |= asdict(of_prompt)

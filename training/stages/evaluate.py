@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from sfpp_core.stability.offline.assessment import Damage
 from sfpp_core.tiny.family import weights_path
 from sfpp_core.wan.geometry import WAN21
 
@@ -74,6 +75,8 @@ class Config(StageConfig):
     """File of the autoencoder; None for the built-in family's own."""
     reader: str | None = None
     """File of the reader, for prompts of the procedural scenes; None leaves out what takes a truth to tell."""
+    unheeded: list[Damage] = field(default_factory=list)
+    """Kinds of damage that Visual Stability lets pass: loops, where the truth itself is periodic."""
     truth_scenes: int = 16
     """Scenes rendered a prompt to know what its films look like."""
     prompts_kept: int = 4
@@ -146,7 +149,8 @@ def _open(config: Config, world: World) -> _Evaluation:
         width=config.width,
     )
     referee = _open_referee(config, conditioning)
-    common = {name: getattr(config, name) for name in ("seed", "height", "width", "precision", "truth_scenes")}
+    decisive = ("seed", "height", "width", "precision", "truth_scenes", "unheeded")
+    common: dict[str, Any] = {name: getattr(config, name) for name in decisive}
     common |= {"vae": fingerprint(vae), "reader": fingerprint(referee.reader) if referee else None}
     return _Evaluation(config=config, world=world, folder=folder, bench=bench, referee=referee, common=common)
 
@@ -179,6 +183,7 @@ def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[
         lengths=lengths,
         folder=evaluation.folder,
         prompts_kept=config.prompts_kept,
+        unheeded=config.unheeded,
     )
     for batch in tqdm(in_batches(mine, config.batch), desc=arm.name, unit="batch"):
         if _is_over(config, started):

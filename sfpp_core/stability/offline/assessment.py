@@ -5,7 +5,8 @@ Axes: F frames.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
@@ -68,6 +69,11 @@ class Assessment:
     def series(self) -> FrameSeries:
         """What was assessed."""
         return self.shots.series
+
+    def without(self, kinds: Collection[Damage]) -> Assessment:
+        """The same, as if nothing of these kinds had been found."""
+        nothing = np.zeros(len(self.series))
+        return replace(self, severities={**self.severities, **dict.fromkeys(kinds, nothing)})
 
     def shares(self, frames: slice = slice(None)) -> dict[Damage, float]:
         """What each kind takes of some frames, 0 (nothing) to 1: the root mean square of its severity.

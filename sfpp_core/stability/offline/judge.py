@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 import numpy as np
@@ -12,7 +12,7 @@ from ..measurement.measure import measure
 from ..measurement.series import FrameSeries
 from ..rating import MAX_RATING, Rating
 from ..score import clock
-from .assessment import Assessment, assess
+from .assessment import Assessment, Damage, assess
 from .events import Event, events_of
 
 _NO_DAMAGE: Final = "exposure, colour, detail and motion hold as in the first seconds"
@@ -23,13 +23,19 @@ class OfflineJudge:
 
     measure: gives the series of a whole video, for a caller that has measured it already. The judge assesses the same
         video only once in a row.
+    unheeded: kinds of damage that are none in these videos, such as loops where the subject itself is periodic.
     """
 
     name = "offline-4"
     """Raised with every change of what is rated: ledgers keep ratings by it."""
 
-    def __init__(self, measure: Callable[[Footage], FrameSeries] = measure) -> None:
+    def __init__(
+        self, measure: Callable[[Footage], FrameSeries] = measure, *, unheeded: Collection[Damage] = ()
+    ) -> None:
         self._measure = measure
+        self._unheeded = unheeded
+        if unheeded:
+            self.name = f"{OfflineJudge.name} without {', '.join(sorted(unheeded))}"
         self._known: tuple[Footage, Assessment] | None = None
 
     def rate(self, video: Footage, prompt: str) -> Rating:
@@ -51,7 +57,7 @@ class OfflineJudge:
             VideoFileError: the file is damaged or cut short.
         """
         if self._known is None or self._known[0] != video.whole:
-            self._known = (video.whole, assess(self._measure(video.whole)))
+            self._known = (video.whole, assess(self._measure(video.whole)).without(self._unheeded))
         return self._known[1]
 
 
