@@ -4,8 +4,9 @@ Ours (`WanTransformer`) is one such tree, ComfyUI's own Wan model another. The p
 weights, so LoRAs, quantisation and offloading that a host has put into its modules act here too; only the bare
 `modulation` parameters, which belong to no module that could be called, are read and cast to the input.
 
-What tells a bidirectional teacher from a causal student is only what a token may attend to: everything, a mask, or a
-cache. Axes: B batch, C latent channels, T latent frames, H and W latent cells, L tokens, D channels, N heads.
+What tells a bidirectional teacher from a causal student is only what a token may attend to: everything, what a
+`Visibility` lets it see, or a cache. Axes: B batch, C latent channels, T latent frames, H and W latent cells, L tokens,
+D channels, N heads.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from .attention import AttentionFn, sdpa_attention
+from .attention import AttentionFn, attend, sdpa_attention
 from .config import WanConfig
 from .geometry import WAN21
 from .rope import rotary_table, rotate
+from .visibility import Visibility
 
 NUM_MODULATIONS = 6
 """Shift, scale and gate, for self-attention and for the feed-forward layers."""
@@ -56,7 +58,8 @@ class BlockContext:
     text: Tensor | TextContext
     num_heads: int
     attention: AttentionFn
-    mask: Tensor | None
+    visibility: Visibility | None
+    """In tokens."""
     cache: KeyValueCache | None
 
 
@@ -99,7 +102,7 @@ def _self_attention(attn: nn.Module, x: Tensor, layer: int, context: BlockContex
     values = _split_heads(attn.v(x), context.num_heads)
     if context.cache is not None:
         keys, values = context.cache.extend(layer, keys, values)
-    out = context.attention(queries, keys, values, context.mask)
+    out = attend(context.attention, queries, keys, values, context.visibility)
     return attn.o(rearrange(out, "b l n d -> b l (n d)"))
 
 
@@ -113,7 +116,7 @@ def _cross_attention(attn: nn.Module, x: Tensor, layer: int, context: BlockConte
         keys, values = context.text.keys[layer], context.text.values[layer]
     else:
         keys, values = _text_keys_values(attn, context.text, context.num_heads)
-    out = context.attention(queries, keys, values, None)
+    out = context.attention(queries, keys, values)
     return attn.o(rearrange(out, "b l n d -> b l (n d)"))
 
 
@@ -154,7 +157,7 @@ def predict_flow(
     attention: AttentionFn = sdpa_attention,
     positions: tuple[int, ...] | None = None,
     cache: KeyValueCache | None = None,
-    mask: Tensor | None = None,
+    visibility: Visibility | None = None,
     run_block: RunBlock = block_forward,
 ) -> Tensor:
     """Predict the flow v = noise - x0 (rectified flow, Liu et al. 2022, arXiv 2209.03003), [B, C, T, H, W].
@@ -162,7 +165,7 @@ def predict_flow(
     x: latents in model space, [B, C, T, H, W], in the dtype to compute in. timestep: 0..1000, [B, T], float.
     text: the encoder's output [B, L, text_dim], or what `embed_text` made of it.
     positions: absolute index of each latent frame, 0..T-1 by default; with a cache they follow its last frame.
-    mask: boolean [L, L] over tokens (see masks.py); without it a token sees the whole of x and of the cache.
+    visibility: which frames see which, in frames; without it all see the whole of x and of the cache.
     run_block: how a block is called.
     """
     num_frames = x.shape[2]
@@ -180,7 +183,7 @@ def predict_flow(
         text=text if isinstance(text, TextContext) else modules.text_embedding(text.to(x.dtype)),
         num_heads=config.num_heads,
         attention=attention,
-        mask=mask,
+        visibility=visibility and visibility.in_tokens(height * width),
         cache=cache,
     )
     for layer, block in enumerate(modules.blocks):

@@ -19,6 +19,7 @@ from .forward import (
     predict_flow,
 )
 from .geometry import WAN21
+from .visibility import Visibility
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -137,7 +138,7 @@ class WanTransformer(nn.Module):
         *,
         positions: tuple[int, ...] | None = None,
         cache: KeyValueCache | None = None,
-        mask: Tensor | None = None,
+        visibility: Visibility | None = None,
     ) -> Tensor:
         """The flow v = noise - x0, [B, C, T, H, W]; arguments as in forward.predict_flow."""
         return predict_flow(
@@ -149,7 +150,7 @@ class WanTransformer(nn.Module):
             attention=self.attention,
             positions=positions,
             cache=cache,
-            mask=mask,
+            visibility=visibility,
             # Blocks are called as modules so that sharding and checkpointing hooks fire.
             run_block=lambda block, tokens, layer, context: block(tokens, layer, context),
         )

@@ -10,9 +10,9 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.wan.attention import sdpa_attention
 from sfpp_core.wan.config import WanConfig, infer_config
 from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.masks import chunk_causal_mask, teacher_forcing_mask, to_tokens
 from sfpp_core.wan.rope import axis_widths, rotary_table, rotate
 from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.visibility import chunk_causal, teacher_forcing
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 
@@ -37,12 +37,12 @@ def new_cache(config: RolloutConfig, *, batch: int = 1) -> RollingKVCache:
     ],
 )
 @torch.inference_mode()
-def test_cached_chunks_equal_one_masked_pass(config: RolloutConfig) -> None:
-    """Evicting from the ring and masking the whole clip are the same attention, past the window too."""
+def test_cached_chunks_equal_one_parallel_pass(config: RolloutConfig) -> None:
+    """Evicting from the ring and saying in advance what is seen are the same attention, past the window too."""
     network, text, x = random_transformer(), random_text(batch=2), clip(17, batch=2)
     timesteps = torch.rand(2, 17, generator=torch.Generator().manual_seed(4)) * 1000
-    mask = chunk_causal_mask(17, chunk=config.chunk, window=config.window, sink=config.sink)
-    parallel = network(x, timesteps, text, mask=to_tokens(mask, TOKENS))
+    visibility = chunk_causal(range(17), chunk=config.chunk, window=config.window, sink=config.sink)
+    parallel = network(x, timesteps, text, visibility=visibility)
     cache, context, pieces = new_cache(config, batch=2), network.embed_text(text), []
     for start in range(0, 17, config.chunk):
         frames = slice(start, start + config.chunk)
@@ -56,8 +56,8 @@ def test_teacher_forcing_equals_denoising_against_a_clean_cache() -> None:
     config = RolloutConfig(chunk=3, window=6)
     network, text, clean, noisy = random_transformer(), random_text(), clip(12, seed=5), clip(12, seed=6)
     timesteps = torch.cat([torch.zeros(1, 12), torch.full((1, 12), 700.0)], dim=1)
-    mask = to_tokens(teacher_forcing_mask(12, chunk=3, window=6), TOKENS)
-    both = network(torch.cat([clean, noisy], dim=2), timesteps, text, positions=(*range(12), *range(12)), mask=mask)
+    visibility, positions = teacher_forcing(range(12), chunk=3, window=6), (*range(12), *range(12))
+    both = network(torch.cat([clean, noisy], dim=2), timesteps, text, positions=positions, visibility=visibility)
     cache, pieces = new_cache(config), []
     for start in range(0, 12, 3):
         frames = slice(start, start + 3)
@@ -65,14 +65,6 @@ def test_teacher_forcing_equals_denoising_against_a_clean_cache() -> None:
         network(clean[:, :, frames], timesteps[:, frames], text, cache=cache)
         cache.commit(3)
     torch.testing.assert_close(torch.cat(pieces, dim=2), both[:, :, 12:], atol=2e-5, rtol=2e-5)
-
-
-def test_frames_outside_the_window_do_not_matter_and_inside_they_do() -> None:
-    """The visible past is sink, then the latest frames; the window counts the current chunk."""
-    mask = chunk_causal_mask(12, chunk=3, window=7, sink=1)
-    last = mask[9].nonzero().flatten().tolist()
-    assert last == [0, 6, 7, 8, 9, 10, 11]
-    assert mask[3].nonzero().flatten().tolist() == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize("start", [180, 1023, 9_000, 300_000])
@@ -131,9 +123,9 @@ def test_training_sees_the_same_cache_with_a_detached_past() -> None:
 def test_the_attention_function_is_a_choice() -> None:
     seen = []
 
-    def counting(q, k, v, mask=None):
+    def counting(q, k, v):
         seen.append((tuple(q.shape), tuple(k.shape)))
-        return sdpa_attention(q, k, v, mask)
+        return sdpa_attention(q, k, v)
 
     network = random_transformer()
     network.attention = counting

@@ -75,7 +75,7 @@ def trajectories(tmp_path_factory: pytest.TempPathFactory) -> OdeTrajectories:
 
 
 def causal_pass() -> CausalPass:
-    return CausalPass(ROLLOUT, frames=FRAMES, latent_size=(HEIGHT, WIDTH), device=torch.device("cpu"))
+    return CausalPass(ROLLOUT, frames=FRAMES)
 
 
 class Average:

@@ -1,8 +1,8 @@
 """Backward noise initialisation as algorithm 1 of Self-Forcing++ (arXiv 2510.02283) writes it.
 
 A finished window is noised again to one of the student's timesteps and denoised once more, all of its chunks in one
-parallel pass: each sees the clean chunks before it, those of the window under a teacher-forcing mask and those before
-the window in the cache. What is clean comes from the rollout and has no gradient.
+parallel pass: each sees the clean chunks before it, those of the window beside it and those before the window in the
+cache. What is clean comes from the rollout and has no gradient.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
 from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.masks import teacher_forcing_mask, to_tokens
 from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.visibility import teacher_forcing
 
 from .recording import Recording
 
@@ -53,28 +53,19 @@ def denoise_again(network: WanTransformer, recording: Recording, noise: Tensor, 
     rollout = films.rollout(network, recording.before)
     with torch.no_grad():
         cache = rollout.past()
-    start, count = recording.before.num_frames, recording.num_frames
-    clean = recording.after.latents[:, :, start:].to(films.device)
+    frames = range(recording.before.num_frames, recording.after.num_frames)
+    count, clean = len(frames), recording.after.latents[:, :, frames.start :].to(films.device)
     sigma = timestep / NUM_TIMESTEPS
     noised = add_noise(clean, noise.to(films.device), sigma)
     timesteps = torch.tensor([config.context_noise] * count + [timestep] * count, device=films.device)
-    tokens = WAN21.tokens_per_frame(*clean.shape[-2:])
-    past = _WindowPast(cache, tuple(range(start, start + count)), count * tokens)
+    past = _WindowPast(cache, tuple(frames), count * WAN21.tokens_per_frame(*clean.shape[-2:]))
     flow = network(
         torch.cat([clean, noised], dim=2).to(films.dtype),
         repeat(timesteps, "t -> b t", b=len(clean)),
         films.text.to(films.device, films.dtype),
         cache=past,
-        mask=to_tokens(_mask(recording, cache.visible_frames()), tokens).to(films.device),
+        visibility=teacher_forcing(
+            frames, chunk=config.chunk, window=config.window, sink=config.sink, past=cache.visible_frames()
+        ),
     )
     return flow_to_x0(noised, flow[:, :, count:].float(), sigma)
-
-
-def _mask(recording: Recording, past: tuple[int, ...]) -> Tensor:
-    """[2T, P + 2T] over frames: the window's, clean and noised, see the cache's and the window's."""
-    config, end = recording.before.config, recording.after.num_frames
-    window = torch.arange(recording.before.num_frames, end)
-    rows = torch.cat([window, end + window])
-    columns = torch.cat([torch.tensor(past, dtype=torch.long), rows])
-    mask = teacher_forcing_mask(end, chunk=config.chunk, window=config.window, sink=config.sink)
-    return mask[rows][:, columns]

@@ -1,4 +1,4 @@
-"""The causal few-step student, from a teacher: every chunk of a clip in parallel, under the mask that equals the cache.
+"""The causal few-step student, from a teacher: every chunk of a clip in parallel, seeing what the cache would show.
 
 It starts the student off, by one of three objectives:
 
@@ -128,7 +128,7 @@ class CausalInitTask:
     def _make_objective(self) -> Objective:
         config, material = self._config, self._material
         rollout = config.student.rollout()
-        causal = CausalPass(rollout, frames=config.frames, latent_size=material.latent_size, device=config.device)
+        causal = CausalPass(rollout, frames=config.frames)
         common = {"rollout": rollout, "seed": config.seed, "batch": config.batch}
         if config.objective == "flow":
             return FlowObjective(self.model, causal, material.clips, material.texts, settings=config.flow, **common)
