@@ -16,7 +16,7 @@ class Visibility:
     """Queries and keys in neighbouring pieces, and the pieces of keys that each piece of queries sees.
 
     Lengths are latent frames; `in_tokens` makes them tokens. A few dozen whole numbers stand for a mask of queries by
-    keys, 4.3 GB of booleans for teacher forcing with 21 frames of 832x480; see `attention.attend`.
+    keys, 3.7 GB of booleans for teacher forcing with 21 frames of 832x480; see `attention.attend`.
     """
 
     queries: tuple[int, ...]
@@ -42,20 +42,27 @@ def chunk_causal(frames: range, *, chunk: int, window: int, sink: int = 0) -> Vi
     return _in_pieces(chunks, seen, num_keys=len(frames))
 
 
+def num_past(num_frames: int, *, chunk: int) -> int:
+    """How many of a clip's frames are the past of others: all but those of its last chunk."""
+    return (num_frames - 1) // chunk * chunk
+
+
 def teacher_forcing(frames: range, *, chunk: int, window: int, sink: int = 0, past: Sequence[int] = ()) -> Visibility:
-    """Of a clip's clean frames, then its noisy frames, both with absolute indices `frames`.
+    """Of a clip's clean frames, but those of the last chunk, then its noisy frames; `frames`: their absolute indices.
 
     A clean chunk sees clean chunks up to itself; a noisy chunk sees itself and earlier clean chunks, exactly as the
-    chunk being denoised sees the cache in a rollout. Queries are the clip twice; keys are the clean frames before it
-    that a cache holds, with absolute indices `past` in any order, then the clip twice.
+    chunk being denoised sees the cache in a rollout. Nobody would see the last chunk clean. Queries are those frames;
+    keys are the clean frames before them that a cache holds, with absolute indices `past` in any order, then they.
     """
-    chunks, clean = _chunks(frames, chunk), (*past, *frames)
+    beside = frames[: num_past(len(frames), chunk=chunk)]
+    clean = (*past, *beside)
+    chunks, clean_chunks = _chunks(frames, chunk), _chunks(beside, chunk)
     seen = [
         _seen(clean, own, first + own.start - frames.start, window=window, sink=sink)
-        for first in (len(past), len(clean))
-        for own in chunks
+        for first, half in ((len(past), clean_chunks), (len(clean), chunks))
+        for own in half
     ]
-    return _in_pieces(chunks * 2, seen, num_keys=len(clean) + len(frames))
+    return _in_pieces(clean_chunks + chunks, seen, num_keys=len(clean) + len(frames))
 
 
 def _chunks(frames: range, chunk: int) -> list[range]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
@@ -63,15 +63,17 @@ def test_a_noisy_frame_sees_its_chunk_and_clean_past_in_the_cache_or_beside_it(
     cache.seek(first)
     past, frames, chunk = cache.visible_frames(), range(first, first + 13), sizes["chunk"]
     found = dense(teacher_forcing(frames, past=past, **sizes))
-    assert found.shape == (26, len(past) + 26)
+    beside = [frame for frame in frames if frame // chunk < frames[-1] // chunk]
+    assert found.shape == (len(beside) + 13, len(past) + len(beside) + 13)
     for number, row in enumerate(found.tolist()):
-        frame, is_noisy = frames[number % 13], number >= 13
-        own = [frame // chunk == other // chunk for other in frames]
-        cached, beside = ([is_past(frame, other, end=frames.stop, **sizes) for other in at] for at in (past, frames))
-        if is_noisy:
-            assert row == [*cached, *beside, *own]
+        is_clean = number < len(beside)
+        frame = beside[number] if is_clean else frames[number - len(beside)]
+        before = [is_past(frame, other, end=frames.stop, **sizes) for other in (*past, *beside)]
+        if is_clean:
+            own = [False] * len(past) + [frame // chunk == other // chunk for other in beside]
+            assert row == [*(a or b for a, b in zip(before, own, strict=True)), *[False] * 13]
         else:
-            assert row == [*cached, *(a or b for a, b in zip(beside, own, strict=True)), *[False] * 13]
+            assert row == [*before, *(frame // chunk == other // chunk for other in frames)]
 
 
 def test_the_window_counts_the_current_chunk_and_the_sink() -> None:
@@ -84,13 +86,12 @@ def test_the_window_counts_the_current_chunk_and_the_sink() -> None:
 def test_attention_and_its_gradients_are_those_under_the_mask(sizes: dict[str, int]) -> None:
     """In float64, to rounding; keys that nobody sees have no gradient."""
     visibility = teacher_forcing(range(6, 20), past=(3, 4, 5, 0, 1, 2), **sizes).in_tokens(2)
-    draw = torch.Generator().manual_seed(0)
+    mask, draw = dense(visibility), torch.Generator().manual_seed(0)
+    queries, keys = mask.shape
     q, k, v, direction = (
         torch.randn(2, length, 3, 8, generator=draw, dtype=torch.float64, requires_grad=True)
-        for length in (56, 68, 68, 56)
+        for length in (queries, keys, keys, queries)
     )
-    mask = dense(visibility)
-    assert mask.shape == (56, 68)
     expected = rearrange(
         F.scaled_dot_product_attention(*(rearrange(x, "b l h d -> b h l d") for x in (q, k, v)), attn_mask=mask),
         "b h l d -> b l h d",
@@ -114,9 +115,9 @@ def test_the_kernel_gets_no_pair_that_is_not_seen() -> None:
         pairs += q.shape[1] * k.shape[1]
         return sdpa_attention(q, k, v)
 
-    x = torch.randn(1, 84, 1, 4)
-    attend(counting, x, x, x, visibility)
     mask = dense(visibility)
+    queries, keys = (torch.randn(1, length, 1, 4) for length in mask.shape)
+    attend(counting, queries, keys, keys, visibility)
     assert pairs == mask.sum() < 0.25 * mask.numel()
 
 
@@ -129,9 +130,9 @@ def test_without_a_visibility_every_query_sees_every_key() -> None:
 def test_a_network_compiles_with_it_into_one_graph() -> None:
     network, text = random_transformer(), random_text()
     x = torch.randn(1, TINY.in_channels, 6, LATENT_HEIGHT, LATENT_WIDTH)
-    timesteps = repeat(torch.tensor([0.0, 700.0]), "k -> 1 (k t)", t=6)
-    options = {"positions": (*range(6), *range(6)), "visibility": teacher_forcing(range(6), chunk=2, window=4)}
-    inputs = (torch.cat([x, x], dim=2), timesteps, text)
+    timesteps = torch.tensor([[0.0] * 4 + [700.0] * 6])
+    options = {"positions": (*range(4), *range(6)), "visibility": teacher_forcing(range(6), chunk=2, window=4)}
+    inputs = (torch.cat([x[:, :, :4], x], dim=2), timesteps, text)
     expected = network(*inputs, **options)
     graphs = 0
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.visibility import chunk_causal, teacher_forcing
+from sfpp_core.wan.visibility import chunk_causal, num_past, teacher_forcing
 
 
 class CausalPass:
@@ -18,20 +18,22 @@ class CausalPass:
         """frames: latent frames of a clip."""
         sizes = {"chunk": rollout.chunk, "window": rollout.window, "sink": rollout.sink}
         self._context_noise = rollout.context_noise
-        self._positions = tuple(range(frames))
+        self._num_past = num_past(frames, chunk=rollout.chunk)
+        self._positions = (*range(self._num_past), *range(frames))
         self._after_clean = teacher_forcing(range(frames), **sizes)
         self._after_noisy = chunk_causal(range(frames), **sizes)
 
     def after_clean(self, network: WanTransformer, past: Tensor, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """Flow of x, every chunk given the clean chunks of `past` before it, as in a rollout (teacher forcing).
 
-        past, x: B C T H W. sigma: noise levels of x, [B, T]; the past is told the context's.
+        past, x: B C T H W; the last chunk of `past` is nobody's past. sigma: noise levels of x, [B, T]; the past is
+        told the context's.
         """
-        context = torch.full_like(sigma, self._context_noise)
+        context = torch.full_like(sigma[:, : self._num_past], self._context_noise)
         timestep = torch.cat([context, sigma * NUM_TIMESTEPS], dim=1)
-        both = torch.cat([past, x], dim=2)
-        flow = network(both, timestep, text, positions=self._positions * 2, visibility=self._after_clean)
-        return flow[:, :, len(self._positions) :]
+        both = torch.cat([past[:, :, : self._num_past], x], dim=2)
+        flow = network(both, timestep, text, positions=self._positions, visibility=self._after_clean)
+        return flow[:, :, self._num_past :]
 
     def after_noisy(self, network: WanTransformer, x: Tensor, sigma: Tensor, text: Tensor) -> Tensor:
         """Flow of x, every chunk given the chunks of x itself before it, each at its own noise level [B, T]."""

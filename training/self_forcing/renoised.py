@@ -17,23 +17,22 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.visibility import teacher_forcing
+from sfpp_core.wan.visibility import num_past, teacher_forcing
 
 from .recording import Recording
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _WindowPast:
-    """The cache of the frames before a window, beside which the window lies twice: clean, then noised."""
+    """The cache of the frames before a window, beside which the window lies twice: what of it is past, then noised."""
 
     cache: RollingKVCache
-    frames: tuple[int, ...]
-    """Of the window."""
+    beside: tuple[int, ...]
+    """Absolute indices of the frames that lie there."""
     clean_tokens: int
 
     def positions(self, num_frames: int) -> tuple[int, ...]:
-        del num_frames
-        return self.frames + self.frames
+        return self.beside[:num_frames]
 
     def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         past = self.cache.contents(layer)
@@ -54,13 +53,14 @@ def denoise_again(network: WanTransformer, recording: Recording, noise: Tensor, 
     with torch.no_grad():
         cache = rollout.past()
     frames = range(recording.before.num_frames, recording.after.num_frames)
-    count, clean = len(frames), recording.after.latents[:, :, frames.start :].to(films.device)
+    clean = recording.after.latents[:, :, frames.start :].to(films.device)
+    count = num_past(len(frames), chunk=config.chunk)
     sigma = timestep / NUM_TIMESTEPS
     noised = add_noise(clean, noise.to(films.device), sigma)
-    timesteps = torch.tensor([config.context_noise] * count + [timestep] * count, device=films.device)
-    past = _WindowPast(cache, tuple(frames), count * WAN21.tokens_per_frame(*clean.shape[-2:]))
+    timesteps = torch.tensor([config.context_noise] * count + [timestep] * len(frames), device=films.device)
+    past = _WindowPast(cache, (*frames[:count], *frames), count * WAN21.tokens_per_frame(*clean.shape[-2:]))
     flow = network(
-        torch.cat([clean, noised], dim=2).to(films.dtype),
+        torch.cat([clean[:, :, :count], noised], dim=2).to(films.dtype),
         repeat(timesteps, "t -> b t", b=len(clean)),
         films.text.to(films.device, films.dtype),
         cache=past,
