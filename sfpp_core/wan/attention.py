@@ -43,8 +43,8 @@ def attend(
     """Attention in which a query sees what `visibility`, in tokens, says; without it every key. [B, L, H, D].
 
     Queries that see the same keys go to the kernel together, with no others: exact, on any device and in any kernel,
-    and what is not seen costs nothing. FlexAttention has such patterns too, but only compiled, and on a CPU without
-    gradients; the fused kernels that take a mask compute what it hides.
+    and what is not seen costs nothing. PyTorch's FlexAttention knows such patterns too, but makes all scores unless it
+    is compiled, and goes backward on no CPU; its other kernels, given a mask, compute what that hides.
     """
     if visibility is None:
         return attention(q_BLHD, k_BSHD, v_BSHD)

@@ -102,6 +102,15 @@ def test_flops_of_a_clip_are_those_of_its_products(costs: PassCosts) -> None:
     assert costs.teacher["wide"].flops == clip_flops(CONFIG.teachers["wide"], CONFIG.window.frames)
 
 
+def test_flops_of_teacher_forcing_are_those_of_what_is_seen() -> None:
+    """Four clean and six noisy frames: layers for ten, attention for no more pairs than in a clip of six."""
+    seen = 2 * 2 + 2 * 4 + 2 * 2 + 2 * 4 + 2 * 6
+    more_than_seen = SMALL.num_layers * 2 * 2 * SMALL.dim * (10 * 10 - seen) * PER_FRAME**2
+    passes = Passes(CONFIG, device=META, dtype=torch.bfloat16)
+    assert count(passes.teacher_forcing(SMALL)).flops == clip_flops(SMALL, 10) - more_than_seen
+    assert seen == 6 * 6
+
+
 def test_checkpointing_computes_the_blocks_once_more(costs: PassCosts) -> None:
     more = costs.critic_training[True].flops - costs.critic_training[False].flops
     assert more == block_flops(SMALL, CONFIG.window.frames)
@@ -360,7 +369,7 @@ def test_a_device_that_is_not_there_ends_in_a_sentence(caplog: pytest.LogCapture
 def test_measuring_compares_every_pass_with_what_was_computed(costs: PassCosts) -> None:
     text = measurement(CONFIG, costs, CPU, checkpointing=True, repeats=1)
     ratios = [float(line.split("|")[5]) for line in text.splitlines()[4:]]
-    assert len(ratios) == 6 and min(ratios) > 0
+    assert len(ratios) == 7 and min(ratios) > 0
     assert "on a CPU" in text and "step of 1 + 2 updates" in text
 
 

@@ -72,6 +72,8 @@ class PassCosts:
     critic: Cost
     critic_training: dict[bool, Cost]
     """As `chunk_training`."""
+    causal_init: dict[bool, Cost]
+    """A clip with teacher forcing; as `chunk_training`."""
     teacher: dict[str, Cost]
     text: Cost
     """Keys and values of a prompt for every layer."""
@@ -101,6 +103,10 @@ def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -
         critic=count_network(passes.clip, config.student),
         critic_training={
             key: count_network(lambda model, training=training: passes.clip(model, training), config.student)
+            for key, training in trainings.items()
+        },
+        causal_init={
+            key: count_network(lambda model, training=training: passes.teacher_forcing(model, training), config.student)
             for key, training in trainings.items()
         },
         teacher={name: count_network(passes.clip, model) for name, model in config.teachers.items()},

@@ -110,6 +110,10 @@ def _passes(config: ScalingConfig, passes: Passes, costs: PassCosts, training: T
     makers = {
         "critic": (lambda: passes.clip(config.student), costs.critic),
         "critic, forward and backward": (lambda: passes.clip(config.student, training), costs.critic_training[kind]),
+        "causal_init, forward and backward": (
+            lambda: passes.teacher_forcing(config.student, training),
+            costs.causal_init[kind],
+        ),
         "chunk": (lambda: passes.chunk(config.student, past), costs.chunk.full),
         "chunk, forward and backward": (
             lambda: passes.chunk(config.student, past, training),

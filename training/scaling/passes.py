@@ -22,6 +22,7 @@ from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
+from ..objectives.causal_pass import CausalPass
 from ..recomputation import recompute_blocks
 from .config import ScalingConfig
 from .counting import Pass
@@ -49,6 +50,19 @@ class Passes:
         text = self.text(model, torch.float32)
         x = self.latents(model, self._config.window.frames, torch.float32)
         return self._pass(self.network(model, training), x, text, cache=None, training=training)
+
+    def teacher_forcing(self, model: WanConfig, training: Training | None = None) -> Pass:
+        """A window as `causal_init` starts the student off: all noisy chunks at once, given the clean ones before."""
+        network, text, frames = (
+            self.network(model, training),
+            self.text(model, torch.float32),
+            self._config.window.frames,
+        )
+        x = self.latents(model, frames, torch.float32)
+        sigma = torch.full((1, frames), 0.5, device=self._device)
+        causal = CausalPass(self._config.rollout, frames=frames)
+        forward = partial(causal.after_clean, network, x, x, sigma, text)
+        return Pass(forward, backward=training is not None, context=self.autocast)
 
     def chunk(self, model: WanConfig, past_frames: int, training: Training | None = None) -> Pass:
         """A chunk against a cache that holds `past_frames` latent frames.

@@ -49,6 +49,7 @@ def _passes(config: ScalingConfig, costs: PassCosts) -> str:
     chunk, frames, past = costs.chunk, config.window.frames, costs.chunk.most_past
     rows = [(f"teacher, {frames} frames, {name}", cost) for name, cost in costs.teacher.items()]
     rows += [(f"critic, {frames} frames", costs.critic), *_trained(f"critic, {frames} frames", costs.critic_training)]
+    rows += _trained(f"causal_init, {frames} frames", costs.causal_init)
     rows += [("chunk, no past", chunk.alone), (f"chunk, {past} frames of past", chunk.full)]
     full = {key: cost.full for key, cost in costs.chunk_training.items()}
     rows += _trained(f"chunk, {past} frames of past", full)
