@@ -28,6 +28,7 @@ from training.objectives.ode import OdeConfig, OdeObjective
 from training.ode import student_grid, student_sigmas
 from training.ode_trajectories import OdeTrajectories, trajectory_shard, trajectory_shards
 from training.parallel import World
+from training.recomputation import recompute_blocks
 from training.seeding import normal
 from training.stages import causal_init
 
@@ -330,6 +331,19 @@ def test_ranks_and_parts_of_a_batch_together_are_the_batch(
     for pieces in (in_parts, of_ranks):
         assert len(pieces) == 2 and not torch.equal(*pieces)
         torch.testing.assert_close(torch.stack(pieces).mean(), whole, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("context", ["noisy", "clean"])
+def test_blocks_that_are_computed_again_give_the_same_gradient(context: str, trajectories: OdeTrajectories) -> None:
+    found = []
+    for again in (False, True):
+        network = small_network(STUDENT)
+        if again:
+            recompute_blocks(network)
+        objective = make_objective("ode", trajectories, network=network, context=context)
+        objective.loss(objective.batch(0), 0).total.backward()
+        found.append([weight.grad for weight in network.parameters()])
+    assert all(torch.equal(*gradients) and gradients[0].any() for gradients in zip(*found, strict=True))
 
 
 def test_levels_between_the_steps_cover_all_of_them_evenly() -> None:
