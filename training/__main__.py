@@ -6,13 +6,14 @@ import argparse
 import importlib
 import logging
 import sys
+from contextlib import nullcontext
 
 import torch
 
 from .checkpoint import CheckpointError
 from .config import ConfigError, load_config
 from .divergence import TrainingDiverged
-from .parallel import joined
+from .parallel import World, joined, launched_rank
 
 STAGES = {
     "vae": "the video autoencoder",
@@ -29,6 +30,8 @@ STAGES = {
     "evaluate": "students side by side, at any length: stability, motion, drift, truth",
     "evaluate_tiny": "accuracy by attribute, contact sheets and videos of teacher and student",
 }
+FOR_ONE_PROCESS = ("export", "evaluate_tiny")
+"""Stages whose work is not shared: the first process does it and does not join the others, which end at once."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -42,12 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.max_minutes=9 steps=100")
     options = parser.parse_intermixed_args(arguments)
 
+    is_alone = options.stage in FOR_ONE_PROCESS
+    if is_alone and launched_rank() > 0:
+        return 0
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     stage = importlib.import_module(f".stages.{options.stage}", package=__package__)
     try:
         config = load_config(stage.Config, options.config, options.overrides)
         torch.manual_seed(config.seed)
-        with joined(config.device) as world:
+        with nullcontext(World.alone()) if is_alone else joined(config.device) as world:
             logging.getLogger().setLevel(logging.INFO if world.is_main else logging.ERROR)
             stage.run(config)
     except ConfigError as error:

@@ -86,6 +86,11 @@ def _mesh(device_type: str, size: int) -> DeviceMesh:
     return init_device_mesh(device_type, (size,))
 
 
+def launched_rank() -> int:
+    """This process's number among those that torchrun has started, whether it joins them or not."""
+    return int(os.environ.get("RANK", "0"))
+
+
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
     """Join the other processes that torchrun has started, if any, for the length of the block.

@@ -1,7 +1,7 @@
 """Data that a run makes once and later runs read: numbered safetensors files, each whole or not there.
 
 What a shard says of itself lies in its header, every entry as JSON. A process that is killed leaves whole shards only,
-and the same command goes on at those that are missing.
+and the same command goes on at those that are missing. Processes of one run share the shards among themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sfpp_core.files import replacing
+
+from .parallel import World
 
 logger = logging.getLogger(__name__)
 
@@ -66,22 +68,24 @@ class ShardFolder:
         make: Callable[[int], Shard],
         *,
         max_minutes: float | None,
-        rank: int = 0,
-        num_ranks: int = 1,
+        world: World | None = None,
     ) -> bool:
         """Make the missing ones among shards 0..num_shards until all are there or the time is over; True when done.
 
-        Process `rank` of `num_ranks` makes every num_ranks-th shard, and answers for no other.
+        world: by default the processes that this one has joined. Each makes every so many-th shard and answers for no
+            other; `make` must give the same for a shard whoever asks.
         """
-        own = range(rank, num_shards, num_ranks)
+        world = world or World.current()
+        own = range(world.rank, num_shards, world.size)
         missing = [index for index in own if not self.path(index).is_file()]
         started = time.monotonic()
-        for index in tqdm(missing, total=len(own), initial=len(own) - len(missing), unit="shard"):
+        made = len(own) - len(missing)
+        for index in tqdm(missing, total=len(own), initial=made, unit="shard", disable=not world.is_main):
             if max_minutes is not None and time.monotonic() - started > 60 * max_minutes:
                 logger.info("%s paused before shard %d of %d; the same command goes on", self.kind, index, num_shards)
                 return False
             self.write(index, make(index))
-        logger.info("%s are finished: %d shards in %s", self.kind, len(own), self.folder)
+        logger.info("%s: all %d shards of this process are in %s", self.kind, len(own), self.folder)
         return True
 
 

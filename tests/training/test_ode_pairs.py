@@ -21,6 +21,7 @@ from training.config import ConfigError, load_config
 from training.models import fingerprint
 from training.ode import euler_states, guided, student_grid, student_sigmas
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
+from training.parallel import World
 from training.seeding import normal
 from training.shards import Shard, ShardFolder, read_header
 from training.stages import ode_pairs
@@ -169,9 +170,9 @@ def test_ranks_share_the_shards_among_themselves(tmp_path: Path) -> None:
         made.append(index)
         return Shard(tensors={"number": torch.tensor(index)}, header={"index": index})
 
-    assert shards.make(5, shard, max_minutes=None, rank=1, num_ranks=2) and made == [1, 3]
+    assert shards.make(5, shard, max_minutes=None, world=World(rank=1, size=2)) and made == [1, 3]
     assert list(shards.paths()) == [], "the first is another's"
-    assert shards.make(5, shard, max_minutes=None, rank=0, num_ranks=2) and made == [1, 3, 0, 2, 4]
+    assert shards.make(5, shard, max_minutes=None, world=World(rank=0, size=2)) and made == [1, 3, 0, 2, 4]
     assert [read_header(path)["index"] for path in shards.paths()] == [0, 1, 2, 3, 4]
     assert shards.make(5, shard, max_minutes=None) and len(made) == 5
 

@@ -1,4 +1,7 @@
-"""Encode prompts once, so that the stages that learn from them never hold the text encoder."""
+"""Encode prompts once, so that the stages that learn from them never hold the text encoder.
+
+Processes share the shards among themselves.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,7 @@ class Config(StageConfig):
 
 
 def run(config: Config) -> bool:
-    """Encode until all shards are there or `run.max_minutes` are over; True when finished."""
+    """Encode until this process's shards are there or `run.max_minutes` are over; True when finished."""
     conditioning = config.conditioning
     prompts = read_prompts(conditioning.prompts)
     pieces = [prompts[first : first + config.shard] for first in range(0, len(prompts), config.shard)]

@@ -1,4 +1,7 @@
-"""Encode scenes once, so that the stages that learn from latents never wait for the renderer or the autoencoder."""
+"""Encode scenes once, so that the stages that learn from latents never wait for the renderer or the autoencoder.
+
+Processes share the shards among themselves.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,7 @@ class Config(StageConfig):
 
 
 def run(config: Config) -> bool:
-    """Encode until all shards are there or `run.max_minutes` are over; True when finished."""
+    """Encode until this process's shards are there or `run.max_minutes` are over; True when finished."""
     folder = RunFolder(config, stage="latents")
     vae = load_vae(Path(config.vae)).to(config.device)
     channels_last_weights(vae)

@@ -1,7 +1,7 @@
 """Trajectories of the teacher's probability-flow ODE, kept where the student's steps are (CausVid, arXiv 2412.07772).
 
-Every trajectory starts from noise of its own, whoever makes it: number n follows from the seed and n. Under torchrun
-each process makes every so many-th shard.
+Every trajectory starts from noise of its own, whoever makes it: number n follows from the seed and n. Processes share
+the shards among themselves.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from ..config import StageConfig, require
 from ..models import fingerprint, open_transformer
 from ..ode import euler_states, student_grid, student_sigmas, teacher_velocity
 from ..ode_trajectories import trajectory_shard, trajectory_shards
-from ..parallel import World
 from ..run_folder import RunFolder
 from ..seeding import normal
 from ..shards import Shard, read_header
@@ -109,7 +108,6 @@ class _Maker:
 
 def run(config: Config) -> bool:
     """Integrate until this process's shards are there or `run.max_minutes` are over; True when finished."""
-    world = World.current()
     shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
     network = open_transformer(config.teacher)
     made_by = _made_by(config, network)
@@ -123,10 +121,7 @@ def run(config: Config) -> bool:
     if config.run.compile:
         compile_network(network)
     maker = _Maker(config, network, Conditioning.open(config.conditioning, device=config.device), made_by)
-    num_shards = config.trajectories // config.shard
-    return shards.make(
-        num_shards, maker.shard, max_minutes=config.run.max_minutes, rank=world.rank, num_ranks=world.size
-    )
+    return shards.make(config.trajectories // config.shard, maker.shard, max_minutes=config.run.max_minutes)
 
 
 def _made_by(config: Config, network: WanTransformer) -> dict[str, Any]:
