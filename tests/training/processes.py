@@ -11,9 +11,13 @@ from typing import Any
 
 import torch
 
+PORT = "MASTER_PORT"
+"""Environment variable that says where processes find one another."""
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Processes start in no time, because they are copies of one that has imported this and done nothing else.
-_CONTEXT.set_forkserver_preload(["tests.training.line_task", "training.stages.teacher", "torch._dynamo"])
+_CONTEXT.set_forkserver_preload(
+    ["tests.training.line_task", "tests.training.stage_cases", "training.stages.evaluate", "torch._dynamo"]
+)
 
 
 def start(function: Callable[..., Any], *arguments: Any, environment: dict[str, str] | None = None) -> BaseProcess:
@@ -25,15 +29,20 @@ def start(function: Callable[..., Any], *arguments: Any, environment: dict[str, 
 
 def start_together(function: Callable[..., Any], *arguments: Any, count: int = 2) -> list[BaseProcess]:
     """Call a function in each of `count` processes that find one another as torchrun would have them."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", PORT: free_port()}
     ranks = [common | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
     return [start(function, *arguments, environment=rank) for rank in ranks]
 
 
-def exit_codes(processes: list[BaseProcess], *, seconds: float = 300) -> list[int | None]:
+def free_port() -> str:
+    """One for `PORT`. Processes that form one run after another need one for each, lest a quick one meets a slow one's
+    former run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
+
+
+def exit_codes(processes: list[BaseProcess], *, seconds: float = 600) -> list[int | None]:
     """Wait for processes and say how they ended; None for one that has not, which is killed."""
     for process in processes:
         process.join(seconds)

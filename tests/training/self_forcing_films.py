@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor, nn
 
@@ -13,11 +11,9 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
 from training.film_noise import FilmNoise
-from training.parallel import World, joined
 from training.self_forcing.config import Config
 from training.self_forcing.recording import Films
 from training.self_forcing.task import SelfForcingTask
-from training.sharding import whole
 
 CPU = torch.device("cpu")
 SEEDS = (11, 12)
@@ -45,28 +41,20 @@ def inferred(network: WanTransformer, config: RolloutConfig, *, seed: int, chunk
 
 
 def gradients_of_a_step(config: Config) -> tuple[dict[str, float], dict[str, Tensor]]:
-    """Metrics of a step and the gradients of its last updates, over all processes, with the weights as they were."""
+    """Metrics of a step and the gradients of its last updates, with the weights as they were."""
     task = SelfForcingTask(config, stage="sfpp")
     gradients: dict[str, Tensor] = {}
     for key, trained in task.networks.items():
 
         def keep(step: int, key: str = key, network: nn.Module = trained.network) -> dict[str, float]:
             for name, weight in network.named_parameters():
-                gradients[f"{key} {name}"], weight.grad = whole(weight.grad), None
+                gradients[f"{key} {name}"], weight.grad = weight.grad, None
             return {}
 
         trained.update = keep
     # Past the ramp, and in films that go on their second window.
     task.train_step(None, 3)
-    return World.current().mean(task.train_step(None, 4)), gradients
-
-
-def save_gradients_of_a_step(config: Config, path: Path) -> None:
-    """The same for one of several processes; the main one writes them."""
-    with joined(CPU) as world:
-        found = gradients_of_a_step(config)
-        if world.is_main:
-            torch.save(found, path)
+    return task.train_step(None, 4), gradients
 
 
 def drawn(*shape: int, seed: int = 0) -> Tensor:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from tests.training.line_task import (
     LineConfig,
     LineTask,
@@ -32,12 +30,8 @@ from tests.training.line_task import (
     tensors_of,
 )
 from tests.training.processes import exit_codes, run_together, start_together
-from training.__main__ import main
-from training.checkpoint import read_checkpoint
 from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
 from training.divergence import TrainingDiverged
-from training.export import write_weights
-from training.latent_clips import clip_shard, clip_shards
 from training.micro_batches import micro_batches
 from training.parallel import World, joined
 from training.recomputation import recompute_blocks
@@ -73,57 +67,6 @@ def test_micro_batches_cut_whatever_has_samples() -> None:
         micro_batches(batch, 3)
     with pytest.raises(ConfigError, match="write accumulate=1"):
         micro_batches(torch.zeros(4), 2)
-
-
-@pytest.fixture(scope="module")
-def teacher_words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """The teacher stage at its smallest, through the command line's own entry, but for where it runs."""
-    folder = tmp_path_factory.mktemp("data")
-    torch.manual_seed(0)
-    prompts = [["a red ball"], ["a hill", "hills"], ["a cloud"], ["night"]]
-    clip_shards(folder).write(0, clip_shard(torch.randn(4, 16, 3, 4, 4), prompts))
-    vae = {"kind": "vae", "dim": 4}
-    write_weights(folder / "vae.safetensors", WanVAE(WanVAEConfig(dim=4)).state_dict(), vae)
-    return [
-        "teacher",
-        f"--config={ROOT}/training/configs/tiny/teacher.yaml",
-        f"vae={folder}/vae.safetensors",
-        f"phases=[{{start: 0, data: [{{folder: {folder}, clips: 4}}], batch: 4, frames: 3}}]",
-        "model={dim: 128, ffn_dim: 64, num_layers: 1}",
-        *("steps=3", "precision=float32", "sample_steps=1", "run.workers=0", "run.log_every=1", "run.device=cpu"),
-        # AdamW moves a weight whose gradient is all rounding by the rate itself; this one keeps that below a millionth.
-        *("optimizer.lr=2e-4", "optimizer.warmup=1", "optimizer.decay=1", "optimizer.muon_precision=float32"),
-    ]
-
-
-def run_stage(words: Sequence[str]) -> None:
-    assert main(list(words)) == 0
-
-
-def checkpoint_of(run: Path) -> dict:
-    (path,) = run.glob("checkpoint-*")
-    return read_checkpoint(path, lambda path, shape, dtype: torch.empty(shape, dtype=dtype))
-
-
-def test_two_processes_train_the_teacher_of_one(teacher_words: list[str], tmp_path: Path) -> None:
-    """Sharded, through Muon, AdamW, clipping and averaging; begun by one and ended by two, and the reverse."""
-    alone, one_two, two_one, parts = (tmp_path / name for name in ("alone", "one_two", "two_one", "parts"))
-    run_stage([*teacher_words, f"run.out={alone}"])
-    expected = checkpoint_of(alone)
-    assert expected["step"] == 3
-
-    run_stage([*teacher_words, f"run.out={one_two}", "run.max_minutes=1e-9"])
-    run_together(run_stage, [*teacher_words, f"run.out={one_two}", "run.checkpoint_activations=true"])
-    assert_same_state(expected, checkpoint_of(one_two), within=1e-6)
-    assert (one_two / "teacher.safetensors").is_file() and list((one_two / "board").glob("samples*.mp4"))
-
-    run_together(run_stage, [*teacher_words, f"run.out={two_one}", "run.max_minutes=1e-9"])
-    assert checkpoint_of(two_one)["step"] == 1
-    run_stage([*teacher_words, f"run.out={two_one}"])
-    assert_same_state(expected, checkpoint_of(two_one), within=1e-6)
-
-    run_stage([*teacher_words, f"run.out={parts}", "accumulate=2"])
-    assert_same_state(expected, checkpoint_of(parts), within=1e-6)
 
 
 def test_accumulation_and_processes_together_are_one_batch(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -24,8 +23,7 @@ from training.self_forcing.task import SelfForcingTask
 from training.stages import self_forcing, sfpp
 from training.student import StudentConfig, write_student
 
-from .processes import run_together
-from .self_forcing_films import gradients_of_a_step, save_gradients_of_a_step
+from .self_forcing_films import gradients_of_a_step
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096, freq_dim=32)
@@ -91,8 +89,6 @@ WAYS = {
     )
 }
 FOUR = {"batch": 4}
-Step = tuple[dict[str, float], dict[str, Tensor]]
-"""Metrics and gradients."""
 # Two windows a film, coprime to the three that a step takes if the critic has its own.
 LONGER = {"window.rollout_frames": 9, "window.masked_frames": 1}
 
@@ -215,42 +211,15 @@ def test_a_critic_that_is_the_teacher_leaves_the_student_as_it_is(files: dict[st
 # Parts of a batch
 
 
-@pytest.fixture(scope="module")
-def whole_batch(files: dict[str, str]) -> Callable[[dict[str, object]], Step]:
-    """A step of four films by one process in one go."""
-    steps: dict[str, Step] = {}
-
-    def take(way: dict[str, object]) -> Step:
-        key = str(way)
-        if key not in steps:
-            steps[key] = gradients_of_a_step(config_of(files, SFPP, LONGER, FOUR, way))
-        return steps[key]
-
-    return take
-
-
-def assert_same(found: Step, expected: Step) -> None:
-    assert found[0] == pytest.approx(expected[0], rel=1e-5)
-    assert found[1].keys() == expected[1].keys()
-    for name, gradient in expected[1].items():
+def test_a_batch_in_parts_gives_the_gradient_of_the_whole(files: dict[str, str], way: dict[str, object]) -> None:
+    (metrics, whole), (metrics_of_parts, parts) = (
+        gradients_of_a_step(config_of(files, SFPP, LONGER, FOUR, way, {"accumulate": count})) for count in (1, 2)
+    )
+    assert metrics_of_parts == pytest.approx(metrics, rel=1e-5)
+    assert parts.keys() == whole.keys()
+    for name, gradient in whole.items():
         tolerance = 1e-5 * gradient.abs().max().item()
-        torch.testing.assert_close(found[1][name], gradient, atol=tolerance, rtol=1e-4, msg=name)
-
-
-def test_a_batch_in_parts_gives_the_gradient_of_the_whole(
-    files: dict[str, str], way: dict[str, object], whole_batch: Callable[[dict[str, object]], Step]
-) -> None:
-    parts = gradients_of_a_step(config_of(files, SFPP, LONGER, FOUR, way, {"accumulate": 2}))
-    assert_same(parts, whole_batch(way))
-
-
-@pytest.mark.parametrize("name", ["restart, renoised, fresh", "streaming, chain, fresh"])
-def test_two_processes_find_the_gradient_of_one(
-    files: dict[str, str], name: str, whole_batch: Callable[[dict[str, object]], Step], tmp_path: Path
-) -> None:
-    way = WAYS[name]
-    run_together(save_gradients_of_a_step, config_of(files, SFPP, LONGER, FOUR, way), tmp_path / "step.pt")
-    assert_same(torch.load(tmp_path / "step.pt"), whole_batch(way))
+        torch.testing.assert_close(parts[name], gradient, atol=tolerance, rtol=1e-4, msg=name)
 
 
 # What is refused
