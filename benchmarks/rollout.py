@@ -21,8 +21,8 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import load_family_text_encoder, load_student
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
-from sfpp_core.wan.masks import chunk_causal_mask, to_tokens
 from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.visibility import chunk_causal
 
 EARLY = range(10, 21)
 LATE = range(300, 311)
@@ -53,10 +53,9 @@ def chunk_costs(network: WanTransformer, config: RolloutConfig, text: torch.Tens
 
 
 def seconds_without_cache(network: WanTransformer, config: RolloutConfig, text: torch.Tensor, repeats: int) -> float:
-    """Median seconds of a chunk if every call recomputes the whole window under the chunk-causal mask."""
+    """Median seconds of a chunk if every call recomputes the whole window, each chunk of it seeing those before."""
     shape = (1, WAN21.channels, config.window, *LATENT_SIZE)
-    frame_mask = chunk_causal_mask(config.window, chunk=config.chunk, window=config.window)
-    mask = to_tokens(frame_mask, WAN21.tokens_per_frame(*LATENT_SIZE))
+    visibility = chunk_causal(range(config.window), chunk=config.chunk, window=config.window)
     context = network.embed_text(text)
     times = []
     for _ in range(repeats):
@@ -64,7 +63,7 @@ def seconds_without_cache(network: WanTransformer, config: RolloutConfig, text: 
         for timestep in config.timesteps:
             timesteps = torch.zeros(1, config.window)
             timesteps[:, -config.chunk :] = timestep
-            network(torch.randn(shape), timesteps, context, mask=mask)
+            network(torch.randn(shape), timesteps, context, visibility=visibility)
         times.append(time.perf_counter() - started)
     return statistics.median(times)
 
