@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import importlib
 import io
 import re
 import subprocess
@@ -126,6 +127,11 @@ def test_nodes_never_import_the_pack_by_an_absolute_name(path: Path):
 def test_training_knows_neither_nodes_nor_comfyui(path: Path):
     for node, module in _imports(path):
         assert module not in {"nodes", "scripts", "tests", *COMFYUI_MODULES}, f"line {node.lineno} imports {module}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_benchmarks_find_what_they_import(path: Path):
+    importlib.import_module(f"benchmarks.{path.stem}")
 
 
 def test_root_imports_without_comfyui():

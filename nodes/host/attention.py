@@ -15,9 +15,9 @@ class HostAttention:
     def __init__(self, transformer_options: dict[str, Any]) -> None:
         self._options = transformer_options
 
-    def __call__(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask_LS: Tensor | None = None) -> Tensor:
+    def __call__(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
         """[B, L, H, D], as sfpp_core.wan.attention.AttentionFn."""
         num_heads = q_BLHD.shape[2]
         q, k, v = (rearrange(x, "b l h d -> b l (h d)") for x in (q_BLHD, k_BSHD, v_BSHD))
-        out = optimized_attention(q, k, v, heads=num_heads, mask=mask_LS, transformer_options=self._options)
+        out = optimized_attention(q, k, v, heads=num_heads, transformer_options=self._options)
         return rearrange(out, "b l (h d) -> b l h d", h=num_heads)
