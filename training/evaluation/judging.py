@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +46,7 @@ class Session:
     folder: Path
     prompts_kept: int
     """Of the first take of so many prompts, MP4 and strip are kept."""
-    unheeded: list[Damage] = field(default_factory=list)
+    unheeded: list[Damage]
     """Kinds of damage that the judge of Visual Stability lets pass."""
 
 
