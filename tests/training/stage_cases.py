@@ -101,7 +101,10 @@ TRAINED = {
     ),
     "sfpp streaming": Case(
         stage="sfpp",
-        words=(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised", "critic.windows=fresh"),
+        words=(
+            *(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised"),
+            *("critic.windows=fresh", "critic.told_moment=true"),
+        ),
     ),
     "grpo": Case(
         stage="grpo",
@@ -140,7 +143,7 @@ GOING_ON = {
     "sfpp by the chunk": Case(
         stage="sfpp",
         words=(
-            *(*JUDGED, "history=streaming", "reading=chain", "critic.windows=fresh"),
+            *(*JUDGED, "history=streaming", "reading=chain", "critic.windows=fresh", "critic.told_moment=true"),
             *("window.frames=9", "window.rollout_frames=21", "window.masked_frames=2", "window.ramp_updates=1"),
         ),
     ),
