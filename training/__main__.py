@@ -41,7 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m training", epilog=f"stages:\n{stages}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("stage", choices=STAGES, metavar="STAGE")
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML, e.g. training/configs/tiny/vae.yaml")
+    parser.add_argument(
+        "--config",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="YAML, e.g. training/configs/tiny/vae.yaml; given again, the later file's keys go over the earlier's",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.max_minutes=9 steps=100")
     options = parser.parse_intermixed_args(arguments)
 
@@ -51,7 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     stage = importlib.import_module(f".stages.{options.stage}", package=__package__)
     try:
-        config = load_config(stage.Config, options.config, options.overrides)
+        first, *more = options.config
+        config = load_config(stage.Config, first, options.overrides, more=more)
         torch.manual_seed(config.seed)
         with nullcontext(World.alone()) if is_alone else joined(config.device) as world:
             logging.getLogger().setLevel(logging.INFO if world.is_main else logging.ERROR)

@@ -207,24 +207,28 @@ class TrainConfig(StageConfig):
 ConfigT = TypeVar("ConfigT", bound=StageConfig)
 
 
-def load_config(kind: type[ConfigT], path: str | Path, overrides: Sequence[str] = ()) -> ConfigT:
-    """Read a stage's configuration from a YAML file, `key=value` overrides on top.
+def load_config(
+    kind: type[ConfigT], path: str | Path, overrides: Sequence[str] = (), *, more: Sequence[str | Path] = ()
+) -> ConfigT:
+    """Read a stage's configuration from a YAML file, with those of `more` over it and `key=value` overrides on top.
 
     Raises:
         ConfigError: no such file, a key the stage does not have, a missing or an impossible value.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ConfigError(f"{path} is no file; name a configuration, e.g. training/configs/tiny/vae.yaml.")
+    paths = [Path(name) for name in (path, *more)]
+    for path in paths:
+        if not path.is_file():
+            raise ConfigError(f"{path} is no file; name a configuration, e.g. training/configs/tiny/vae.yaml.")
+    named = " with ".join(map(str, paths))
     for word in overrides:
         require("=" in word, f"{word!r} is no override; write key=value, e.g. run.out=runs/vae.")
     try:
-        layers = OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides))
+        layers = *map(OmegaConf.load, paths), OmegaConf.from_dotlist(list(overrides))
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers))
     except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(f"{path}: there is no key {error.full_key!r} in this stage; mend its name.") from error
+        raise ConfigError(f"{named}: there is no key {error.full_key!r} in this stage; mend its name.") from error
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {error.full_key or 'the file'}: {error.msg or error}") from error
+        raise ConfigError(f"{named}: {error.full_key or 'the file'}: {error.msg or error}") from error
 
 
 def as_plain(config: Any) -> dict[str, Any]:

@@ -33,6 +33,17 @@ def test_words_of_the_command_line_win() -> None:
     assert config.phases == [teacher.Phase(start=0, data=[ClipSource(folder="a", clips=4)], frames=3, batch=2)]
 
 
+def test_a_later_file_goes_over_an_earlier_one_and_words_over_both(tmp_path: Path) -> None:
+    later = tmp_path / "short.yaml"
+    later.write_text("steps: 200\nseed: 77\noptimizer: {decay: 50}\n")
+    alone = load_config(vae.Config, CONFIGS / "vae.yaml")
+    config = load_config(vae.Config, CONFIGS / "vae.yaml", ["seed=78"], more=[later])
+    assert (config.steps, config.seed, config.optimizer.decay) == (200, 78, 50)
+    assert (config.dim, config.optimizer.lr) == (alone.dim, alone.optimizer.lr)
+    with pytest.raises(ConfigError, match="missing.yaml is no file"):
+        load_config(vae.Config, CONFIGS / "vae.yaml", more=[tmp_path / "missing.yaml"])
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [

@@ -38,7 +38,7 @@ class MomentCritic(nn.Module):
 
 
 def critic_at(critic: nn.Module, start: int, clips: Tensor) -> FlowNetwork:
-    """What judges `clips` [B, ...] that begin at a latent frame of their films: the critic itself, if it is not told."""
+    """What judges clips [B, ...] that begin at a latent frame of their films; a critic that is not told, itself."""
     if not isinstance(critic, MomentCritic):
         return critic
     return partial(critic, start=clips.new_full((len(clips),), float(start)))
