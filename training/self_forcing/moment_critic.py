@@ -10,6 +10,7 @@ conditioning does to distribution matching (arXiv 2311.18828), with the moment a
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 from torch import Tensor, nn
@@ -32,7 +33,10 @@ class MomentCritic(nn.Module):
 
     def forward(self, x: Tensor, timestep: Tensor, text: Tensor, *, start: Tensor) -> Tensor:
         """The flow of clips x [B, C, T, H, W] that begin at latent frames `start` [B] of their films."""
-        moved = self.moment(sinusoidal_embedding(start, self.moment.in_features))
+        width = self.moment.in_features
+        # Logarithmic: late moments are alike. By its norm: Adam moves all weights at once, and the text would be lost.
+        features = sinusoidal_embedding(start.log1p(), width) / math.sqrt(width)
+        moved = self.moment(features)
         # The padding too: it is most of what a clip attends to.
         return self.network(x, timestep, text + moved[:, None].to(text))
 
