@@ -176,6 +176,12 @@ class DecodeStream(_Stream):
     Memory is that of one latent frame plus the convolutions' past, however long the video is.
     """
 
+    def __init__(self, vae: WanVAE, *, portion: int = 1) -> None:
+        """portion: latent frames that the layers see at once. More than 1 is faster for small pictures, takes as much
+        more memory, and gives other bits: equal to rounding."""
+        super().__init__(vae)
+        self._portion = portion
+
     @torch.no_grad()
     def push(self, latents: Tensor) -> Tensor:
         """The next latents, B C T h w with any T >= 1, to their pixels, B 3 F 8h 8w in [-1, 1].
@@ -189,8 +195,8 @@ class DecodeStream(_Stream):
         _check_latents(latents, self._vae.config)
         cache = self._claim_cache(latents)
         video = []
-        for frame in latents.split(1, dim=2):
-            video.append(self._vae._pixels(_canonical(frame), cache).clamp(-1.0, 1.0))
+        for portion in latents.split(self._portion, dim=2):
+            video.append(self._vae._pixels(_canonical(portion), cache).clamp(-1.0, 1.0))
             cache.at_start = False
         self._cache = cache
         return torch.cat(video, dim=2)

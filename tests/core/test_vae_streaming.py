@@ -32,6 +32,14 @@ def test_streamed_decoding_is_whole_decoding_bit_for_bit(vae: WanVAE, sizes: tup
     assert torch.equal(torch.cat(streamed, dim=2), vae.decode(latents))
 
 
+def test_larger_portions_give_the_same_pictures_to_rounding(vae: WanVAE) -> None:
+    latents = random_latents(7)
+    stream = DecodeStream(vae, portion=3)
+    streamed = torch.cat([stream.push(piece) for piece in pieces(latents, (3, 3, 1))], dim=2)
+    torch.testing.assert_close(streamed, vae.decode(latents), rtol=0, atol=1e-5)
+    assert torch.equal(streamed, DecodeStream(vae, portion=3).push(latents))
+
+
 @pytest.mark.parametrize("sizes", ((1, 4, 4, 4), (13,), (5, 8), (3, 1, 6, 3), (2, 2, 2, 7)))
 def test_streamed_encoding_is_whole_encoding_bit_for_bit(vae: WanVAE, sizes: tuple[int, ...]) -> None:
     video = random_video(13)

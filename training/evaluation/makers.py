@@ -15,15 +15,17 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.noise import SeededNoise
 from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.latent_format import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..conditioning import Conditioning
 from ..config import require
 from ..models import fingerprint, open_transformer
-from ..sampling import decode, sample_teacher
+from ..sampling import sample_teacher
 from ..seeding import generator_for
 from .arms import STUDENT, TEACHER, ArmConfig
+from .decoding import film_decoder
 from .lengths import END_LATENT_FRAMES
 from .records import FilmKey
 from .rolling_out import Cast, Student
@@ -156,7 +158,8 @@ class TeacherMaker:
             shift=sampler.shift,
             guidance=sampler.guidance,
         )
-        yield decode(self._bench.vae, latents)
+        vae = self._bench.vae
+        yield film_decoder(vae).push(to_vae_space(latents).to(next(vae.parameters())))
 
 
 class TruthMaker:

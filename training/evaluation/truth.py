@@ -13,13 +13,14 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
+from sfpp_core.wan.vae import EncodeStream, WanVAE
 
 from ..config import ConfigError
 from ..scenes import Attributes, Colour, Motion, ObjectKind, SceneSpec, render, sample_scene
 from ..scenes.attributes import Choice
 from ..scenes.prompts import PLACE_PHRASES, SPEED_WORDS
 from ..seeding import generator_for
+from .decoding import film_decoder
 
 FRAMES_A_PIECE = 48
 """Rendered at a time."""
@@ -79,9 +80,9 @@ def true_films(scenes: Sequence[SceneSpec], frames: int, size: int) -> Iterator[
 
 def autoencoded(pieces: Iterator[Tensor], vae: WanVAE) -> Iterator[Tensor]:
     """Films through the autoencoder, piece by piece; up to 3 last frames that fill no latent frame are lost."""
-    encoder, decoder = EncodeStream(vae), DecodeStream(vae)
-    device = next(vae.parameters()).device
+    encoder, decoder = EncodeStream(vae), film_decoder(vae)
+    weight = next(vae.parameters())
     for piece in pieces:
-        latents = encoder.push(piece.to(device))
+        latents = encoder.push(piece.to(weight))
         if latents.shape[2]:
             yield decoder.push(latents)

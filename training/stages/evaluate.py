@@ -26,6 +26,7 @@ from sfpp_core.wan.geometry import WAN21
 from ..conditioning import Conditioning, ConditioningConfig
 from ..config import StageConfig, as_plain, require
 from ..evaluation.arms import TRUTH, ArmConfig
+from ..evaluation.decoding import compile_decoder
 from ..evaluation.figures import curve_edges
 from ..evaluation.judging import Session, in_batches, judge_films
 from ..evaluation.keepsakes import strip_path, write_sheet
@@ -138,7 +139,10 @@ def _open(config: Config, world: World) -> _Evaluation:
     conditioning = Conditioning.open(config.conditioning, device=config.device)
     known = len(conditioning.prompts)
     require(config.prompts <= known, f"prompts is {config.prompts}, but conditioning has {known}; name more, or less.")
-    vae = open_autoencoder(config.vae or str(weights_path("vae"))).to(config.device)
+    vae = open_autoencoder(config.vae or str(weights_path("vae"))).to(config.device, config.compute_dtype)
+    vae.eval().requires_grad_(False)
+    if config.run.compile:
+        compile_decoder(vae)
     bench = Bench(
         conditioning=conditioning,
         vae=vae,
