@@ -95,8 +95,10 @@ def _needs_onednn(x: Tensor) -> bool:
     """Whether PyTorch must be told to take oneDNN for a 3D convolution of `x`.
 
     On a CPU it otherwise runs a single small float32 video through its reference kernel: decoding 64x64 pixels with
-    dim 16 then takes 2.7 times as long, 128x128 pixels 4.7 times.
+    dim 16 then takes 2.7 times as long, 128x128 pixels 4.7 times. A compiler chooses for itself, and cannot trace it.
     """
+    if torch.compiler.is_compiling():
+        return False
     plain_cpu = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return plain_cpu and x.shape[0] == 1 and torch.backends.mkldnn.is_available()
 

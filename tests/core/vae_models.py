@@ -10,10 +10,10 @@ from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 HEIGHT, WIDTH = 32, 48
 
 
-def random_vae(dim: int = 8) -> WanVAE:
+def random_vae(dim: int = 8, **config: object) -> WanVAE:
     """A VAE whose every weight matters, the residual branches and the temporal convolutions' past included."""
     torch.manual_seed(0)
-    vae = WanVAE(WanVAEConfig(dim=dim)).eval()
+    vae = WanVAE(WanVAEConfig(dim=dim, **config)).eval()
     with torch.no_grad():
         for name, parameter in vae.named_parameters():
             fan_in = parameter[0].numel() if name.endswith("weight") else 16

@@ -54,7 +54,7 @@ def plot_measures(found: dict[str, Any], names: Sequence[str], results: Results,
     seconds = np.array([float(length) for length in results.lengths])
     reach = max(2.0, seconds[-1] / seconds[0])
     for name, axes in zip(names, page.panels, strict=True):
-        _dress(axes, found[name]["title"], seconds)
+        dress(axes, found[name]["title"], seconds)
         for index, arm in enumerate(results.arms):
             estimates = [found[name]["mean"][arm][length] for length in results.lengths]
             mean, low, high = (
@@ -81,7 +81,7 @@ def plot_drift(results: Results, edges: np.ndarray, path: Path) -> None:
     middles = (edges[:-1] + edges[1:]) / 2
     ticks = np.array([float(length) for length in results.lengths])
     for (quantity, title), axes in zip(titles.items(), page.panels, strict=True):
-        _dress(axes, title, np.unique(np.append(ticks, 1.0)))
+        dress(axes, title, np.unique(np.append(ticks, 1.0)))
         for arm in results.arms:
             curves = np.abs(results.curve(quantity, arm))
             style = page.style(arm)
@@ -139,13 +139,13 @@ class _Page:
         self._figure.text((_LEFT + x + 36) / width, 1 - (y + 0.68 * _KEY) / height, arm, **type_of(BODY_POINTS))
 
 
-def _dress(axes: Axes, title: str, ticks: np.ndarray) -> None:
-    """Title, a logarithmic axis of seconds with these ticks, a light grid, no box."""
+def dress(axes: Axes, title: str, ticks: np.ndarray, labels: Sequence[str] | None = None) -> None:
+    """Title, a logarithmic axis with these ticks, called by their numbers unless told, a light grid, no box."""
     axes.set_title(title, loc="left", fontproperties=font(HEADING_POINTS, bold=True), color=INK)
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
+    axes.set_xticklabels(labels or [f"{tick:g}" for tick in ticks])
     axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
     axes.grid(color=LIGHT, linewidth=0.8)
     axes.set_axisbelow(True)

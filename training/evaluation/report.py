@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,9 @@ def write_markdown(path: Path, found: dict[str, Any], results: Results, baseline
             if kind in of_measure and (kind == "mean" or name in HEADLINES):
                 title = f"## {of_measure['title']}{label}"
                 digits = 3 if kind == "multiple_of_truth" else of_measure["digits"]
-                parts.append(
-                    f"{title}\n\n{_table(of_measure[kind], results, digits, signed=kind in _signed(baseline))}"
-                )
+                is_signed = kind in _signed(baseline)
+                rows = table(of_measure[kind], results.arms, results.lengths, digits=digits, signed=is_signed)
+                parts.append(f"{title}\n\n{rows}")
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
 
@@ -124,15 +124,21 @@ def _preface(results: Results, baseline: str) -> str:
     )
 
 
-def _table(rows: dict[str, dict[str, Any]], results: Results, digits: int, *, signed: bool) -> str:
-    head = ["arm", *(f"{length} s" for length in results.lengths)]
-    lines = [head, ["---"] * len(head)]
-    for arm in results.arms:
-        lines.append([arm, *(_cell(rows[arm][length], digits, signed) for length in results.lengths)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def table(
+    rows: dict[str, dict[str, Any]], arms: Sequence[str], lengths: Sequence[str], *, digits: int, signed: bool = False
+) -> str:
+    """A row an arm, a column a length, of estimates as report.json has them; Markdown."""
+    cells = [[arm, *(cell(rows[arm][length], digits=digits, signed=signed) for length in lengths)] for arm in arms]
+    return in_markdown(["arm", *(f"{length} s" for length in lengths)], cells)
 
 
-def _cell(estimate: dict[str, Any], digits: int, signed: bool) -> str:
+def in_markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table."""
+    return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows))
+
+
+def cell(estimate: dict[str, Any], *, digits: int, signed: bool = False) -> str:
+    """An estimate with its interval."""
     if estimate["mean"] is None:
         return NO_FIGURE
     number = f"{{:{'+' if signed else ''}.{digits}f}}".format

@@ -1,0 +1,55 @@
+"""Tables of docs/proof.md, from the reports of its evaluations in docs/proof/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..evaluation.report import cell, in_markdown, table
+
+FOLDER = Path("docs/proof")
+"""From the repository's root."""
+
+
+@cache
+def report(evaluation: str) -> dict[str, Any]:
+    """What an evaluation found, as the evaluate stage wrote it."""
+    return json.loads((FOLDER / f"{evaluation}.json").read_text(encoding="utf-8"))
+
+
+def arms_of(evaluation: str) -> list[str]:
+    """In the order of tables."""
+    return [arm["name"] for arm in report(evaluation)["config"]["arms"]]
+
+
+def by_length(evaluation: str, measure: str, kind: str = "mean") -> str:
+    """A row an arm, a column a length. kind: mean, change_since_shortest, difference_from_..., multiple_of_truth."""
+    found = report(evaluation)["measures"][measure]
+    rows, arms = found[kind], arms_of(evaluation)
+    digits = 2 if kind == "multiple_of_truth" else found["digits"]
+    is_signed = kind.startswith(("change", "difference"))
+    return f"{found['title']}:\n\n" + table(rows, arms, list(rows[arms[0]]), digits=digits, signed=is_signed)
+
+
+def at_length(evaluation: str, length: str, measures: Sequence[str], arms: Sequence[str] | None = None) -> str:
+    """A row an arm, a column a measure, at one length in seconds."""
+    found = report(evaluation)["measures"]
+    rows = [
+        [arm, *(cell(found[name]["mean"][arm][length], digits=found[name]["digits"]) for name in measures)]
+        for arm in arms or arms_of(evaluation)
+    ]
+    return in_markdown([f"at {length} s", *(found[name]["title"] for name in measures)], rows)
+
+
+def how(evaluation: str) -> str:
+    """What an evaluation's figures were measured on."""
+    config, machine = report(evaluation)["config"], report(evaluation)["machine"]
+    return (
+        f"{config['prompts']} held-out prompts, {config['takes']} films of each, seed {config['seed']}, "
+        f"{config['precision']}, on {machine['device']} with {machine['threads']} thread(s) a process and PyTorch "
+        f"{machine['torch']} ([configuration](../training/configs/tiny/proof/{evaluation}.yaml), "
+        f"[all figures](proof/{evaluation}.json))."
+    )
