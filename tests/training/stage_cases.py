@@ -101,10 +101,7 @@ TRAINED = {
     ),
     "sfpp streaming": Case(
         stage="sfpp",
-        words=(
-            *(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised"),
-            *("critic.windows=fresh", "critic.told_moment=true"),
-        ),
+        words=(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised", "critic.windows=fresh"),
     ),
     "grpo": Case(
         stage="grpo",
@@ -143,7 +140,7 @@ GOING_ON = {
     "sfpp by the chunk": Case(
         stage="sfpp",
         words=(
-            *(*JUDGED, "history=streaming", "reading=chain", "critic.windows=fresh", "critic.told_moment=true"),
+            *(*JUDGED, "history=streaming", "reading=chain", "critic.windows=fresh"),
             *("window.frames=9", "window.rollout_frames=21", "window.masked_frames=2", "window.ramp_updates=1"),
         ),
     ),

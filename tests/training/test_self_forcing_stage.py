@@ -79,15 +79,13 @@ def task_of(files: dict[str, str], *layers: dict[str, object], stage: str = "sfp
 
 
 WAYS = {
-    ", ".join(map(str, way)): dict(
-        zip(("history", "reading", "critic.windows", "critic.told_moment"), way, strict=True)
-    )
+    ", ".join(way): dict(zip(("history", "reading", "critic.windows"), way, strict=True))
     # Every two choices meet in one of them.
     for way in (
-        ("restart", "chain", "shared", False),
-        ("restart", "renoised", "fresh", True),
-        ("streaming", "chain", "fresh", False),
-        ("streaming", "renoised", "shared", True),
+        ("restart", "chain", "shared"),
+        ("restart", "renoised", "fresh"),
+        ("streaming", "chain", "fresh"),
+        ("streaming", "renoised", "shared"),
     )
 }
 FOUR = {"batch": 4}

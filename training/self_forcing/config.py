@@ -36,9 +36,6 @@ class CriticConfig:
     windows: str = "shared"
     """fresh rolls a window for every update, as Self-Forcing does; shared judges the student's window in all of them,
     at other noise, for a sixth of the rollouts."""
-    told_moment: bool = False
-    """Whether it is told where in the film a window begins, so that every moment's windows have to match the teacher's
-    and not only the mixture of them; see `moment_critic`."""
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"critic.updates is {self.updates}; it must be at least 1, e.g. 5.")

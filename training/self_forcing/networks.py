@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..attention import attention_on
@@ -14,7 +12,6 @@ from ..models import open_transformer
 from ..sharding import place, place_frozen
 from ..text_to_video import compile_network
 from .config import Config
-from .moment_critic import MomentCritic
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -24,8 +21,7 @@ class Networks:
     student: WanTransformer
     teacher: WanTransformer
     """Frozen."""
-    critic: nn.Module
-    """A transformer, or a MomentCritic around one."""
+    critic: WanTransformer
 
 
 def open_networks(config: Config, *, text_dim: int) -> Networks:
@@ -34,11 +30,10 @@ def open_networks(config: Config, *, text_dim: int) -> Networks:
     Raises:
         ConfigError: a file holds no transformer of Wan 2.1, or one for other texts than the run's.
     """
-    critic = _open("critic.init", config.critic.init or config.teacher, text_dim, config)
     networks = Networks(
         student=_open("init", config.init, text_dim, config),
         teacher=_open("teacher", config.teacher, text_dim, config),
-        critic=MomentCritic(critic) if config.critic.told_moment else critic,
+        critic=_open("critic.init", config.critic.init or config.teacher, text_dim, config),
     )
     place(networks.student, config)
     place(networks.critic, config)

@@ -30,8 +30,6 @@ class JudgedClips:
     """[B, L, text_dim], in the same place."""
     samples: range
     """Which ones of the global batch these are."""
-    start: int
-    """The films' latent frame that the clips begin with."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,7 +101,6 @@ class Sampler:
             clip=replace(clip, mask=clip.mask & is_new[None, None, :, None, None]),
             text=rolled.recording.films.text.to(config.device),
             samples=self._samples,
-            start=window.start,
         )
 
     def _dropped_steps(self, step: int, *names: str | int) -> int:

@@ -20,7 +20,6 @@ from ..seeding import normal
 from ..student import write_student
 from ..trained import Trained
 from .config import Config
-from .moment_critic import critic_at
 from .networks import open_networks
 from .parts import apart, together
 from .recording import backpropagate
@@ -123,7 +122,7 @@ class SelfForcingTask:
                 noise.to(latents),
                 score_sigmas(config.dmd, config.seed, "student", step, samples=judged.samples),
                 teacher=self._teacher,
-                critic=critic_at(self._critic.network, judged.start, latents),
+                critic=self._critic.network,
                 text=judged.text,
                 negative=self._conditioning.negative(len(latents)).to(latents),
                 config=config.dmd,
@@ -136,9 +135,8 @@ class SelfForcingTask:
             latents, mask = judged.clip.latents, judged.clip.mask
             sigma = score_sigmas(config.dmd, config.seed, "critic", update, samples=judged.samples)
             noise = normal(latents.shape[1:], config.seed, "critic", update, samples=judged.samples)
-            critic = critic_at(self._critic.network, judged.start, latents)
             with config.autocast():
-                loss = critic_loss(critic, latents, noise.to(latents), sigma, judged.text, mask)
+                loss = critic_loss(self._critic.network, latents, noise.to(latents), sigma, judged.text, mask)
             (loss / len(clips)).backward()
             losses.append(loss.item())
         self._critic.update(update)
