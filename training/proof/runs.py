@@ -17,17 +17,17 @@ from ..run_folder import CONFIG_NAME
 from .findings import FOLDER
 
 RUNS = Path("runs/tiny/proof")
-CONFIGS = Path("training/configs/tiny")
+CONFIGS = Path(__file__).parents[1] / "configs" / "tiny"
 RECORDS = FOLDER / "runs.json"
 BESIDE_THE_POINT = ("run.", "steps", "stage")
 """Settings that decide where and how fast, and those that are told for themselves."""
 
 
-def collect() -> dict[str, Any]:
+def collect(runs: Path) -> dict[str, Any]:
     """Of each finished run by name: its stage, what differs from the stage's own configuration, its steps, and the
     median of the seconds that a step took."""
     found = {}
-    for path in sorted(RUNS.glob(f"*/{CONFIG_NAME}")):
+    for path in sorted(runs.glob(f"*/{CONFIG_NAME}")):
         folder = path.parent
         if not (folder / "student.safetensors").is_file():
             continue
@@ -48,7 +48,7 @@ def write() -> None:
     """Note what the runs on this machine took; those of other machines stay as they were noted."""
     known = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.is_file() else {}
     RECORDS.parent.mkdir(parents=True, exist_ok=True)
-    write_json(RECORDS, known | collect())
+    write_json(RECORDS, known | collect(RUNS))
 
 
 def runs_table() -> str:

@@ -1,0 +1,85 @@
+"""The proof's page: its runs and evaluations exist, and its tables say what the reports say."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.training.smoke_family import CONFIGS
+from training.config import load_config
+from training.proof import findings
+from training.stages import evaluate, self_forcing, sfpp
+
+OVERLAYS = sorted((CONFIGS / "proof").glob("*.yaml"))
+ARM = re.compile(r"\$\(eval \$\(call arm,(\w+),(\w+)(?:,([^)]*))?\)")
+RUNS = {name: (stage, words.split()) for name, stage, words in ARM.findall((CONFIGS / "Makefile").read_text())}
+STAGES = {"self_forcing": self_forcing, "sfpp": sfpp}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_every_run_of_the_makefile_has_a_configuration_that_loads(name: str) -> None:
+    stage, words = RUNS[name]
+    load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_what_an_evaluation_compares_is_made_by_the_makefile(overlay: Path) -> None:
+    config = load_config(evaluate.Config, CONFIGS / "evaluate.yaml", more=[overlay])
+    for arm in config.arms:
+        if arm.weights is None or "/proof/" not in arm.weights:
+            continue
+        run, *rest = Path(arm.weights).relative_to("runs/tiny/proof").parts
+        assert run in RUNS or run == "grpo"
+        if rest[0] == "steps":
+            stage, words = RUNS[run]
+            trained = load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)
+            updates = int(rest[1])
+            assert 0 < updates <= trained.steps and updates % trained.run.export_every == 0
+
+
+def estimate(mean: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
+    return {"mean": mean, "low": low, "high": high}
+
+
+@pytest.fixture
+def small_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    means = {
+        "first": {"5": estimate(96.04, 95.0, 97.0), "50": estimate(80.0, 70.0, 90.0)},
+        "second": {"5": estimate(95.96), "50": estimate(None)},
+    }
+    change = {arm: {"5": estimate(0.0), "50": estimate(-16.04, -20.0, -10.0)} for arm in means}
+    stability = {"title": "Visual Stability", "digits": 1, "mean": means, "change_since_shortest": change}
+    report = {
+        "config": {"arms": [{"name": "first"}, {"name": "second"}], "prompts": 4, "takes": 2, "seed": 21}
+        | {"precision": "bfloat16"},
+        "machine": {"device": "x86_64", "threads": 1, "torch": "2.11.0"},
+        "measures": {"stability": stability},
+    }
+    (tmp_path / "small.json").write_text(json.dumps(report))
+    monkeypatch.setattr(findings, "FOLDER", tmp_path)
+    findings.report.cache_clear()
+
+
+@pytest.mark.usefixtures("small_report")
+def test_tables_say_what_the_report_says() -> None:
+    rows = findings.by_length("small", "stability").splitlines()
+    assert rows[2:] == [
+        "| arm | 5 s | 50 s |",
+        "| --- | --- | --- |",
+        "| first | 96.0 [95.0, 97.0] | 80.0 [70.0, 90.0] |",
+        "| second | 96.0 | - |",
+    ]
+    assert (
+        findings.by_length("small", "stability", "change_since_shortest")
+        .splitlines()[4]
+        .endswith("| -16.0 [-20.0, -10.0] |")
+    )
+    assert findings.at_length("small", "50", ["stability"], ["first"]).splitlines() == [
+        "| at 50 s | Visual Stability |",
+        "| --- | --- |",
+        "| first | 80.0 [70.0, 90.0] |",
+    ]
+    assert "4 held-out prompts, 2 films of each, seed 21" in findings.how("small")
