@@ -13,6 +13,7 @@ from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.kv_cache import RollingKVCache
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
+from ...sfpp_core.tiny.family import rollout_of_size
 from ...sfpp_core.wan.geometry import WAN21
 from .network import HostNetwork, compute_dtype, wan_config
 from .progress import SamplingProgress
@@ -24,10 +25,16 @@ PRESET_OPTION = "sfpp_preset"
 
 
 def preset_settings(model: ModelPatcher) -> RolloutConfig:
-    """The rollout settings that the MODEL was trained for, as far as it tells; Self-Forcing's otherwise."""
+    """The rollout settings that the MODEL was trained for, as far as it tells; Self-Forcing's otherwise.
+
+    Raises ValueError as `wan_config`.
+    """
     preset: Preset | None = model.model_options.get(PRESET_OPTION)
     if preset is not None:
         return preset.rollout
+    # ComfyUI's own loader reads no settings, and no other model is as small.
+    if built_in := rollout_of_size(wan_config(model)):
+        return built_in
     logger.info("This MODEL names no preset (SFPP Load Model sets one); starting from Self-Forcing's settings.")
     return RolloutConfig()
 
