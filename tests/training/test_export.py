@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,18 @@ def test_the_precision_is_as_asked(dtype: str, source: str, tmp_path: Path) -> N
     weights = stored(export(source, tmp_path, f"dtype={dtype}"))
     assert {weight.dtype for weight in weights.values()} == {getattr(torch, dtype)}
     load_student(tmp_path / "student.safetensors")
+
+
+def test_a_sink_may_be_given_to_a_student_that_was_trained_without(
+    source: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, held = export(source, tmp_path / "plain"), export(source, tmp_path / "held", "sink=3")
+    (_, trained), (_, told) = load_student(plain), load_student(held)
+    assert (trained.sink, told) == (0, replace(trained, sink=3))
+    assert all(torch.equal(weight, stored(held)[name]) for name, weight in stored(plain).items())
+    words = ["export", "--config", str(CONFIGS / "export.yaml"), f"source={source}", f"run.out={tmp_path / 'no'}"]
+    assert main([*words, "sink=20"]) == 2
+    assert "sink: window is 21, but it must hold the sink (20)" in caplog.text
 
 
 def test_a_run_that_goes_on_is_exported_where_it_stands_and_left_alone(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ any precision.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class Config(StageConfig):
     """averaged, which is what samples best, or raw, as the last step left them."""
     dtype: str = "float16"
     """Precision of the file: float32, bfloat16 or float16."""
+    sink: int | None = None
+    """First latent frames that stay in the cache for ever, as the file tells its loaders; None for as many as the
+    student was trained with. With 3, those of the built-in family keep their light, also if trained with none."""
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
@@ -54,10 +57,15 @@ def run(config: Config) -> bool:
         has(source.config, "student"),
         f"{config.source} holds a run of {source.stage}, which trains no student; name one that does.",
     )
+    student = source.config.student if config.sink is None else replace(source.config.student, sink=config.sink)
+    try:
+        student.rollout()
+    except ValueError as error:
+        raise ConfigError(f"sink: {error}") from error
     path = RunFolder(config, stage="export").path / "student.safetensors"
     network = _network(source.weights(_student_name(source), config.weights))
     record = training_record(source.config, stage=source.stage) | {"steps": source.step, "weights": config.weights}
-    write_student(path, network, source.config.student, record, dtype=DTYPES[config.dtype])
+    write_student(path, network, student, record, dtype=DTYPES[config.dtype])
     try:
         open_checkpoint(path)
     except CheckpointError as error:
