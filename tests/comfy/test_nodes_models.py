@@ -60,7 +60,7 @@ def with_lora(graph: Graph, model: Link, strength: float) -> Link:
 
 
 def test_every_loader_gives_the_same_film(studio: Studio):
-    """Also where the window has left the film's beginning: settings come with the weights, or are told by their size."""
+    """Also where the window has left the beginning: settings come with the weights, or are told by their size."""
     graph = Graph()
     built_in, clip, _ = graph.tiny()
     text = graph.text(clip)
