@@ -73,8 +73,8 @@ def test_seed_and_settings_decide_the_film(studio: Studio):
             {"steps": "1000, 500"},
             {"shift": 3.0},
             {"chunk": 1},
-            {"window": 5},
-            {"sink": 3, "window": 9},
+            {"sink": 0, "window": 5},
+            {"sink": 1, "window": 9},
             {"context_noise": 100.0},
         )
     ]
