@@ -234,6 +234,7 @@ def test_an_arm_that_means_nothing_is_refused(settings: dict[str, object], messa
         ({"window": 2}, "arm a: window is 2, but it must hold"),
         ({"overlap": 4}, "must be multiples of the chunk"),
         ({"overlap": 21}, "the overlap the shorter"),
+        ({"overlap": 3, "sink": 3}, "and there is no sink"),
         ({"weights": "/nowhere/student.safetensors"}, "/nowhere/student.safetensors"),
     ],
 )

@@ -84,6 +84,9 @@ class ArmConfig:
         settings = _settings_of(self.path)
         changes = {name: getattr(self, name) for name in ("window", "sink", "context_noise")}
         changes = {name: value for name, value in changes.items() if value is not None}
+        if self.overlap:
+            # Nothing stays in a cache that is dropped, whatever the student was made for.
+            changes.setdefault("sink", 0)
         if self.cache_noise:
             changes["context_noise"] = self.cache_noise
         try:
