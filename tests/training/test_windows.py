@@ -150,17 +150,21 @@ def test_precision_of_latents_and_of_the_caller_do_not_reach_the_autoencoder(fil
     assert torch.equal(clip.latents, as_clip(latents.float(), vae, EARLY, masked_frames=MASKED).latents.bfloat16())
 
 
+NEAR = 0.1
+"""Root mean square between latents that count as the same picture's; a half of what encoding and decoding loses."""
+
+
 def test_the_warm_up_is_long_enough(film: Tensor, pictures: Tensor, vae: WanVAE) -> None:
     """And half of it would not be: the film without its first frames, which an early window takes for its beginning."""
     wanted = beginning_by_full_decode(pictures, vae, LATE)
     clip = as_clip(film[:, :, LATE.with_warmup], vae, LATE, masked_frames=MASKED)
     assert LATE.warmup == WARMUP_FRAMES and rms(wanted) > 0.7
-    assert rms(clip.latents[:, :, :1] - wanted[:, :, :1]) < 0.1
+    assert rms(clip.latents[:, :, :1] - wanted[:, :, :1]) < NEAR
     assert rms(clip.latents[:, :, :MASKED] - wanted) < 0.05
 
     half = Window(start=WARMUP_FRAMES // 2, frames=9)
     clip = as_clip(film[:, :, LATE.start - half.start : LATE.end], vae, half, masked_frames=MASKED)
-    assert rms(clip.latents[:, :, :1] - wanted[:, :, :1]) > 0.2
+    assert rms(clip.latents[:, :, :1] - wanted[:, :, :1]) > NEAR
 
 
 def test_frames_that_count_are_those_of_a_true_short_video(vae: WanVAE) -> None:
