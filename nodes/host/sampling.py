@@ -8,12 +8,12 @@ import comfy.model_management as memory
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...sfpp_core.checkpoint import Preset
+from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.kv_cache import RollingKVCache
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
-from ...sfpp_core.tiny.family import rollout_of_size
+from ...sfpp_core.tiny.family import weights_path
 from ...sfpp_core.wan.geometry import WAN21
 from .network import HostNetwork, compute_dtype, wan_config
 from .progress import SamplingProgress
@@ -32,9 +32,10 @@ def preset_settings(model: ModelPatcher) -> RolloutConfig:
     preset: Preset | None = model.model_options.get(PRESET_OPTION)
     if preset is not None:
         return preset.rollout
+    built_in = open_checkpoint(weights_path("student"))
     # ComfyUI's own loader reads no settings, and no other model is as small.
-    if built_in := rollout_of_size(wan_config(model)):
-        return built_in
+    if wan_config(model) == built_in.config:
+        return built_in.preset.rollout
     logger.info("This MODEL names no preset (SFPP Load Model sets one); starting from Self-Forcing's settings.")
     return RolloutConfig()
 

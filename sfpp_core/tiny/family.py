@@ -14,7 +14,7 @@ from ..wan.config import WanConfig
 from ..wan.transformer import WanTransformer
 from ..wan.vae import WanVAE
 from .text import TinyTextEncoder, load_text_encoder
-from .weights_file import read_header, read_weights
+from .weights_file import read_weights
 
 Part = Literal["student", "teacher", "vae", "text_encoder"]
 PARTS: tuple[Part, ...] = ("student", "teacher", "vae", "text_encoder")
@@ -49,12 +49,6 @@ def load_student(path: Path | None = None) -> tuple[WanTransformer, RolloutConfi
     """The causal student and the rollout it was trained for; otherwise as `load_teacher`."""
     network, header = _load_transformer(path or weights_path("student"), kind="student")
     return network, RolloutConfig.from_json(header["rollout"])
-
-
-def rollout_of_size(config: WanConfig) -> RolloutConfig | None:
-    """The rollout of the built-in student, if a transformer has its size; None for any other."""
-    header = read_header(weights_path("student"), kind="student")
-    return RolloutConfig.from_json(header["rollout"]) if WanConfig(**header["model"]) == config else None
 
 
 def load_family_text_encoder(path: Path | None = None) -> TinyTextEncoder:

@@ -11,21 +11,16 @@ from safetensors import safe_open
 from torch import Tensor
 
 
-def read_header(path: Path, *, kind: str) -> dict[str, Any]:
-    """The `sfpp` header of a file of this kind. Raises ValueError as `read_weights`."""
-    with safe_open(path, framework="pt") as file:
-        header = json.loads((file.metadata() or {}).get("sfpp", "{}"))
-    if header.get("kind") != kind:
-        raise ValueError(f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {kind!r} is needed.")
-    return header
-
-
 def read_weights(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights in float32 and the `sfpp` header of a file of this kind.
 
     Raises ValueError if the file is of another kind or none of ours.
     """
-    header = read_header(path, kind=kind)
     with safe_open(path, framework="pt") as file:
+        header = json.loads((file.metadata() or {}).get("sfpp", "{}"))
+        if header.get("kind") != kind:
+            raise ValueError(
+                f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {kind!r} is needed."
+            )
         # The file is no dictionary: it has keys() and cannot be iterated.
         return {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}, header  # noqa: SIM118

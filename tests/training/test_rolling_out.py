@@ -13,10 +13,10 @@ from sfpp_core.rollout.noise import SeededNoise
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_model_space, to_vae_space
+from sfpp_core.wan.latent_format import to_model_space
 from tests.core.models import random_text, random_transformer
 from tests.core.vae_models import random_vae
-from training.evaluation.decoding import film_decoder
+from training.evaluation.decoding import FilmDecoder
 from training.evaluation.rolling_out import CONTEXT_STEP, Cast, Student
 from training.film_noise import FilmNoise
 
@@ -55,7 +55,7 @@ def inference(seed: int, frames: int) -> Tensor:
 def test_a_film_alone_is_what_inference_makes_of_its_seed_bit_for_bit(seed: int) -> None:
     film = pictures(student(), cast(seed))
     with torch.no_grad():
-        expected = film_decoder(VAE).push(to_vae_space(inference(seed, 18)))
+        expected = FilmDecoder(VAE).push(inference(seed, 18))
     assert film.shape[2] == WAN21.pixel_frames(18)
     assert torch.equal(film, expected)
 
@@ -122,7 +122,7 @@ def test_a_restart_goes_on_from_a_picture_and_the_frames_after_it() -> None:
     assert film.shape[2] == WAN21.pixel_frames(15)
     first = inference(5, 9)
     with torch.no_grad():
-        shown = film_decoder(VAE).push(to_vae_space(first))
+        shown = FilmDecoder(VAE).push(first)
         assert torch.equal(film[:, :, : shown.shape[2]], shown)
 
         # The last three latent frames are nine pictures, of which the first begins a film of its own.
@@ -133,7 +133,7 @@ def test_a_restart_goes_on_from_a_picture_and_the_frames_after_it() -> None:
         rollout = Rollout(NETWORK, state, random_text(), noise=FilmNoise((5,), first_chunk=9))
         for _ in rollout.run(2):
             pass
-        expected = film_decoder(VAE).push(to_vae_space(rollout.state.latents))[:, :, 9:]
+        expected = FilmDecoder(VAE).push(rollout.state.latents)[:, :, 9:]
     assert torch.equal(film[:, :, shown.shape[2] :], expected)
 
 

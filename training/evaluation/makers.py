@@ -15,7 +15,6 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.noise import SeededNoise
 from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
@@ -25,7 +24,7 @@ from ..models import fingerprint, open_transformer
 from ..sampling import sample_teacher
 from ..seeding import generator_for
 from .arms import STUDENT, TEACHER, ArmConfig
-from .decoding import film_decoder
+from .decoding import FilmDecoder
 from .lengths import END_LATENT_FRAMES
 from .records import FilmKey
 from .rolling_out import Cast, Student
@@ -158,8 +157,7 @@ class TeacherMaker:
             shift=sampler.shift,
             guidance=sampler.guidance,
         )
-        vae = self._bench.vae
-        yield film_decoder(vae).push(to_vae_space(latents).to(next(vae.parameters())))
+        yield FilmDecoder(self._bench.vae).push(latents)
 
 
 class TruthMaker:

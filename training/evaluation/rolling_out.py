@@ -19,13 +19,13 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise
 from sfpp_core.rollout.state import Chunk, RolloutState
 from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_model_space, to_vae_space
+from sfpp_core.wan.latent_format import to_model_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..film_noise import FilmNoise
 from ..sampling import UNSAVED
-from .decoding import film_decoder
+from .decoding import FilmDecoder
 
 CONTEXT_STEP = -1
 """In the place of a denoising step: the noise of a chunk on its way into the cache."""
@@ -79,10 +79,10 @@ class Student:
 
     def _rolled(self, cast: Cast) -> Iterator[Tensor]:
         """With the rolling cache, as the pack's sampler goes on."""
-        decoder, weight = film_decoder(self.vae), next(self.vae.parameters())
+        decoder = FilmDecoder(self.vae)
         rollout = self._rollout(cast, self._empty(cast), FilmNoise(cast.seeds))
         for chunk in rollout.run(self.settings.chunks_for(cast.latent_frames)):
-            yield decoder.push(to_vae_space(chunk.latents).to(weight))
+            yield decoder.push(chunk.latents)
 
     def _restarted(self, cast: Cast) -> Iterator[Tensor]:
         """Window after window, the last frames of one being the start of the next (CausVid, arXiv 2412.07772).
@@ -101,7 +101,7 @@ class Student:
                 pass
             made += self.settings.window - state.num_frames
             latents = rollout.state.latents.to(cast.text.device)
-            pictures = film_decoder(self.vae).push(to_vae_space(latents).to(next(self.vae.parameters())))
+            pictures = FilmDecoder(self.vae).push(latents)
             yield pictures[:, :, shown:]
             shown = WAN21.pixel_frames(self.overlap)
             first = pictures[:, :, pictures.shape[2] - shown].unsqueeze(2)

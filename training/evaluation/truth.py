@@ -13,14 +13,14 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.vae import EncodeStream, WanVAE
+from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
 
 from ..config import ConfigError
 from ..scenes import Attributes, Colour, Motion, ObjectKind, SceneSpec, render, sample_scene
 from ..scenes.attributes import Choice
 from ..scenes.prompts import PLACE_PHRASES, SPEED_WORDS
 from ..seeding import generator_for
-from .decoding import film_decoder
+from .decoding import PORTION
 
 FRAMES_A_PIECE = 48
 """Rendered at a time."""
@@ -80,7 +80,7 @@ def true_films(scenes: Sequence[SceneSpec], frames: int, size: int) -> Iterator[
 
 def autoencoded(pieces: Iterator[Tensor], vae: WanVAE) -> Iterator[Tensor]:
     """Films through the autoencoder, piece by piece; up to 3 last frames that fill no latent frame are lost."""
-    encoder, decoder = EncodeStream(vae), film_decoder(vae)
+    encoder, decoder = EncodeStream(vae), DecodeStream(vae, portion=PORTION)
     weight = next(vae.parameters())
     for piece in pieces:
         latents = encoder.push(piece.to(weight))
