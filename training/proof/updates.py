@@ -17,7 +17,7 @@ from .findings import arms_of, report
 EVALUATION = "updates"
 BETWEEN = "_at_"
 """An arm is called METHOD_at_UPDATES."""
-LENGTH = "100"
+LENGTH = "50"
 """Seconds."""
 MEASURES = ("stability", "exposure_drift", "hue_drift", "dynamic_degree")
 COLOURS = (VERMILION, BLUE, GREEN)
@@ -26,7 +26,7 @@ SIDE_STEP = 0.02
 
 
 def plot_updates(path: Path) -> None:
-    """One panel a measure of films of 100 s; one line a method, from the student that all began with."""
+    """One panel a measure of films of 50 s; one line a method, from the student that all began with."""
     arms = arms_of(EVALUATION)
     start, truth = report(EVALUATION)["config"]["baseline"], arms[0]
     methods = list(dict.fromkeys(arm.split(BETWEEN)[0] for arm in arms if BETWEEN in arm))
