@@ -104,6 +104,13 @@ class ComfyServer:
         return f"http://127.0.0.1:{self.port}"
 
     @property
+    def pid(self) -> int:
+        """The operating system's number of the running process."""
+        if self._process is None:
+            raise ServerError("the server is not running; call start() first")
+        return self._process.pid
+
+    @property
     def output_directory(self) -> Path:
         """Where the server's output nodes write."""
         return self.base_directory / "output"

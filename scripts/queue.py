@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from scripts.comfy_client import ComfyClient, OutputFile, RunLost, RunResult, Workflow, new_prompt_id
+from scripts.comfy_inputs import Input
 from scripts.comfy_workflow import load_workflow
 from scripts.command_line import require_writable, stop_in_order_on_signals
 from scripts.queue_arguments import parse_arguments
@@ -165,12 +167,28 @@ def _print_inputs(arguments: argparse.Namespace) -> None:
     settable = Settable(workflow, arguments.server.object_info())
     rows = [(settable.short_name(one), one) for one in settable.inputs]
     if arguments.json:
-        listed = [{"name": name, "takes": one.widget.describe(), **asdict(one)} for name, one in rows]
-        print(json.dumps([{key: value for key, value in row.items() if key != "widget"} for row in listed]))
+        print(json.dumps([_described(name, one) for name, one in rows]))
         return
     width = max((len(name) for name, _ in rows), default=0)
     for name, one in rows:
         print(f"{name:<{width}} = {json.dumps(one.value, ensure_ascii=False)}   ({one.title}: {one.widget.describe()})")
+
+
+def _described(name: str, one: Input) -> dict[str, Any]:
+    """An input for programs; `present` tells a value of the workflow from the node's default."""
+    widget = one.widget
+    return {
+        "name": name,
+        "full_name": one.full_name,
+        "title": one.title,
+        "class_type": one.class_type,
+        "kind": widget.kind,
+        "minimum": widget.minimum if math.isfinite(widget.minimum) else None,
+        "maximum": widget.maximum if math.isfinite(widget.maximum) else None,
+        "choices": widget.choices,
+        "value": one.value,
+        "present": one.present,
+    }
 
 
 if __name__ == "__main__":
