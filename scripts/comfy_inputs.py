@@ -57,7 +57,9 @@ class Widget:
         if self.kind == "COMBO":
             if self.upload_folder is not None:
                 return f"a file of the server's {self.upload_folder} folder, or @FILE to upload one"
-            return "a choice" if self.choices is None else f"one of {_abridged(self.choices)}"
+            if not self.choices:
+                return "a choice" if self.choices is None else "a choice of which the server has none"
+            return f"one of {_abridged(self.choices)}"
         name = "a whole number" if self.kind == "INT" else "a number"
         bounds = (("from", self.minimum), ("to", self.maximum))
         return " ".join((name, *(f"{word} {bound}" for word, bound in bounds if math.isfinite(bound))))
@@ -169,4 +171,4 @@ def _json_or_none(text: str) -> Any:
 
 def _abridged(choices: tuple[Any, ...], limit: int = 20) -> str:
     words = [str(choice) for choice in choices[:limit]]
-    return ", ".join(words) + (f" and {len(choices) - limit} more" if len(choices) > limit else "")
+    return " | ".join(words) + (f" and {len(choices) - limit} more" if len(choices) > limit else "")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from scripts.comfy_errors import NodeFailed, OutOfMemory, OutputNotWritten, node_failure
+from scripts.comfy_server import ROOT
 from scripts.comfy_workflow import load_workflow
 from scripts.queue_arguments import parse_arguments
+from scripts.queue_outcome import MEANINGS, ExitCode
 from scripts.queue_settings import Settable, Setting, SettingError, with_values
 
 TEXT = ["STRING", {"multiline": True}]
@@ -123,7 +128,7 @@ def test_a_name_finds_its_input_and_a_text_becomes_its_kind_of_value(words: str,
         (f"seed={'9' * 5000}", "a whole number from 0"),
         (f"seed={'[' * 100_000}", "a whole number from 0"),
         ("add_noise=1", "true or false"),
-        ("scheduler=best", "one of simple, beta"),
+        ("scheduler=best", "one of simple [|] beta$"),
         ("mode.width=wide", "a whole number"),
     ],
 )
@@ -280,3 +285,15 @@ def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
 def test_a_failure_is_known_by_its_cause(exception_type: str, message: str, kind: type[NodeFailed]):
     failure = node_failure({"node_id": "1", "exception_type": exception_type, "exception_message": message})
     assert type(failure) is kind and message.strip() in str(failure)
+
+
+def test_every_exit_code_is_documented():
+    text = (ROOT / "docs" / "headless.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([\d, ]+) \|", text, re.MULTILINE)
+    assert sorted(int(code) for row in rows for code in row.split(",")) == sorted(MEANINGS) == sorted(ExitCode)
+
+
+def test_a_machine_without_torch_can_queue():
+    program = "import sys; sys.modules.update(torch=None, av=None, numpy=None); import scripts.queue"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -185,7 +185,7 @@ def test_a_saved_state_is_uploaded_to_a_node_that_only_lists_files(jobs: Start, 
     [
         (["--set", "sedonds=5"], 65, "nothing called sedonds to set; it has"),
         (["--set", "seconds=0"], 65, r"4\.seconds .* is to be '0', but it takes a number from 0\.1 to 3600"),
-        (["--set", "judge=best"], 65, r"6\.judge .* takes one of offline, "),
+        (["--set", "judge=best"], 65, r"6\.judge .* takes one of offline [|] "),
         (["--set", "width=65"], 65, r"node 4 \(SFPPSampler\).*width"),
         (["--set", "judge=@no file"], 66, "no file cannot be read: No such file"),
         (["--set", "judge=@{here}"], 65, "does not list test_queue.py"),
