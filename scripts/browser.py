@@ -36,7 +36,9 @@ def find_browser() -> Path:
     if chosen := os.environ.get("COMFY_BROWSER"):
         if found := shutil.which(chosen):
             return Path(found)
-        raise NoBrowserError(f"COMFY_BROWSER is {chosen!r}, which is no program; give the path of a Chromium or unset it")
+        raise NoBrowserError(
+            f"COMFY_BROWSER is {chosen!r}, which is no program; give the path of a Chromium or unset it"
+        )
     for program in PROGRAMS:
         if found := shutil.which(program):
             return Path(found)

@@ -1,4 +1,4 @@
-"""The workflows that come with the pack, as they are described by hand. Names and node ids stay: people link to them."""
+"""The workflows that come with the pack, described by hand. Names and node ids stay: people link to them."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ PICTURE = 224
 NOTE_WIDTH = 400
 NOTE_CHARACTERS = 66
 """Of average width in a line of a note."""
-NOTE_LINE, NOTE_PARAGRAPH = 14, 14
+NOTE_LINE, NOTE_PARAGRAPH = 13, 10
 
 ROOM = {
     "SFPPSampler": SPOKEN + PICTURE,

@@ -1,6 +1,6 @@
 """ComfyUI's own page in a real browser, as an artist uses it: open a template, set widgets, press Run, watch.
 
-Playwright drives the Chromium that the machine has. What stands in JavaScript here asks the page, or does what a hand on
+Playwright drives the Chromium that the machine has. The JavaScript here asks the page, or does what a hand on
 the canvas would: nodes are painted, not elements that could be clicked.
 """
 
@@ -25,7 +25,8 @@ SIZE = {"width": 1900, "height": 1000}
 PATIENCE_MS = 120_000
 
 COMFYUIS_OWN = re.compile(
-    r"/user\.css|/favicon\.ico|/api/userdata|api\.comfy\.org|Failed to load resource: net::ERR_|onChange \(.*/assets/index"
+    r"/user\.css|/favicon\.ico|/api/userdata|api\.comfy\.org|Failed to load resource: net::ERR_"
+    r"|onChange \(.*/assets/index"
 )
 """What the page complains of by itself: files that a new user does not have, and addresses outside this machine."""
 
@@ -77,6 +78,17 @@ READ_NOTE = """([x, y]) => {
 
 NOTE_OVERFLOW = """() => [...document.querySelectorAll('.comfy-markdown .tiptap')]
     .filter(note => note.clientHeight > 0).map(note => note.scrollHeight - note.clientHeight)"""
+
+SELECT_NEW = """type => {
+    app.graph.clear();
+    const node = LiteGraph.createNode(type);
+    node.pos = [900, 300];  // clear of the panel at the left that shows the help
+    app.graph.add(node);
+    app.canvas.ds.scale = 1;
+    app.canvas.ds.offset[0] = app.canvas.ds.offset[1] = 100;
+    app.canvas.selectNode(node);
+    app.canvas.setDirty(true, true);
+}"""
 
 PLAY = """async video => {
     video.muted = true;
@@ -152,9 +164,14 @@ class ComfyPage:
         self.page.wait_for_timeout(500)
         return self.page.evaluate("() => window.seen")
 
+    def videos(self, count: int) -> list[Locator]:
+        """The films on the page, once there are so many. Raises TimeoutError if there are not."""
+        videos = self.page.locator("video")
+        videos.nth(count - 1).wait_for(state="attached")
+        return videos.all()
+
     def play(self, video: Locator) -> dict[str, Any]:
         """Play a video for a moment; its size, position and error."""
-        video.wait_for(state="attached")
         return video.evaluate(PLAY)
 
     def layout(self) -> dict[str, Any]:
@@ -167,6 +184,18 @@ class ComfyPage:
         self.page.evaluate(READ_NOTE, note["box"][:2])
         self.page.locator(".comfy-markdown .tiptap:visible").first.wait_for()
         return self.page.evaluate(NOTE_OVERFLOW)
+
+    def shows(self, text: str) -> bool:
+        """Whether a text is somewhere on the page."""
+        return self.page.get_by_text(text, exact=True).count() > 0
+
+    def help_of(self, node_type: str, title: str) -> str:
+        """The help page of a node, as the button above a selected node opens it."""
+        self.page.evaluate(SELECT_NEW, node_type)
+        self.page.get_by_test_id("info-button").click()
+        heading = self.page.get_by_role("heading", level=1, name=title, exact=True)
+        heading.wait_for()
+        return heading.locator("xpath=..").inner_text()
 
     def warnings(self) -> list[str]:
         """Dialogs and messages that are open."""
