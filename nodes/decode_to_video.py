@@ -12,7 +12,7 @@ from .host.decoding import decode_frames
 from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
 from .host.progress import InterruptibleBar
-from .vocabulary import CATEGORY
+from .vocabulary import CATEGORY, search_aliases
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -22,6 +22,7 @@ class DecodeToVideo(io.ComfyNode):
             node_id="SFPPDecodeToVideo",
             display_name="SFPP Decode To Video",
             category=CATEGORY,
+            **search_aliases("save video", "mp4", "VAE decode", "long video", "self forcing"),
             description="Decodes a film and writes it to an MP4 file frame by frame: a film of an hour takes no more "
             "memory than one of a second. The file carries the workflow: drop it on the page to get it back.",
             inputs=[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from comfy_api.latest import io
 
 CATEGORY = "SelfForcing++"
@@ -11,3 +13,9 @@ FilmState = io.Custom("SFPP_STATE")
 
 FilmReport = io.Custom("SFPP_STABILITY")
 """Whether a film holds up, and where it does not: a sfpp_core StabilityReport."""
+
+
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Further words that the page's node search finds a node by, as arguments of Schema; none before ComfyUI 0.8."""
+    known = inspect.signature(io.Schema).parameters
+    return {"search_aliases": list(words)} if "search_aliases" in known else {}

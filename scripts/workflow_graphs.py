@@ -121,9 +121,9 @@ def _extend_with_second_prompt() -> Graph:
 
 
 ENDINGS = (
-    "A blue boat bounces quickly up and down in the open sea.",
+    "A red boat glides slowly to the right in the open sea.",
     "A blue boat glides slowly to the right in the mountains.",
-    "A yellow lantern glides slowly to the left in the desert.",
+    "A yellow lantern bounces slowly up and down in a green meadow with flowers.",
 )
 
 
