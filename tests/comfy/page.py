@@ -30,7 +30,8 @@ COMFYUIS_OWN = re.compile(
 )
 """What the page complains of by itself: files that a new user does not have, and addresses outside this machine."""
 
-READY = "!!(window.app && app.graph && app.canvas && app.extensionManager)"
+# Newer pages complain if somebody asks for the graph before it is there; older ones do not tell.
+READY = "!!(window.app && app.extensionManager && (app.isGraphReady ?? app.graph))"
 
 OPENED = """name => {
     const workflow = app.extensionManager.workflow.activeWorkflow;
@@ -61,6 +62,8 @@ SET_WIDGET = """([nodeId, name, value]) => {
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
 }"""
+
+LABELS = "nodeId => app.graph.getNodeById(nodeId).widgets.map(widget => widget.label ?? widget.name)"
 
 LAYOUT = """() => ({
     nodes: app.graph._nodes.map(node => ({
@@ -177,6 +180,10 @@ class ComfyPage:
     def layout(self) -> dict[str, Any]:
         """Nodes and groups with their boxes [x, y, width, height]."""
         return self.page.evaluate(LAYOUT)
+
+    def labels_of(self, node_id: int) -> list[str]:
+        """What the page calls the widgets of a node."""
+        return self.page.evaluate(LABELS, node_id)
 
     def note_overflow(self) -> list[int]:
         """Pixels of each note's text that its node does not show. Leaves the note in view."""

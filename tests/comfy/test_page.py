@@ -6,10 +6,12 @@ Pictures of what was seen lie in output/screenshots after a run.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import requests
+from packaging.version import Version
 
 from scripts.comfy_server import ROOT
 from tests.comfy.conftest import Comfy
@@ -20,6 +22,9 @@ SCREENSHOTS = ROOT / "output" / "screenshots"
 FRAMES_PER_SECOND = 16
 CHINESE = {"SFPPSampler": "SFPP 采样器", "SFPPDecodeToVideo": "SFPP 解码为视频"}
 TITLE_HEIGHT = 30
+
+FORGETS_TRANSLATIONS = Version(version("comfyui-frontend-package")) < Version("1.33")
+"""ComfyUI 0.3.75's page. It is seen in its code, and newer ones keep them: 1.45 does."""
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def page(browser_page: ComfyPage) -> Iterator[ComfyPage]:
     """The page; a test that makes it complain fails."""
     browser_page.errors.clear()
     yield browser_page
-    assert browser_page.errors == []
+    assert not browser_page.errors, "\n".join(browser_page.errors)
 
 
 def change_settings(comfy: Comfy, settings: dict[str, Any]) -> None:
@@ -135,15 +140,26 @@ def test_every_help_page_renders(page: ComfyPage, comfy: Comfy):
     page.screenshot("help")
 
 
-def test_a_chinese_page_shows_chinese_nodes(page: ComfyPage, comfy: Comfy):
+@pytest.fixture
+def chinese(comfy: Comfy) -> Iterator[None]:
+    """The page's language, while a test runs."""
     change_settings(comfy, {"Comfy.Locale": "zh"})
-    try:
-        page.open_workflow(page_path("tiny_text_to_long_video"))
-        titles = {node["type"]: node["title"] for node in page.layout()["nodes"]}
-        assert {name: titles[name] for name in CHINESE} == CHINESE
-        labels = page.page.evaluate("() => app.graph.getNodeById(3).widgets.map(widget => widget.label ?? widget.name)")
-        assert "秒数" in labels and "随机种子" in labels
-        page.screenshot("chinese")
-        assert "每个时间块" in page.help_of("SFPPSampler", "SFPP 采样器")
-    finally:
-        change_settings(comfy, {"Comfy.Locale": "en"})
+    yield
+    change_settings(comfy, {"Comfy.Locale": "en"})
+
+
+@pytest.mark.usefixtures("chinese")
+def test_help_is_chinese_on_a_chinese_page(page: ComfyPage):
+    page.open_workflow(page_path("tiny_text_to_long_video"))
+    assert "每个时间块" in page.help_of("SFPPSampler", "SFPP 采样器")
+    page.screenshot("chinese_help")
+
+
+@pytest.mark.xfail(FORGETS_TRANSLATIONS, reason="this page drops the texts of all packs when it loads a language")
+@pytest.mark.usefixtures("chinese")
+def test_nodes_are_chinese_on_a_chinese_page(page: ComfyPage):
+    page.open_workflow(page_path("tiny_text_to_long_video"))
+    page.screenshot("chinese")
+    titles = {node["type"]: node["title"] for node in page.layout()["nodes"]}
+    assert {name: titles[name] for name in CHINESE} == CHINESE
+    assert {"秒数", "随机种子"} <= set(page.labels_of(3))
