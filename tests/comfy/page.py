@@ -26,7 +26,7 @@ PATIENCE_MS = 120_000
 
 COMFYUIS_OWN = re.compile(
     r"/user\.css|/favicon\.ico|/api/userdata|api\.comfy\.org|Failed to load resource: net::ERR_"
-    r"|onChange \(.*/assets/index"
+    r"|onChange \(.*/assets/index|huggingface\.co|graph accessed before initialization"
 )
 """What the page complains of by itself: files that a new user does not have, and addresses outside this machine."""
 

@@ -31,9 +31,7 @@ FORGETS_TRANSLATIONS = Version(version("comfyui-frontend-package")) < Version("1
 def browser_page(comfy: Comfy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyPage]:
     """One browser for all tests. Its user has seen the tutorial, which would cover the graph."""
     change_settings(comfy, {"Comfy.TutorialCompleted": True})
-    # What every ComfyUI has in its input folder, and the test's empty one has not.
-    example = comfy.server.comfyui / "input" / "example.png"
-    (comfy.server.input_directory / example.name).write_bytes(example.read_bytes())
+    provide_files(comfy)
     with browsing(comfy.server.url, tmp_path_factory.mktemp("browser"), SCREENSHOTS) as page:
         yield page
 
@@ -44,6 +42,19 @@ def page(browser_page: ComfyPage) -> Iterator[ComfyPage]:
     browser_page.errors.clear()
     yield browser_page
     assert not browser_page.errors, "\n".join(browser_page.errors)
+
+
+def provide_files(comfy: Comfy) -> None:
+    """What an artist has who opens the workflows: the picture of every ComfyUI's input folder, and Wan's files by name.
+
+    Newer pages warn when a model is not in its list; nothing here reads one.
+    """
+    example = comfy.server.comfyui / "input" / "example.png"
+    (comfy.server.input_directory / example.name).write_bytes(example.read_bytes())
+    wan = {node["class_type"]: node["inputs"] for node in read_api("wan_1.3b_text_to_long_video").values()}
+    (comfy.server.models_directory("diffusion_models") / wan["SFPPLoadModel"]["model_name"]).touch()
+    (comfy.server.models_directory("text_encoders") / wan["CLIPLoader"]["clip_name"]).touch()
+    (comfy.server.models_directory("vae") / wan["VAELoader"]["vae_name"]).touch()
 
 
 def change_settings(comfy: Comfy, settings: dict[str, Any]) -> None:

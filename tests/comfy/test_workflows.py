@@ -73,7 +73,15 @@ def test_there_is_one_of_each_format():
 def test_the_files_are_what_their_descriptions_say(comfy):
     """Changed by hand, or a node has changed since: `python -m scripts.workflows` writes them anew."""
     for path, text in files(comfy.client.object_info()):
-        assert path.read_text(encoding="utf-8") == text, path.name
+        written = json.loads(path.read_text(encoding="utf-8"))
+        assert without_loose_outputs(written) == without_loose_outputs(json.loads(text)), path.name
+
+
+def without_loose_outputs(workflow: dict[str, Any]) -> dict[str, Any]:
+    """A page's workflow without outputs that lead nowhere: newer versions of ComfyUI's own nodes have more of them."""
+    for node in workflow.get("nodes", ()):
+        node["outputs"] = [output for output in node["outputs"] if output["links"]]
+    return workflow
 
 
 @pytest.mark.parametrize("name", NAMES)
