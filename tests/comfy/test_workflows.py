@@ -67,7 +67,7 @@ def _widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator
 
 def test_there_is_one_of_each_format():
     assert NAMES and NAMES == sorted(path.stem for path in PAGE.glob("*.json"))
-    assert NAMES == sorted(path.stem for path in PAGE.glob("*.jpg")), "a thumbnail each"
+    assert TINY == sorted(path.stem for path in PAGE.glob("*.jpg")), "pictures of its own film, where one can be made"
 
 
 def test_the_files_are_what_their_descriptions_say(comfy):
