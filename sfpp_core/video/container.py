@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from fractions import Fraction
 from typing import Final
 
@@ -37,7 +38,11 @@ def make_whole(
     Raises:
         OSError: the file cannot be written.
     """
-    with av.open(os.fspath(source)) as given, _open(target, WHOLE, fps, metadata) as whole:
+    with ExitStack() as files:
+        given = files.enter_context(av.open(os.fspath(source)))
+        # Left to itself, PyAV before 15 counts time in units that few frame rates are whole numbers of.
+        form = {**WHOLE, "video_track_timescale": str(given.streams.video[0].time_base.denominator)}
+        whole = files.enter_context(_open(target, form, fps, metadata))
         streams = {stream.index: _twin(stream, whole) for stream in given.streams}
         for packet in given.demux():
             if packet.dts is not None:  # the empty packet at the end of each stream
