@@ -1,4 +1,4 @@
-"""What SFPP Decode To Video makes in a real ComfyUI: codecs, rates, sound, thumbnails, and films too large for memory."""
+"""What SFPP Decode To Video makes in a real ComfyUI: codecs, rates, sound, stills, and films too large for memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from scripts.comfy_client import NodeFailed, Progress, ServerLost
+from scripts.comfy_client import NodeFailed, Progress, RunResult, ServerUnreachable
 from scripts.comfy_server import ComfyServer, ServerConfig
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Link, Studio
@@ -98,16 +98,6 @@ def test_no_thumbnail_where_none_is_wanted(studio: Studio, comfy):
     assert files_in(comfy.server.output_directory / "alone") == ["film_00001_.mp4"]
 
 
-def test_several_recordings_at_once_are_refused(studio: Studio):
-    graph = Graph()
-    one, other = (
-        [graph.add("EmptyAudio", duration=seconds, sample_rate=44100, channels=2), 0] for seconds in (1.0, 1.0)
-    )
-    both = [graph.add("AudioConcat", audio1=one, audio2=other, direction="after"), 0]
-    decoded(graph, "never/film", audio=both)
-    studio.run(graph)
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="a kill without a word is POSIX's")
 def test_a_killed_server_leaves_a_film_to_watch_until_the_next(tmp_path: Path):
     with ComfyServer(ServerConfig(base_directory=tmp_path)) as server:
@@ -119,7 +109,7 @@ def test_a_killed_server_leaves_a_film_to_watch_until_the_next(tmp_path: Path):
             if isinstance(event, Progress) and event.value >= 60:
                 os.kill(process_of(server).pid, signal.SIGKILL)
 
-        with pytest.raises(ServerLost):
+        with pytest.raises(ServerUnreachable):
             Studio(comfy).run(graph, on_event=kill)
         (left,) = folder.glob("unfinished.film_00001_.*.mp4")
         with av.open(str(left)) as container:
@@ -129,6 +119,57 @@ def test_a_killed_server_leaves_a_film_to_watch_until_the_next(tmp_path: Path):
         decoded(graph, "killed/film", frames=9)
         Studio(comfy).run(graph)
         assert files_in(folder) == ["film_00001_.mp4", "film_00001_.png"]
+
+
+@contextmanager
+def memory_limit(process: psutil.Process, num_bytes: int) -> Iterator[None]:
+    """No more than `num_bytes` above what the process takes now: allocations beyond fail."""
+    before = process.rlimit(psutil.RLIMIT_AS)
+    process.rlimit(psutil.RLIMIT_AS, (process.memory_info().vms + num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        process.rlimit(psutil.RLIMIT_AS, before)
+
+
+def peak_above_rest(process: psutil.Process, work: Callable[[], object]) -> int:
+    """Bytes that the process takes for some work, given back after it."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # the peak so far is forgotten
+    work()
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    peak, rest = (int(re.search(rf"{name}:\s+(\d+) kB", status)[1]) for name in ("VmHWM", "VmRSS"))
+    return 1024 * (peak - rest)
+
+
+@pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="only Linux limits a running process's memory")
+def test_a_film_too_large_for_memory_is_made_in_tiles_or_refused_with_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The limit is the operating system's: an allocation of the server's process fails."""
+    for name, value in STEADY_MALLOC.items():
+        monkeypatch.setenv(name, value)
+
+    def large(prefix: str) -> RunResult:
+        graph = Graph()
+        film, vae = empty_film(graph, frames=9, width=512, height=512), graph.tiny()[2]
+        graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix=prefix, crf=18, thumbnail=False)
+        return Studio(Comfy(server)).run(graph)
+
+    with ComfyServer(ServerConfig(base_directory=tmp_path)) as server:
+        process = process_of(server)
+        large("warm")
+        need = peak_above_rest(process, lambda: large("whole"))
+        with memory_limit(process, round(0.92 * need)):
+            large("tiles")
+        with memory_limit(process, round(0.3 * need)), pytest.raises(NodeFailed) as refused:
+            large("never")
+        log = server.log_path.read_text(encoding="utf-8", errors="replace")
+        assert re.search(r"Not enough memory to decode 512x512 pixels whole: that takes about [\d.]+ GB, and", log)
+        assert "The film is begun again in 2 tiles of 288x512" in log
+        assert "Smaller tiles would not help" in str(refused.value) and "smaller width or height" in str(refused.value)
+        assert files_in(server.output_directory) == ["tiles_00001_.mp4", "warm_00001_.mp4", "whole_00001_.mp4"]
+        with av.open(str(server.output_directory / "tiles_00001_.mp4")) as container:
+            assert sum(1 for _ in container.decode(video=0)) == 9
 
 
 def process_of(server: ComfyServer) -> psutil.Process:
