@@ -54,8 +54,8 @@ class DecodeToVideo(io.ComfyNode):
                     options=list(CODECS),
                     default=H264.name,
                     optional=True,
-                    tooltip="H.264 plays everywhere. H.265 is a third to a half smaller at the same quality, takes "
-                    "several times longer to write, and not every browser plays it.",
+                    tooltip="H.264 plays everywhere. H.265 is about a quarter smaller at the same quality, takes "
+                    "longer to write, and not every browser plays it.",
                 ),
                 io.Int.Input(
                     "fps",

@@ -83,7 +83,8 @@ def _unfinished(path: Path, prefix: str) -> Iterator[Path]:
     try:
         yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(PermissionError):  # on Windows, while somebody looks at it: the next clean-up takes it
+            temporary.unlink(missing_ok=True)
         if lock is not None:
             _let_go(lock)
 
