@@ -11,6 +11,7 @@ from .decode_to_video import DecodeToVideo
 from .extend import Extend
 from .load_model import LoadModel
 from .load_tiny import LoadTiny
+from .prompt_schedule import PromptAt, PromptSchedule
 from .sampler import Sampler
 from .stability import StabilityReport, VisualStability
 from .state_files import LoadState, SaveState
@@ -20,6 +21,8 @@ NODES: tuple[type[io.ComfyNode], ...] = (
     LoadTiny,
     Sampler,
     Extend,
+    PromptSchedule,
+    PromptAt,
     SaveState,
     LoadState,
     DecodeToVideo,

@@ -20,7 +20,7 @@ PARTS = ("sfpp_core", "nodes", "training")
 CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
 
 # What the core needs to run at all, and what it uses only where that is installed: kernels, and clients of judges.
-CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib", "cv2", "scipy"}
+CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib", "cv2", "scipy", "filelock"}
 CORE_OFFERS = {"xformers", "google", "openai", "httpx", "httpx2"}
 
 NOT_IN_COMFYUI = {"cv2", "matplotlib", "google", "openai"}

@@ -12,20 +12,54 @@ from comfy.utils import ProgressBar
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
 
+from ...sfpp_core.rollout.pace import Pace, spoken
 from ...sfpp_core.rollout.rollout import Progress
+from ...sfpp_core.rollout.state import RolloutState
+from ...sfpp_core.wan.geometry import WAN21
 
 logger = logging.getLogger(__name__)
 
 
 class SamplingProgress:
-    """Told after every network call: raises ComfyUI's interrupt, then moves the bar and shows the chunk at work."""
+    """The making of some chunks: bar and preview at every network call, words at every chunk."""
 
-    def __init__(self, model: ModelPatcher) -> None:
+    def __init__(self, model: ModelPatcher, state: RolloutState, num_chunks: int) -> None:
+        """state: the film before its first new chunk."""
         self._bar = InterruptibleBar()
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._before = state
+        self._num_chunks = num_chunks
+        self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
+        self._reused = 0
+        self._pace = Pace()
 
-    def __call__(self, progress: Progress) -> None:
-        self._bar.update(progress.done, progress.total, self._preview(progress))
+    def called(self, progress: Progress) -> None:
+        """As an OnCall. Raises ComfyUI's interrupt."""
+        done = progress.chunk - len(self._before.chunks) + progress.call / progress.num_calls
+        self._bar.update(done, self._num_chunks, self._preview(progress))
+
+    def finished(self, state: RolloutState, *, is_reused: bool) -> None:
+        """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt."""
+        self._pace.finished(is_reused=is_reused)
+        self._reused += is_reused
+        done = len(state.chunks) - len(self._before.chunks)
+        self._bar.update(done, self._num_chunks)
+        left = self._pace.seconds_left(self._num_chunks - done)
+        parts = [
+            f"chunk {done} of {self._num_chunks}",
+            f"{WAN21.seconds(state.num_frames):.1f} of {self._seconds:.1f} s",
+            *([f"{self._reused} reused from disk"] if self._reused else []),
+            *([f"about {spoken(left)} left"] if left else []),
+        ]
+        say(" · ".join(parts), log=done == self._num_chunks or self._reused == done)
+
+    def stopped(self, state: RolloutState) -> None:
+        """Something ended the making early; `state` is the film so far."""
+        if done := len(state.chunks) - len(self._before.chunks):
+            say(
+                f"{done} of {self._num_chunks} chunks are finished and kept on disk: "
+                f"{WAN21.seconds(state.num_frames):.1f} s of film. Queue the same workflow again to go on from there."
+            )
 
     def _preview(self, progress: Progress) -> Any:
         if self._previewer is None or progress.x0 is None:
@@ -43,15 +77,16 @@ class InterruptibleBar:
     def __init__(self) -> None:
         self._bar = ProgressBar(1)
 
-    def update(self, done: int, total: int, preview: Any = None) -> None:
+    def update(self, done: float, total: int, preview: Any = None) -> None:
         """Raises InterruptProcessingException if the artist has stopped the run."""
         throw_exception_if_processing_interrupted()
         self._bar.update_absolute(done, total, preview)
 
 
-def say(text: str) -> None:
-    """Tell the artist something about the node at work: under the node in the page, and in the log."""
-    logger.info(text)
+def say(text: str, *, log: bool = True) -> None:
+    """Tell the artist something about the node at work: under the node in the page and, with `log`, in the log."""
+    if log:
+        logger.info(text)
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)
     if context is not None and server is not None:

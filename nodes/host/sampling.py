@@ -1,4 +1,4 @@
-"""Running a rollout on a MODEL: identity and preset of the model, memory, device, progress."""
+"""Running a rollout on a MODEL: identity and preset of the model, memory, device, progress, and what is kept."""
 
 from __future__ import annotations
 
@@ -6,17 +6,21 @@ import logging
 
 import comfy.model_management as memory
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
 
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.rollout.config import RolloutConfig
+from ...sfpp_core.rollout.direction import Direction
 from ...sfpp_core.rollout.kv_cache import RollingKVCache
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
+from ...sfpp_core.spool.filming import film_on
 from ...sfpp_core.tiny.family import weights_path
 from ...sfpp_core.wan.geometry import WAN21
+from . import partial_deliveries
+from .attention import attention_name
 from .network import HostNetwork, compute_dtype, wan_config
 from .progress import SamplingProgress
+from .spool import open_spool
 
 logger = logging.getLogger(__name__)
 
@@ -40,27 +44,55 @@ def preset_settings(model: ModelPatcher) -> RolloutConfig:
     return RolloutConfig()
 
 
-def sample_chunks(model: ModelPatcher, state: RolloutState, text: Tensor, num_chunks: int) -> RolloutState:
+def sample_chunks(
+    model: ModelPatcher, state: RolloutState, direction: Direction, num_chunks: int, *, deliver_on_interrupt: bool
+) -> RolloutState:
     """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights.
 
-    Raises ValueError if the MODEL or the text do not fit; ComfyUI's own exceptions (interrupt, out of memory) pass.
+    Every finished chunk is kept on disk, and none that is there is made again. deliver_on_interrupt: whether an
+    interrupt ends the film early instead of the workflow, if a chunk is finished.
+    Raises ValueError if the MODEL or the text do not fit, SpoolError if the disk is full; ComfyUI's own exceptions
+    (interrupt, out of memory) pass.
     """
-    memory.load_models_gpu([model], memory_required=_memory_required(model, state))
-    model.pre_run()
+
+    def prepare() -> None:
+        memory.load_models_gpu([model], memory_required=_memory_required(model, state))
+        model.pre_run()
+
+    progress = SamplingProgress(model, state, num_chunks)
+    rollout = Rollout(
+        HostNetwork(model),
+        state,
+        direction.ruling(state).text,
+        device=model.load_device,
+        dtype=compute_dtype(model),
+        on_call=progress.called,
+    )
     try:
-        rollout = Rollout(
-            HostNetwork(model),
-            state,
-            text,
-            device=model.load_device,
-            dtype=compute_dtype(model),
-            on_call=SamplingProgress(model),
-        )
-        for _ in rollout.run(num_chunks):
-            continue
-        return rollout.state
+        with open_spool().film(state, _circumstances(model)) as spool:
+            for filmed in film_on(rollout, direction, num_chunks, spool, prepare=prepare):
+                progress.finished(rollout.state, is_reused=filmed.is_reused)
+    except memory.InterruptProcessingException:
+        progress.stopped(rollout.state)
+        if not deliver_on_interrupt or len(rollout.state.chunks) == len(state.chunks):
+            raise
+        partial_deliveries.count()
+    except BaseException:
+        progress.stopped(rollout.state)
+        raise
     finally:
         model.cleanup()
+    return rollout.state
+
+
+def _circumstances(model: ModelPatcher) -> dict[str, str]:
+    """What decides the bits of a film besides weights, settings and texts."""
+    return {
+        "device": model.load_device.type,
+        "compute": str(compute_dtype(model)),
+        "weights": str(model.model_dtype()),
+        "attention": attention_name(),
+    }
 
 
 def _memory_required(model: ModelPatcher, state: RolloutState) -> float:

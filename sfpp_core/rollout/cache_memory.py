@@ -20,7 +20,7 @@ class CacheStorage:
     form: CacheForm = "computed"
     """Decides the film's bits."""
     offloaded: bool = False
-    """Whether it rests in CPU memory, from where each layer is fetched for its attention: costs time, changes no bit."""
+    """Whether it rests in CPU memory, a layer at a time fetched for its attention: costs time, changes no bit."""
 
     def __post_init__(self) -> None:
         codecs(self.form)

@@ -28,6 +28,8 @@ class KVSnapshot:
     """[B, window, 1, N, D]."""
     value_scales: tuple[Tensor, ...] = ()
     """[B, window, tokens of a frame, N, 1]."""
+    skipped: int = 0
+    """Latent frames after the sink that the cache was never shown; see `RollingKVCache.start_at`."""
 
     @property
     def nbytes(self) -> int:
@@ -38,8 +40,9 @@ class KVSnapshot:
 class RollingKVCache:
     """Keys (already rotated to absolute positions) and values of the sink and of the latest frames, for every layer.
 
-    Frame f lies in slot f while f < sink, afterwards in slot sink + (f - sink) mod (window - sink): a new chunk lands
-    on exactly the frames that leave the window, so nothing is shifted. Attention does not mind the order of keys.
+    Frame f lies in slot f while f < sink, afterwards in slot sink + (f - sink - skipped) mod (window - sink): a new
+    chunk lands on exactly the frames that leave the window, so nothing is shifted. Attention does not mind the order of
+    keys.
     A chunk is written anew at every denoising step and counts as past only once `commit` is called, after the clean
     pass; an interrupted step therefore leaves a valid cache. With gradients on, `extend` gives a chunk that keeps its
     gradient beside a past that has none, in the same order, and leaves the ring as it is.
@@ -69,6 +72,7 @@ class RollingKVCache:
         self._sink = config.sink
         self._tokens = tokens_per_frame
         self._num_frames = 0
+        self._skipped = 0
         self._codecs = codecs(form)
         sides = cache_parts(model, config, batch=batch, tokens_per_frame=tokens_per_frame, dtype=dtype, form=form)
         self._parts_per_side = len(sides[0])
@@ -109,8 +113,8 @@ class RollingKVCache:
 
     def visible_frames(self) -> tuple[int, ...]:
         """Absolute index of the latent frame in each slot that is filled, in the order of `contents`."""
-        latest = [-1] * min(self._num_frames, self._window)
-        for frame in range(max(0, self._num_frames - self._window), self._num_frames):
+        latest = [-1] * self._filled(self._num_frames)
+        for frame in range(max(self._sink + self._skipped, self._num_frames - self._window), self._num_frames):
             latest[self._slot(frame)] = frame
         for frame in range(min(self._sink, self._num_frames)):
             latest[frame] = frame
@@ -119,7 +123,7 @@ class RollingKVCache:
     def contents(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the filled slots, [B, slots * tokens, N, D] each; to be read only, before the next call
         of `contents` or `extend`."""
-        filled = min(self._num_frames, self._window)
+        filled = self._filled(self._num_frames)
         keys, values = self._decode(self._ring.read(layer, filled))
         return _tokens(keys), _tokens(values)
 
@@ -131,7 +135,7 @@ class RollingKVCache:
         # "b (f t) n d -> b f t n d"; a view, and this is called for every layer.
         chunk = [side.unflatten(1, (-1, self._tokens)) for side in (keys, values)]
         num_new = chunk[0].shape[1]
-        num_slots = min(self._num_frames + num_new, self._window)
+        num_slots = self._filled(self._num_frames + num_new)
         runs = tuple(self._runs(num_new))
         if torch.is_grad_enabled():
             visible = [side.clone() for side in self._decode(self._ring.read(layer, num_slots))]
@@ -153,6 +157,15 @@ class RollingKVCache:
         """Continue after latent frame `num_frames`, as if those skipped had been committed. Only replay may do so."""
         self._num_frames = num_frames
 
+    def clear(self) -> None:
+        """Forget everything: the film's first frame is next."""
+        self._num_frames = self._skipped = 0
+
+    def start_at(self, num_frames: int) -> None:
+        """Continue after latent frame `num_frames` with the sink alone in view, as if the film between had not been."""
+        self._num_frames = max(num_frames, self._sink)
+        self._skipped = self._num_frames - self._sink
+
     def snapshot(self) -> KVSnapshot:
         """Copy the cache to the CPU."""
         layers = [
@@ -162,7 +175,9 @@ class RollingKVCache:
         columns = list(zip(*layers, strict=True))
         keys, values = columns[: self._parts_per_side], columns[self._parts_per_side :]
         scales = [column for side in (keys, values) for column in side[1:]] or [(), ()]
-        return KVSnapshot(self._num_frames, tuple(map(_tokens, keys[0])), tuple(map(_tokens, values[0])), *scales)
+        return KVSnapshot(
+            self._num_frames, tuple(map(_tokens, keys[0])), tuple(map(_tokens, values[0])), *scales, self._skipped
+        )
 
     def restore(self, snapshot: KVSnapshot) -> None:
         """Take over a snapshot of a cache of the same sizes and form; the snapshot itself is left as it is."""
@@ -172,7 +187,7 @@ class RollingKVCache:
             for own, part in zip(self._ring.whole(layer), stored, strict=True):
                 own.copy_(part.view(own.shape))
         self._ring.forget_fetched()
-        self._num_frames = snapshot.num_frames
+        self._num_frames, self._skipped = snapshot.num_frames, snapshot.skipped
 
     def _decode(self, parts: Parts) -> list[Tensor]:
         """Keys and values [B, slots, tokens, N, D] of these slots, as attention takes them."""
@@ -195,7 +210,11 @@ class RollingKVCache:
         """Where a frame lies in the ring."""
         if frame < self._sink:
             return frame
-        return self._sink + (frame - self._sink) % (self._window - self._sink)
+        return self._sink + (frame - self._sink - self._skipped) % (self._window - self._sink)
+
+    def _filled(self, num_frames: int) -> int:
+        """Slots in use after latent frame `num_frames`."""
+        return min(num_frames - (self._skipped if num_frames > self._sink else 0), self._window)
 
 
 def cache_parts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ class Chunk:
     """Clean latents in model space, float32 on the CPU, [B, C, T, H, W]."""
     text: int
     """Which of the state's texts ruled it."""
+    recached: bool = False
+    """Whether what it saw of the past was encoded anew under its text; see `Rollout.direct`."""
 
     @property
     def num_frames(self) -> int:
@@ -80,10 +83,16 @@ class RolloutState:
                 return self, index
         return replace(self, texts=(*self.texts, text)), len(self.texts)
 
-    def with_chunk(self, latents: Tensor, text: int) -> RolloutState:
+    def with_chunk(self, latents: Tensor, text: int, *, recached: bool = False) -> RolloutState:
         """The state after one more chunk [B, C, T, H, W]; the cache snapshot, now behind, is kept."""
-        chunk = Chunk(latents=latents.detach().to("cpu", torch.float32), text=text)
+        chunk = Chunk(latents=latents.detach().to("cpu", torch.float32), text=text, recached=recached)
         return replace(self, chunks=(*self.chunks, chunk))
+
+    def before(self, num_frames: int) -> RolloutState:
+        """The state without the chunks that begin at latent frame `num_frames` or later, and without a snapshot."""
+        starts = accumulate((chunk.num_frames for chunk in self.chunks), initial=0)
+        kept = (chunk for chunk, start in zip(self.chunks, starts, strict=False) if start < num_frames)
+        return replace(self, chunks=tuple(kept), cache=None)
 
     def with_given(self, latents: Tensor, text: Tensor) -> RolloutState:
         """The state that starts from given latents [B, C, T, H, W] in model space instead of from noise.

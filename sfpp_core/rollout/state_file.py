@@ -25,7 +25,9 @@ from .noise import MAX_SEED
 from .state import Chunk, RolloutState
 
 HEADER = "sfpp_state"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knows nothing of pasts that were encoded anew."""
 
 
 class StateFileError(ValueError):
@@ -45,9 +47,11 @@ def save_state(state: RolloutState, path: Path) -> None:
         "shape": state.shape,
         "num_given": state.num_given,
         "cache_form": state.cache_form,
-        "chunks": [{"num_frames": chunk.num_frames, "text": chunk.text} for chunk in state.chunks],
+        "chunks": [
+            {"num_frames": chunk.num_frames, "text": chunk.text, "recached": chunk.recached} for chunk in state.chunks
+        ],
         "num_texts": len(state.texts),
-        "cache": {"num_frames": state.cache.num_frames, "num_layers": len(state.cache.keys)} if state.cache else None,
+        "cache": _describe_cache(state.cache),
     }
     tensors = {"latents": state.latents.contiguous()}
     tensors |= {f"text.{index}": text.contiguous() for index, text in enumerate(state.texts)}
@@ -80,8 +84,9 @@ def load_state(path: Path) -> RolloutState:
 
 
 def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
-    if description["version"] != FORMAT_VERSION:
-        raise ValueError(f"its format is version {description['version']}, this program reads version {FORMAT_VERSION}")
+    if description["version"] not in READABLE_VERSIONS:
+        versions = " and ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"its format is version {description['version']}, this program reads versions {versions}")
     shape = tuple(description["shape"])
     chunks = _split(tensor("latents"), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}") for index in range(description["num_texts"]))
@@ -131,8 +136,15 @@ def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...
         raise ValueError("its latents hold values that are not finite")
     pieces = latents.split(lengths, dim=2) if lengths else ()
     return tuple(
-        Chunk(latents=piece.contiguous(), text=record["text"]) for piece, record in zip(pieces, records, strict=True)
+        Chunk(latents=piece.contiguous(), text=record["text"], recached=record.get("recached", False))
+        for piece, record in zip(pieces, records, strict=True)
     )
+
+
+def _describe_cache(cache: KVSnapshot | None) -> dict[str, int] | None:
+    if cache is None:
+        return None
+    return {"num_frames": cache.num_frames, "num_layers": len(cache.keys), "skipped": cache.skipped}
 
 
 def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutState) -> KVSnapshot | None:
@@ -143,7 +155,9 @@ def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutS
     for codec, side in zip(codecs(state.cache_form), (columns[::2], columns[1::2]), strict=True):
         for parts in zip(*side, strict=True):
             _check_parts(codec, parts, state)
-    return KVSnapshot(_whole(description, "num_frames", most=state.num_frames), *columns)
+    num_frames = _whole(description, "num_frames", most=state.num_frames)
+    skipped = _whole(description, "skipped", most=num_frames) if "skipped" in description else 0
+    return replace(KVSnapshot(num_frames, *columns), skipped=skipped)
 
 
 def _check_parts(codec: Codec, parts: tuple[Tensor, ...], state: RolloutState) -> None:
