@@ -75,6 +75,7 @@ def deliver_on_interrupt_input() -> io.Input:
     """The switch that says what an interrupt means."""
     return io.Boolean.Input(
         "deliver_on_interrupt",
+        optional=True,  # workflows in API format that were shared before it existed
         default=False,
         label_on="deliver what is finished",
         label_off="stop",

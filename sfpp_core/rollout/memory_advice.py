@@ -61,22 +61,23 @@ def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheSto
 
     choices: what the widget `cache_storage` offers here, from the smallest change to the largest.
     """
-    now = demand.cache(demand.storage).device
-    # It did not fit: so a step took more than was left, whatever was estimated.
-    demand = replace(demand, step=max(demand.step, supply.free - now))
-    smaller = {name: storage for name, storage in choices.items() if demand.cache(storage).device < now}
+    now = demand.cache(demand.storage)
+    if _fits(demand, demand.storage, supply):
+        # But it did not: so a step takes more than was left, whatever was estimated.
+        demand = replace(demand, step=supply.free - now.device + 1)
+    smaller = {name: storage for name, storage in choices.items() if _saves(demand.cache(storage), now)}
     fitting = {name: storage for name, storage in smaller.items() if _fits(demand, storage, supply)}
     width, height = demand.pixels
     sentences = [
-        f"Out of memory at {width}x{height} pixels with a window of {demand.config.window} latent frames.",
+        f"Not enough memory for {width}x{height} pixels with a window of {demand.config.window} latent frames.",
         f"{supply.device} has {_size(supply.total)}, of which {_size(supply.free)} are free for this film. Its past "
-        f"needs {_size(now)}, and a step about {_size(demand.step)}.",
+        f"needs {_described(now)}, and a step about {_size(demand.step)}.",
     ]
     if smaller:
-        listed = "; ".join(_described(name, demand.cache(storage)) for name, storage in smaller.items())
-        sentences.append(
-            f"With another cache_storage the past needs: {listed} ({_size(supply.cpu_free)} of CPU memory are free)."
-        )
+        listed = "; ".join(f'"{name}" {_described(demand.cache(storage))}' for name, storage in smaller.items())
+        moved = any(storage.offloaded for storage in smaller.values())
+        free = f" ({_size(supply.cpu_free)} of CPU memory are free)" if moved else ""
+        sentences.append(f"With another cache_storage the past needs: {listed}{free}.")
     sentences.append(_recommended(fitting) if fitting else _smaller_film(demand, supply, choices))
     return " ".join(sentences)
 
@@ -86,9 +87,12 @@ def _fits(demand: Demand, storage: CacheStorage, supply: Supply) -> bool:
     return cache.device + demand.step <= supply.free and cache.cpu <= supply.cpu_free
 
 
-def _described(name: str, cache: CacheMemory) -> str:
-    besides = f" and {_size(cache.cpu)} of CPU memory" if cache.cpu else ""
-    return f'"{name}" {_size(cache.device)}{besides}'
+def _saves(cache: CacheMemory, now: CacheMemory) -> bool:
+    return cache.device < now.device or cache.cpu < now.cpu
+
+
+def _described(cache: CacheMemory) -> str:
+    return f"{_size(cache.device)} and {_size(cache.cpu)} of CPU memory" if cache.cpu else _size(cache.device)
 
 
 def _recommended(fitting: Mapping[str, CacheStorage]) -> str:
