@@ -2,7 +2,7 @@
 
 Prints the tables of docs/memory.md: bytes for Wan 2.1 1.3B at 832x480; the error of one attention on random tensors of
 its shape; and for the built-in student, against its films as computed, the error of every attention, the films' PSNR,
-their Visual Stability and flow, and the time of a chunk on the CPU. All in one run, in turn.
+their Visual Stability and flow, and the processor time of a chunk. All in one run, in turn.
 """
 
 from __future__ import annotations
@@ -139,14 +139,14 @@ def print_student_attention(network: WanTransformer, config: RolloutConfig, text
 def film(
     network: WanTransformer, config: RolloutConfig, text: Tensor, *, seed: int, storage: CacheStorage, seconds: int
 ) -> tuple[Tensor, list[float]]:
-    """Latents of a film in model space, [1, C, T, H, W], and the seconds that each chunk took."""
+    """Latents of a film in model space, [1, C, T, H, W], and the seconds of processor time that each chunk took."""
     shape = (1, WAN21.channels, *LATENT_SIZE)
     state = RolloutState(config=config, seed=seed, model_id="benchmark", shape=shape, cache_form=storage.form)
     rollout = Rollout(network, state, text, cache_memory=torch.zeros if storage.offloaded else None)
-    times, started = [], time.perf_counter()
+    times, started = [], time.process_time()
     for _ in rollout.run(config.chunks_for(WAN21.latent_frames(seconds * FRAMES_PER_SECOND))):
-        times.append(time.perf_counter() - started)
-        started = time.perf_counter()
+        times.append(time.process_time() - started)
+        started = time.process_time()
     return rollout.state.latents, times
 
 
