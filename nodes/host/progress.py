@@ -30,6 +30,7 @@ class SamplingProgress:
         self._before = state
         self._num_chunks = num_chunks
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
+        self._kept = state
         self._reused = 0
         self._pace = Pace()
 
@@ -40,6 +41,7 @@ class SamplingProgress:
 
     def finished(self, state: RolloutState, *, is_reused: bool) -> None:
         """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt."""
+        self._kept = state
         self._pace.finished(is_reused=is_reused)
         self._reused += is_reused
         done = len(state.chunks) - len(self._before.chunks)
@@ -53,12 +55,13 @@ class SamplingProgress:
         ]
         say(" · ".join(parts), log=done == self._num_chunks or self._reused == done)
 
-    def stopped(self, state: RolloutState) -> None:
-        """Something ended the making early; `state` is the film so far."""
-        if done := len(state.chunks) - len(self._before.chunks):
+    def stopped(self) -> None:
+        """Something ended the making early."""
+        if done := len(self._kept.chunks) - len(self._before.chunks):
+            seconds = WAN21.seconds(self._kept.num_frames)
             say(
-                f"{done} of {self._num_chunks} chunks are finished and kept on disk: "
-                f"{WAN21.seconds(state.num_frames):.1f} s of film. Queue the same workflow again to go on from there."
+                f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue the "
+                "same workflow again to go on from there."
             )
 
     def _preview(self, progress: Progress) -> Any:

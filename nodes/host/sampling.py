@@ -100,12 +100,12 @@ def _sample(
             for filmed in film_on(rollout, direction, num_chunks, spool, prepare=prepare):
                 progress.finished(rollout.state, is_reused=filmed.is_reused)
     except memory.InterruptProcessingException:
-        progress.stopped(rollout.state)
+        progress.stopped()
         if not deliver_on_interrupt or len(rollout.state.chunks) == len(state.chunks):
             raise
         partial_deliveries.count()
     except BaseException:
-        progress.stopped(rollout.state)
+        progress.stopped()
         raise
     finally:
         model.cleanup()

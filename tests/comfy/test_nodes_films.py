@@ -113,9 +113,9 @@ def test_progress_and_previews_arrive_while_a_film_is_made(studio: Studio):
     _, rollout = load_student()
     # Three chunks, and two clean passes between them.
     calls = len(rollout.first_chunk_timesteps) + 2 * len(rollout.timesteps) + 2
-    assert {event.maximum for event in progress} == {calls}
+    assert {event.maximum for event in progress} == {3}, "progress is counted in chunks"
     values = [event.value for event in progress]
-    assert values == sorted(values) and values[-1] == calls and len(values) >= calls - 2
+    assert values == sorted(values) and values[-1] == 3 and len(set(values)) >= calls - 2
     previews = {event.image for event in events if isinstance(event, Preview)}
     assert len(previews) >= 6, "the preview does not follow the newest chunk"
 
