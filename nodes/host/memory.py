@@ -21,8 +21,9 @@ from .network import compute_dtype, wan_config
 logger = logging.getLogger(__name__)
 
 CPU = torch.device("cpu")
-CPU_ALLOCATOR = "DefaultCPUAllocator"
-"""What PyTorch's message names when the CPU's memory is full; there is no type of its own for it."""
+TYPES = (torch.cuda.OutOfMemoryError, MemoryError)
+WORDS = ("DefaultCPUAllocator", "out of memory")
+"""In PyTorch's messages where it has no type for it: from the CPU, from Apple's cards, from a driver."""
 
 
 class PinnedMemory:
@@ -90,14 +91,15 @@ def answering_out_of_memory(device: torch.device, demand: Demand) -> Iterator[No
             raise
         logger.info("Out of memory: %s", error)
         traceback.clear_frames(error.__traceback__)
-        raise type(error)(_advice(device, demand)) from error
+        # ComfyUI unloads its models for the type that it knows.
+        kind = type(error) if isinstance(error, TYPES) else RuntimeError
+        raise kind(_advice(device, demand)) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether a device's memory, or the CPU's, was not enough."""
-    if isinstance(error, memory.OOM_EXCEPTION | torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and CPU_ALLOCATOR in str(error)
+    is_untyped = isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+    return isinstance(error, TYPES) or is_untyped
 
 
 def _advice(device: torch.device, demand: Demand) -> str:
