@@ -55,34 +55,55 @@ def sample_chunks(
     (interrupt, out of memory) pass.
     """
 
-    def prepare() -> None:
-        memory.load_models_gpu([model], memory_required=_memory_required(model, state))
-        model.pre_run()
-
-    progress = SamplingProgress(model, state, num_chunks)
-    rollout = Rollout(
-        HostNetwork(model),
-        state,
-        direction.ruling(state).text,
-        device=model.load_device,
-        dtype=compute_dtype(model),
-        on_call=progress.called,
-    )
+    film = _Film(model, state, direction, num_chunks)
     try:
-        with open_spool().film(state, _circumstances(model)) as spool:
-            for filmed in film_on(rollout, direction, num_chunks, spool, prepare=prepare):
-                progress.finished(rollout.state, is_reused=filmed.is_reused)
+        film.make()
     except memory.InterruptProcessingException:
-        progress.stopped()
-        if not deliver_on_interrupt or len(rollout.state.chunks) == len(state.chunks):
+        if not deliver_on_interrupt or len(film.state.chunks) == len(state.chunks):
             raise
         partial_deliveries.count()
-    except BaseException:
-        progress.stopped()
-        raise
-    finally:
-        model.cleanup()
-    return rollout.state
+    return film.state
+
+
+class _Film:
+    """A film at work on a MODEL."""
+
+    def __init__(self, model: ModelPatcher, state: RolloutState, direction: Direction, num_chunks: int) -> None:
+        self._model = model
+        self._direction = direction
+        self._num_chunks = num_chunks
+        self._progress = SamplingProgress(model, state, num_chunks)
+        self._rollout = Rollout(
+            HostNetwork(model),
+            state,
+            direction.ruling(state).text,
+            device=model.load_device,
+            dtype=compute_dtype(model),
+            on_call=self._progress.called,
+        )
+
+    @property
+    def state(self) -> RolloutState:
+        """The film so far."""
+        return self._rollout.state
+
+    def make(self) -> None:
+        """Make all that is not on disk."""
+        with self._progress, open_spool().film(self.state, _circumstances(self._model)) as spool:
+            try:
+                for filmed in film_on(
+                    self._rollout, self._direction, self._num_chunks, spool, prepare=self._load_model
+                ):
+                    self._progress.finished(self.state, is_reused=filmed.is_reused)
+            except BaseException:
+                self._progress.stopped()
+                raise
+            finally:
+                self._model.cleanup()
+
+    def _load_model(self) -> None:
+        memory.load_models_gpu([self._model], memory_required=_memory_required(self._model, self.state))
+        self._model.pre_run()
 
 
 def _circumstances(model: ModelPatcher) -> dict[str, str]:
