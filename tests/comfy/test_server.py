@@ -19,6 +19,8 @@ NODE_IDS = {
     "SFPPLoadTiny",
     "SFPPSampler",
     "SFPPExtend",
+    "SFPPPromptSchedule",
+    "SFPPPromptAt",
     "SFPPSaveState",
     "SFPPLoadState",
     "SFPPDecodeToVideo",
