@@ -10,9 +10,8 @@ from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from .host.continued import ContinuedClip
 from .host.encoding import encode_pictures
 from .host.progress import say
+from .sampler import MAX_SIDE
 from .vocabulary import CATEGORY, Clip
-
-MAX_SIDE = 8192
 
 
 def _side_input(name: str) -> io.Input:
@@ -22,8 +21,8 @@ def _side_input(name: str) -> io.Input:
         min=0,
         max=MAX_SIDE,
         step=WAN21.size_multiple,
-        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. The clip is scaled to "
-        "cover it and cut evenly. 0: the clip's own.",
+        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. The clip is scaled "
+        "to cover it and cut evenly. 0: the clip's own.",
     )
 
 
@@ -34,8 +33,8 @@ class ContinueVideo(io.ComfyNode):
             node_id="SFPPContinueVideo",
             display_name="SFPP Continue Video",
             category=CATEGORY,
-            description="Encodes the end of a clip, so that SFPP Sampler goes on from it. Wire clip into SFPP Decode To "
-            "Video to get the clip and what follows as one film.",
+            description="Encodes the end of a clip, so that SFPP Sampler goes on from it. Wire clip into SFPP Decode "
+            "To Video to get the clip and what follows as one film.",
             inputs=[
                 io.Video.Input("video", tooltip="The clip, from Load Video. Of any length, size and frame rate."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, or the one of SFPP Load Tiny."),
