@@ -67,49 +67,66 @@ def sample_chunks(
     demand = demand_of(model, state, storage)
     require_memory(model.load_device, demand)
     with answering_out_of_memory(model.load_device, demand):
-        return _sample(model, state, direction, num_chunks, demand, deliver_on_interrupt=deliver_on_interrupt)
+        # No name for the film here: it would keep the film's memory while what is free is counted.
+        return _made(_Film(model, state, direction, num_chunks, demand), deliver_on_interrupt=deliver_on_interrupt)
 
 
-def _sample(
-    model: ModelPatcher,
-    state: RolloutState,
-    direction: Direction,
-    num_chunks: int,
-    demand: Demand,
-    *,
-    deliver_on_interrupt: bool,
-) -> RolloutState:
-    def prepare() -> None:
-        needed = demand.step + demand.cache(demand.storage).device
-        memory.load_models_gpu([model], memory_required=needed)
-        model.pre_run()
-
-    progress = SamplingProgress(model, state, num_chunks)
-    cpu_memory = PinnedMemory()
-    rollout = Rollout(
-        HostNetwork(model),
-        state,
-        direction.ruling(state).text,
-        device=model.load_device,
-        dtype=compute_dtype(model),
-        cache_memory=cpu_memory if demand.storage.offloaded else None,
-        on_call=progress.called,
-    )
+def _made(film: _Film, *, deliver_on_interrupt: bool) -> RolloutState:
+    num_before = len(film.state.chunks)
     try:
-        with cpu_memory, open_spool().film(state, _circumstances(model)) as spool:
-            for filmed in film_on(rollout, direction, num_chunks, spool, prepare=prepare):
-                progress.finished(rollout.state, is_reused=filmed.is_reused)
+        film.make()
     except memory.InterruptProcessingException:
-        progress.stopped()
-        if not deliver_on_interrupt or len(rollout.state.chunks) == len(state.chunks):
+        if not deliver_on_interrupt or len(film.state.chunks) == num_before:
             raise
         partial_deliveries.count()
-    except BaseException:
-        progress.stopped()
-        raise
-    finally:
-        model.cleanup()
-    return rollout.state
+    return film.state
+
+
+class _Film:
+    """A film at work on a MODEL."""
+
+    def __init__(
+        self, model: ModelPatcher, state: RolloutState, direction: Direction, num_chunks: int, demand: Demand
+    ) -> None:
+        self._model = model
+        self._demand = demand
+        self._cpu_memory = PinnedMemory()
+        self._direction = direction
+        self._num_chunks = num_chunks
+        self._progress = SamplingProgress(model, state, num_chunks)
+        self._rollout = Rollout(
+            HostNetwork(model),
+            state,
+            direction.ruling(state).text,
+            device=model.load_device,
+            dtype=compute_dtype(model),
+            cache_memory=self._cpu_memory if demand.storage.offloaded else None,
+            on_call=self._progress.called,
+        )
+
+    @property
+    def state(self) -> RolloutState:
+        """The film so far."""
+        return self._rollout.state
+
+    def make(self) -> None:
+        """Make all that is not on disk."""
+        with self._cpu_memory, self._progress, open_spool().film(self.state, _circumstances(self._model)) as spool:
+            try:
+                for filmed in film_on(
+                    self._rollout, self._direction, self._num_chunks, spool, prepare=self._load_model
+                ):
+                    self._progress.finished(self.state, is_reused=filmed.is_reused)
+            except BaseException:
+                self._progress.stopped()
+                raise
+            finally:
+                self._model.cleanup()
+
+    def _load_model(self) -> None:
+        needed = self._demand.step + self._demand.cache(self._demand.storage).device
+        memory.load_models_gpu([self._model], memory_required=needed)
+        self._model.pre_run()
 
 
 def _circumstances(model: ModelPatcher) -> dict[str, str]:
