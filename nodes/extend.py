@@ -7,14 +7,19 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..sfpp_core.rollout.cache_memory import CacheStorage
+from ..sfpp_core.rollout.direction import Cue, Direction
 from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.state import RolloutState
-from .host.conditioning import text_embedding
+from .cache_storage import AS_BEFORE, CACHE_STORAGES, continued_cache_storage_input
+from .host import partial_deliveries
+from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.latents import to_latent
 from .host.network import wan_config
 from .host.progress import say
 from .host.sampling import sample_chunks
+from .rollout_widgets import deliver_on_interrupt_input
 from .vocabulary import CATEGORY, FilmState
 
 
@@ -48,8 +53,11 @@ class Extend(io.ComfyNode):
                     "positive",
                     optional=True,
                     tooltip="A new prompt for what is added; the old one still shows until its frames have left the "
-                    "window. Not connected: the film's last prompt goes on.",
+                    "window. Or an SFPP Prompt Schedule, whose times count from the beginning of the film. Not "
+                    "connected: the film's last prompt goes on.",
                 ),
+                deliver_on_interrupt_input(),
+                continued_cache_storage_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -66,16 +74,39 @@ class Extend(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> int:
+        """As SFPP Sampler's."""
+        del inputs
+        return partial_deliveries.number()
+
+    @classmethod
     def execute(
-        cls, model: Any, state: RolloutState, seconds: float, positive: list[list[Any]] | None = None
+        cls,
+        model: Any,
+        state: RolloutState,
+        seconds: float,
+        positive: list[list[Any]] | None = None,
+        deliver_on_interrupt: bool = False,
+        cache_storage: str = AS_BEFORE,
     ) -> io.NodeOutput:
         text_dim = wan_config(model).text_dim
         state.require_model(model_identity(model))
         if not state.chunks:
             raise ValueError("this state holds no film yet; start one with SFPP Sampler.")
-        text = state.texts[state.chunks[-1].text] if positive is None else text_embedding(positive, text_dim)
+        if positive is None:
+            direction = Direction([Cue(text=state.texts[state.chunks[-1].text])])
+        else:
+            direction = direction_of(positive, text_dim)
         length = film_length(seconds, state.config, made=state.num_frames)
         say(str(length))
-        longer = sample_chunks(model, state, text, length.num_chunks)
+        storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
+        longer = sample_chunks(
+            model,
+            state.with_cache_form(storage.form),
+            direction,
+            length.num_chunks,
+            offloaded=storage.offloaded,
+            deliver_on_interrupt=deliver_on_interrupt,
+        )
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
         return io.NodeOutput(to_latent(model, added), to_latent(model, longer.latents), longer)

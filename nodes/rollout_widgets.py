@@ -71,6 +71,20 @@ def rollout_inputs() -> list[io.Input]:
     ]
 
 
+def deliver_on_interrupt_input() -> io.Input:
+    """The switch that says what an interrupt means."""
+    return io.Boolean.Input(
+        "deliver_on_interrupt",
+        optional=True,  # workflows in API format that were shared before it existed
+        default=False,
+        label_on="deliver what is finished",
+        label_off="stop",
+        tooltip="What Interrupt does while this node works: stop the workflow, or pass on what is finished, so that it "
+        "is decoded and saved. Either way finished chunks are kept on disk, and queuing the workflow again goes on "
+        "from there.",
+    )
+
+
 def rollout_settings(
     preset: RolloutConfig, *, chunk: int, window: int, sink: int, steps: str, shift: float, context_noise: float
 ) -> RolloutConfig:

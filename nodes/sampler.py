@@ -11,13 +11,15 @@ from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.noise import MAX_SEED
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.geometry import WAN21
-from .host.conditioning import text_embedding
+from .cache_storage import AS_COMPUTED, CACHE_STORAGES, cache_storage_input
+from .host import partial_deliveries
+from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.latents import Latent, to_latent, to_model_space, video_latents
 from .host.network import wan_config
 from .host.progress import say
 from .host.sampling import preset_settings, sample_chunks
-from .rollout_widgets import rollout_inputs, rollout_settings
+from .rollout_widgets import deliver_on_interrupt_input, rollout_inputs, rollout_settings
 from .vocabulary import CATEGORY, FilmState
 
 MAX_SIDE = 8192
@@ -52,7 +54,9 @@ class Sampler(io.ComfyNode):
                     "runs, but was not trained for this and falls apart.",
                 ),
                 io.Conditioning.Input(
-                    "positive", tooltip="What the film shows, from CLIP Text Encode. There is no negative."
+                    "positive",
+                    tooltip="What the film shows, from CLIP Text Encode, or what it shows when, from SFPP Prompt "
+                    "Schedule. There is no negative.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -76,12 +80,14 @@ class Sampler(io.ComfyNode):
                     "whole chunks (with chunk 3: 9, 21, 33, ... frames); the node says what it became.",
                 ),
                 *rollout_inputs(),
+                deliver_on_interrupt_input(),
                 io.Latent.Input(
                     "start",
                     optional=True,
                     tooltip="Begin from this instead of from nothing: an image or a video, from VAE Encode, of the "
                     "same size. It becomes the beginning of the film.",
                 ),
+                cache_storage_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -105,6 +111,12 @@ class Sampler(io.ComfyNode):
         return True
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: Any) -> int:
+        """A film that was cut short goes on when it is queued again, although nothing else has changed."""
+        del inputs
+        return partial_deliveries.number()
+
+    @classmethod
     def execute(
         cls,
         model: Any,
@@ -113,20 +125,35 @@ class Sampler(io.ComfyNode):
         width: int,
         height: int,
         seconds: float,
+        deliver_on_interrupt: bool = False,
         start: Latent | None = None,
+        cache_storage: str = AS_COMPUTED,
         **settings: Any,
     ) -> io.NodeOutput:
         config = rollout_settings(preset_settings(model), **settings)
-        text = text_embedding(positive, wan_config(model).text_dim)
+        direction = direction_of(positive, wan_config(model).text_dim)
+        text = direction.first_text()
         latent_size = _latent_size(height, width)
+        storage = CACHE_STORAGES[cache_storage]
         state = RolloutState(
-            config=config, seed=seed, model_id=model_identity(model), shape=(1, WAN21.channels, *latent_size)
+            config=config,
+            seed=seed,
+            model_id=model_identity(model),
+            shape=(1, WAN21.channels, *latent_size),
+            cache_form=storage.form,
         )
         if start is not None:
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
         say(str(length))
-        state = sample_chunks(model, state, text, length.num_chunks)
+        state = sample_chunks(
+            model,
+            state,
+            direction,
+            length.num_chunks,
+            offloaded=storage.offloaded,
+            deliver_on_interrupt=deliver_on_interrupt,
+        )
         return io.NodeOutput(to_latent(model, state.latents), state)
 
 

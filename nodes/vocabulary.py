@@ -11,3 +11,6 @@ FilmState = io.Custom("SFPP_STATE")
 
 FilmReport = io.Custom("SFPP_STABILITY")
 """Whether a film holds up, and where it does not: a sfpp_core StabilityReport."""
+
+Clip = io.Custom("SFPP_CLIP")
+"""A clip that a film continues: a ContinuedClip."""

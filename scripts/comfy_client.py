@@ -12,12 +12,11 @@ Whether a run has ended, and how, is read from the history alone: a broken webso
 from __future__ import annotations
 
 import logging
-import time
+import math
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import requests
 
@@ -25,11 +24,15 @@ from scripts.comfy_errors import (
     ComfyError,
     NodeFailed,
     RunInterrupted,
+    RunLost,
     RunTimedOut,
     ServerUnreachable,
+    UploadRefused,
     WorkflowRefused,
 )
-from scripts.comfy_events import LOOPBACK_HOSTS, Event, EventSocket, Message, OnEvent, Preview, Progress
+from scripts.comfy_events import Event, EventSocket, Message, OnEvent, Preview, Progress, Queued
+from scripts.comfy_follow import RunFollower
+from scripts.comfy_http import HttpConnection, json_object
 from scripts.comfy_results import OutputFile, RunResult, result_of
 from scripts.comfy_workflow import Workflow
 from sfpp_core.files import replacing
@@ -43,19 +46,19 @@ __all__ = [
     "OutputFile",
     "Preview",
     "Progress",
+    "Queued",
     "RunInterrupted",
+    "RunLost",
     "RunResult",
     "RunTimedOut",
     "ServerUnreachable",
+    "UploadRefused",
     "Workflow",
     "WorkflowRefused",
+    "new_prompt_id",
 ]
 
 logger = logging.getLogger(__name__)
-
-_HTTP_TIMEOUT_S = 60.0
-_HISTORY_DELAY_S = 0.05
-_HISTORY_TRIES = 20
 
 
 class ComfyClient:
@@ -69,13 +72,9 @@ class ComfyClient:
             client_id: how the server tells its listeners apart; made up if None. It goes with every workflow: without
                 one the server leaves the outputs of cached nodes out of the history.
         """
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"url is {url!r}; give the server's address, such as http://127.0.0.1:8188")
-        self.url = url.rstrip("/")
+        self._http = HttpConnection(url)
+        self.url = self._http.url
         self.client_id = client_id or uuid.uuid4().hex
-        self._http = requests.Session()
-        self._http.trust_env = parts.hostname not in LOOPBACK_HOSTS
 
     def run(
         self,
@@ -83,7 +82,9 @@ class ComfyClient:
         *,
         on_event: OnEvent | None = None,
         timeout_s: float = 600.0,
+        patience_s: float = 0.0,
         extra_data: Mapping[str, Any] | None = None,
+        prompt_id: str | None = None,
     ) -> RunResult:
         """Queue a workflow and follow it to its end.
 
@@ -91,37 +92,48 @@ class ComfyClient:
             workflow: the workflow in API format.
             on_event: called with each event of this run, on this thread; if it raises, the run is stopped.
             timeout_s: seconds from now after which the run is stopped.
+            patience_s: seconds for which the server may be away once the run is queued; after that it counts as lost.
             extra_data: passed on to the server, e.g. {"extra_pnginfo": {"workflow": ...}}.
+            prompt_id: id for the run, from `new_prompt_id`; made up if None.
 
         Raises:
-            WorkflowRefused, NodeFailed, RunInterrupted, RunTimedOut, ServerUnreachable.
+            WorkflowRefused, NodeFailed, RunInterrupted, RunLost, RunTimedOut, ServerUnreachable.
         """
+        # Known before it is sent: whatever happens while the server takes it, the run can be stopped.
+        prompt_id = prompt_id or new_prompt_id()
         # Connected first, so that the run's first events are not missed.
         with EventSocket(self.url, self.client_id) as events:
-            prompt_id = self.queue(workflow, extra_data=extra_data)
             try:
-                return self._follow(prompt_id, events, on_event, timeout_s)
-            except (NodeFailed, RunInterrupted):
+                self.queue(workflow, extra_data=extra_data, prompt_id=prompt_id)
+                follower = RunFollower(self, prompt_id, events, on_event, timeout_s=timeout_s, patience_s=patience_s)
+                return follower.result()
+            except (WorkflowRefused, NodeFailed, RunInterrupted, RunLost):
                 raise
             except BaseException:
                 self._abandon(prompt_id)
                 raise
 
-    def queue(self, workflow: Workflow, *, extra_data: Mapping[str, Any] | None = None) -> str:
+    def queue(
+        self, workflow: Workflow, *, extra_data: Mapping[str, Any] | None = None, prompt_id: str | None = None
+    ) -> str:
         """Put a workflow into the server's queue and return the id of the run.
 
         A server runs the valid part of a half-valid workflow; here that counts as refused, and the part is stopped.
         """
-        # No prompt_id of ours: old servers take any, new ones only some forms, and all of them make one up.
-        body = {"prompt": workflow, "client_id": self.client_id, "extra_data": dict(extra_data or {})}
-        response = self._request("POST", "/prompt", json=body, accept_errors=True)
-        answer = _json_object(response)
+        prompt_id = prompt_id or new_prompt_id()
+        body = {
+            "prompt": workflow,
+            "prompt_id": prompt_id,
+            "client_id": self.client_id,
+            "extra_data": dict(extra_data or {}),
+        }
+        response = self._http.request("POST", "/prompt", json=body, accept_errors=True)
+        answer = json_object(response)
         node_errors = answer.get("node_errors") or {}
         if not response.ok:
             raise WorkflowRefused(_error_object(answer, response), node_errors)
-        if "prompt_id" not in answer:
+        if answer.get("prompt_id") != prompt_id:
             raise ComfyError(f"POST /prompt: the answer of {self.url} is not ComfyUI's: {response.text[:500]}")
-        prompt_id = str(answer["prompt_id"])
         if node_errors:
             self._abandon(prompt_id)
             raise WorkflowRefused({}, node_errors)
@@ -133,7 +145,7 @@ class ComfyClient:
         A run that is not over after `timeout_s` seconds raises RunTimedOut and goes on.
         """
         with EventSocket(self.url, self.client_id) as events:
-            return self._follow(prompt_id, events, on_event, timeout_s)
+            return RunFollower(self, prompt_id, events, on_event, timeout_s=timeout_s, patience_s=0.0).result()
 
     def result(self, prompt_id: str) -> RunResult | None:
         """The result of a run that ended well, None for one that has not ended; raises for one that failed."""
@@ -144,13 +156,23 @@ class ComfyClient:
         """The server's record of a run that has ended, or None."""
         return self.get_json(f"/history/{prompt_id}").get(prompt_id)
 
+    def place_in_queue(self, prompt_id: str) -> int | None:
+        """How many runs come before this one: 0 if it is running; None if it neither runs nor waits."""
+        queue = self.get_json("/queue")
+        running = [entry[1] for entry in queue["queue_running"]]
+        if prompt_id in running:
+            return 0
+        # The server gives its heap as it lies in memory; entries begin with their number, which is their order.
+        waiting = [entry[1] for entry in sorted(queue["queue_pending"], key=lambda entry: entry[0])]
+        return len(running) + waiting.index(prompt_id) if prompt_id in waiting else None
+
     def interrupt(self, prompt_id: str | None = None) -> None:
         """Stop the run with this id if it is running now, or with None whatever is running."""
-        self._request("POST", "/interrupt", json={} if prompt_id is None else {"prompt_id": prompt_id})
+        self._http.request("POST", "/interrupt", json={} if prompt_id is None else {"prompt_id": prompt_id})
 
     def cancel_queued(self, prompt_id: str) -> None:
         """Take a run that has not begun out of the queue."""
-        self._request("POST", "/queue", json={"delete": [prompt_id]})
+        self._http.request("POST", "/queue", json={"delete": [prompt_id]})
 
     def object_info(self, node_class: str | None = None) -> dict[str, Any]:
         """The server's description of every node class, or of one: class -> description."""
@@ -158,23 +180,47 @@ class ComfyClient:
 
     def free(self) -> None:
         """Have the server unload its models and forget the results of earlier runs."""
-        self._request("POST", "/free", json={"unload_models": True, "free_memory": True})
+        self._http.request("POST", "/free", json={"unload_models": True, "free_memory": True})
+
+    def upload(self, path: Path, *, folder: str = "input") -> str:
+        """Copy a local file into a folder of the server; return its name there.
+
+        A file of that name and content is taken as it is; beside one of another content ours gets a number.
+
+        Args:
+            path: the file, read whole into memory on its way.
+            folder: "input", "output" or "temp".
+
+        Raises:
+            OSError: the file cannot be read.
+            UploadRefused: it is larger than the server takes.
+        """
+        limit = self.get_json("/features").get("max_upload_size", math.inf)
+        size = path.stat().st_size
+        if size > limit:
+            raise UploadRefused(
+                f"{path} has {size / 2**20:.1f} MiB and {self.url} takes {limit / 2**20:.1f} MiB at most; copy the "
+                f"file into the server's {folder} folder and give its name there, or start the server with a larger "
+                "--max-upload-size"
+            )
+        with open(path, "rb") as file:
+            form = {"files": {"image": (path.name, file)}, "data": {"type": folder}}
+            answer = json_object(self._http.request("POST", "/upload/image", **form))
+        if "name" not in answer:
+            raise ComfyError(f"POST /upload/image: {self.url} did not say under what name it keeps {path}")
+        return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
 
     def get(self, path: str) -> requests.Response:
         """GET any path of the server; raises for a status that is an error."""
-        return self._request("GET", path)
+        return self._http.request("GET", path)
 
     def get_json(self, path: str) -> Any:
         """GET a path and decode its JSON."""
-        response = self._request("GET", path)
-        try:
-            return response.json()
-        except requests.JSONDecodeError as error:
-            raise ComfyError(f"GET {path}: the answer of {self.url} is no JSON: {response.text[:500]}") from error
+        return self._http.get_json(path)
 
     def read(self, file: OutputFile) -> bytes:
         """The content of a file that a run made. For large files use `download`."""
-        return self._request("GET", "/view", params=file.query()).content
+        return self._http.request("GET", "/view", params=file.query()).content
 
     def download(self, file: OutputFile, directory: Path, *, name: str | None = None) -> Path:
         """Copy a file that a run made into a local folder, in pieces; return where it is.
@@ -184,7 +230,7 @@ class ComfyClient:
         directory.mkdir(parents=True, exist_ok=True)
         # Whatever path the server's word contains, the file lands in `directory`.
         target = directory / (name or Path(file.filename).name)
-        response = self._request("GET", "/view", params=file.query(), stream=True)
+        response = self._http.request("GET", "/view", params=file.query(), stream=True)
         try:
             with response, replacing(target) as partial, open(partial, "wb") as out:
                 for piece in response.iter_content(1 << 20):
@@ -192,34 +238,6 @@ class ComfyClient:
         except requests.RequestException as error:
             raise ServerUnreachable(f"{self.url} was lost in the middle of {file.filename}: {error}") from error
         return target
-
-    def _follow(self, prompt_id: str, events: EventSocket, on_event: OnEvent | None, timeout_s: float) -> RunResult:
-        deadline = time.monotonic() + timeout_s
-        while True:
-            event = events.next(prompt_id)
-            if event is not None and on_event is not None:
-                on_event(event)
-            if event is None:
-                result = self.result(prompt_id)
-                if result is not None:
-                    _pass_on_the_rest(events, prompt_id, on_event)
-            elif isinstance(event, Message) and event.ends_run():
-                result = self._result_soon(prompt_id)
-            else:
-                result = None
-            if result is not None:
-                return result
-            if time.monotonic() > deadline:
-                raise RunTimedOut(f"the run {prompt_id} was not over after {timeout_s:g} s")
-
-    def _result_soon(self, prompt_id: str) -> RunResult | None:
-        """The result of a run whose end was just announced: its record follows the announcement by a moment."""
-        for _ in range(_HISTORY_TRIES):
-            result = self.result(prompt_id)
-            if result is not None:
-                return result
-            time.sleep(_HISTORY_DELAY_S)
-        return None
 
     def _abandon(self, prompt_id: str) -> None:
         """Stop a run whether it is queued or running; the error that led here matters more than one from this."""
@@ -229,34 +247,10 @@ class ComfyClient:
         except ComfyError as error:
             logger.warning("could not stop the run %s: %s", prompt_id, error)
 
-    def _request(self, method: str, path: str, *, accept_errors: bool = False, **arguments: Any) -> requests.Response:
-        try:
-            response = self._http.request(method, self.url + path, timeout=_HTTP_TIMEOUT_S, **arguments)
-        except requests.exceptions.InvalidJSONError as error:
-            raise ComfyError(f"{method} {path}: what is to be sent cannot be written as JSON: {error}") from error
-        except requests.RequestException as error:
-            raise ServerUnreachable(f"no answer from ComfyUI at {self.url}: {error}") from error
-        if not response.ok and not accept_errors:
-            raise ComfyError(f"{method} {path}: {response.status_code} {response.reason}: {response.text[:500]}")
-        return response
 
-
-def _pass_on_the_rest(events: EventSocket, prompt_id: str, on_event: OnEvent | None) -> None:
-    """Hand over the events of an ended run that a busy server sends late: up to the announced end, or to silence."""
-    while (event := events.next(prompt_id)) is not None:
-        if on_event is not None:
-            on_event(event)
-        if isinstance(event, Message) and event.ends_run():
-            return
-
-
-def _json_object(response: requests.Response) -> dict[str, Any]:
-    """The JSON object in a response; empty if it holds something else, such as a proxy's page."""
-    try:
-        answer = response.json()
-    except requests.JSONDecodeError:
-        return {}
-    return answer if isinstance(answer, dict) else {}
+def new_prompt_id() -> str:
+    """An id for a run that is not queued yet: a UUID in lower case, the one form that every server accepts."""
+    return str(uuid.uuid4())
 
 
 def _error_object(answer: Mapping[str, Any], response: requests.Response) -> dict[str, Any]:

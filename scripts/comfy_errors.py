@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_MEMORY_EXCEPTIONS = frozenset({"OutOfMemoryError", "MemoryError", "_ArrayMemoryError"})
+"""PyTorch's on any accelerator, Python's, NumPy's."""
+
+_MEMORY_MESSAGE = re.compile(r"\bout of memory\b|DefaultCPUAllocator", re.IGNORECASE)
+"""CUDA's own errors, Metal and PyTorch on a CPU have no exception of their own."""
+
+_WRITE_NUMBERS = "27|28|30|69|122"
+"""Too large, disk full, read-only, quota on macOS and on Linux: written out, for the server may be another system."""
+
+_WRITE_MESSAGE = re.compile(
+    rf"\[Errno ({_WRITE_NUMBERS})\]|\b(code:|os error) ({_WRITE_NUMBERS})\b|\[WinError 112\]|No space left on device"
+)
+"""As the errors of Python, of Rust, which safetensors passes on, and of Windows print themselves."""
 
 
 class ComfyError(RuntimeError):
@@ -12,6 +27,10 @@ class ComfyError(RuntimeError):
 
 class ServerUnreachable(ComfyError):
     """Nobody answers at the server's address."""
+
+
+class RunLost(ComfyError):
+    """The server does not know a run any more: it was restarted, and a restart forgets the queue."""
 
 
 class RunTimedOut(ComfyError):
@@ -39,6 +58,10 @@ class WorkflowRefused(ComfyError):
         super().__init__("\n".join(lines))
 
 
+class UploadRefused(ComfyError):
+    """The server does not take a file."""
+
+
 class NodeFailed(ComfyError):
     """A node raised while the workflow ran.
 
@@ -53,6 +76,23 @@ class NodeFailed(ComfyError):
         self.exception_message = str(report.get("exception_message")).strip()
         self.traceback = "".join(report.get("traceback") or ())
         super().__init__(f"node {self.node_id} ({self.node_type}): {self.exception_type}: {self.exception_message}")
+
+
+class OutOfMemory(NodeFailed):
+    """A node asked for more memory than the server has."""
+
+
+class OutputNotWritten(NodeFailed):
+    """A node could not write: the server's disk or quota is full, the file is too large for it, or it is read-only."""
+
+
+def node_failure(report: Mapping[str, Any]) -> NodeFailed:
+    """The failure that a server reports of a node, by its cause where the exception tells it."""
+    kind = str(report.get("exception_type")).rpartition(".")[2]
+    message = str(report.get("exception_message"))
+    if kind in _MEMORY_EXCEPTIONS or _MEMORY_MESSAGE.search(message):
+        return OutOfMemory(report)
+    return OutputNotWritten(report) if _WRITE_MESSAGE.search(message) else NodeFailed(report)
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

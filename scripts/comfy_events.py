@@ -62,7 +62,16 @@ class Message:
         return self.kind in ("execution_success", "execution_error", "execution_interrupted")
 
 
-Event = Progress | Preview | Message
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Queued:
+    """The run is in the server's queue, and its place there is new or has changed."""
+
+    prompt_id: str
+    num_ahead: int
+    """Runs that come first; 0 if this one is running."""
+
+
+Event = Progress | Preview | Message | Queued
 OnEvent = Callable[[Event], None]
 
 
@@ -76,6 +85,8 @@ class EventSocket:
         self._address = f"{scheme}://{parts.netloc}{parts.path}/ws?clientId={client_id}"
         self._no_proxy = [parts.hostname] if parts.hostname in LOOPBACK_HOSTS else None
         self._socket: websocket.WebSocket | None = None
+        self.was_cut = False
+        """Whether the connection was ever lost: only then can the server have been restarted."""
 
     def __enter__(self) -> EventSocket:
         try:
@@ -107,7 +118,9 @@ class EventSocket:
         except websocket.WebSocketTimeoutException:
             return None
         except (OSError, websocket.WebSocketException) as error:
-            logger.warning("lost the websocket to %s (%s); connecting again", self._url, error)
+            if self._socket is not None:  # once for each loss, not for each try to connect again
+                logger.warning("lost the websocket to %s (%s); connecting again", self._url, error)
+            self.was_cut = True
             self._close()
             time.sleep(_SILENCE_S)
             return None

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.comfy_errors import ComfyError, NodeFailed, RunInterrupted
+from scripts.comfy_errors import ComfyError, RunInterrupted, node_failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +51,7 @@ def result_of(prompt_id: str, entry: Mapping[str, Any]) -> RunResult:
     messages = [(kind, data or {}) for kind, data in status.get("messages") or ()]
     for kind, data in reversed(messages):
         if kind == "execution_error":
-            raise NodeFailed(data)
+            raise node_failure(data)
         if kind == "execution_interrupted":
             raise RunInterrupted(f"the run was interrupted in node {data.get('node_id')} ({data.get('node_type')})")
     if status.get("status_str") != "success":

@@ -57,6 +57,9 @@ class ServerConfig:
     python: Path = Path(sys.executable)
     """Interpreter that has ComfyUI's requirements."""
 
+    port: int | None = None
+    """Port to listen on, the same after a restart; None takes a free one at each start."""
+
     cpu: bool = True
     """Compute on the CPU even where there is a GPU."""
 
@@ -81,8 +84,8 @@ class ServerConfig:
 class ComfyServer:
     """Starts one ComfyUI process and stops it again; a context manager.
 
-    Started again after `stop`, it is a new process over the same base directory and another port: what a restart of
-    ComfyUI looks like to saved files.
+    Started again after `stop` or `kill`, it is a new process over the same base directory and another port, unless the
+    configuration names one: what a restart of ComfyUI looks like to saved files.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -99,6 +102,13 @@ class ComfyServer:
         if self.port is None:
             raise ServerError("the server is not running; call start() first")
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """The operating system's number of the running process."""
+        if self._process is None:
+            raise ServerError("the server is not running; call start() first")
+        return self._process.pid
 
     @property
     def output_directory(self) -> Path:
@@ -127,7 +137,7 @@ class ComfyServer:
         if not (self.comfyui / "main.py").is_file():
             raise ServerError(f"{self.comfyui} holds no ComfyUI (no main.py); run scripts/setup or set COMFYUI_DIR")
         self._lay_out_base_directory()
-        port = _free_port()
+        port = self.config.port or free_port()
         with open(self.log_path, "ab") as log:
             self._process = subprocess.Popen(
                 self._command(port),
@@ -161,6 +171,13 @@ class ComfyServer:
                 process.wait(timeout_s)
             except subprocess.TimeoutExpired:
                 logger.warning("ComfyUI did not stop within %g s of being asked; killing it", timeout_s)
+
+    def kill(self) -> None:
+        """End the process at once, as a power cut would; its files stay as they are."""
+        process, self._process, self.port = self._process, None, None
+        if process is not None:
+            process.kill()
+            process.wait()
 
     def is_running(self) -> bool:
         """Whether the process is alive."""
@@ -226,7 +243,7 @@ class ComfyServer:
             time.sleep(_POLL_INTERVAL_S)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port on the loopback interface that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -15,12 +15,39 @@ def load_workflow(path: Path) -> Workflow:
     """Read a workflow in API format.
 
     Raises:
+        OSError: the file cannot be read.
         ValueError: the file holds something else, such as a workflow saved for the page.
     """
-    workflow = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(workflow, dict) or not all(isinstance(n, dict) and "class_type" in n for n in workflow.values()):
-        raise ValueError(f"{path} is no workflow in API format; in ComfyUI choose Workflow > Export (API)")
+    try:
+        workflow = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no workflow: {error}") from error
+    if not isinstance(workflow, dict) or not all(_is_node(node) for node in workflow.values()):
+        raise ValueError(f"{path} is no workflow in API format; {_what_to_queue_instead(path)}")
     return workflow
+
+
+def is_link(value: Any) -> bool:
+    """Whether an input's value comes from another node: [node id, output]."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
+
+
+def _is_node(node: Any) -> bool:
+    return isinstance(node, dict) and isinstance(node.get("class_type"), str) and isinstance(node.get("inputs"), dict)
+
+
+def _what_to_queue_instead(path: Path) -> str:
+    sibling = path.parent / "api" / path.name
+    if sibling.is_file():
+        return f"queue {sibling}, which is the same workflow in that format"
+    return "in ComfyUI choose Workflow > Export (API)"
+
+
+def title_of(node: Mapping[str, Any]) -> str:
+    """What a node is called on the page: the title that its author gave it, or else its class."""
+    meta = node.get("_meta")
+    title = meta.get("title") if isinstance(meta, Mapping) else None
+    return str(title or node["class_type"])
 
 
 def nodes_of_class(workflow: Workflow, class_type: str) -> list[str]:

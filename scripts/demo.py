@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import argparse
 import math
-import signal
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
 import av
 import torch
@@ -22,6 +20,7 @@ from tqdm import tqdm
 from scripts.comfy_client import ComfyClient, ComfyError, Event, Progress
 from scripts.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
 from scripts.comfy_workflow import Workflow, load_workflow, with_inputs
+from scripts.command_line import require_writable, stop_in_order_on_signals
 
 WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 
@@ -70,9 +69,7 @@ class FilmProgress:
 def main() -> int:
     """Command line of the demo."""
     arguments = parse_arguments()
-    signal.signal(signal.SIGTERM, _exit_in_order)
-    # A shell starts its background jobs deaf to interrupts; the demo wants to be stopped in order there too.
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    stop_in_order_on_signals()
     try:
         film = make_film(arguments)
     except (ServerError, ComfyError, OSError) as error:
@@ -88,7 +85,7 @@ def main() -> int:
 def make_film(arguments: argparse.Namespace) -> str:
     """Start ComfyUI, run the workflow, fetch the film; return a line that says what and where it is."""
     workflow = _fill_in(load_workflow(WORKFLOW), arguments)
-    _require_writable(arguments.out)
+    require_writable(arguments.out)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="sfpp-demo-", ignore_cleanup_errors=True) as folder:
         print("demo: starting ComfyUI", flush=True)
@@ -100,16 +97,6 @@ def make_film(arguments: argparse.Namespace) -> str:
                 # The log goes with its folder.
                 raise ComfyError(f"{error}\nThe end of ComfyUI's log:\n{server.log_tail()}") from error
     return f"demo: {path.absolute()} ({_describe(path)}), in {time.monotonic() - started:.0f} s"
-
-
-def _require_writable(folder: Path) -> None:
-    """Make the folder for the film before there is a film to lose. Raises OSError if nothing can be written there."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OSError(f"--out is {folder}, where no film can be written: {error.strerror}") from error
 
 
 def _run_and_fetch(client: ComfyClient, workflow: Workflow, arguments: argparse.Namespace) -> Path:
@@ -166,11 +153,6 @@ def _seconds(text: str) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise argparse.ArgumentTypeError(f"{text} is no length; give seconds above 0")
     return seconds
-
-
-def _exit_in_order(_signal: int, _frame: FrameType | None) -> None:
-    """On SIGTERM leave through every `finally`, so that the server is stopped; 143 is what a shell expects then."""
-    sys.exit(143)
 
 
 if __name__ == "__main__":

@@ -21,3 +21,8 @@ class HostAttention:
         q, k, v = (rearrange(x, "b l h d -> b l (h d)") for x in (q_BLHD, k_BSHD, v_BSHD))
         out = optimized_attention(q, k, v, heads=num_heads, transformer_options=self._options)
         return rearrange(out, "b l (h d) -> b l h d", h=num_heads)
+
+
+def attention_name() -> str:
+    """Which kernel that is."""
+    return optimized_attention.__name__

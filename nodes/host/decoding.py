@@ -16,6 +16,7 @@ from ...sfpp_core.wan.geometry import WAN21
 from ...sfpp_core.wan.tiled_decoding import TiledDecodeStream
 from ...sfpp_core.wan.tiling import Tiling
 from ...sfpp_core.wan.vae import DecodeStream, WanVAE
+from .memory import is_out_of_memory
 from .progress import say
 
 WHAT_FITS = "Wire the Wan 2.1 VAE (wan_2.1_vae.safetensors in Load VAE, or the one of SFPP Load Tiny)."
@@ -98,13 +99,6 @@ def _fits(
             raise
         return False  # and not from here: until the error is gone, it holds on to all that was allocated
     return True
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device's memory, or the CPU's, was not enough; for the CPU's, PyTorch has no type of its own."""
-    if isinstance(error, torch.cuda.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
 
 
 def _finer(vae: Any, tiling: Tiling) -> Tiling:

@@ -17,6 +17,9 @@ from comfy.cli_args import args
 STATE_SUFFIX = ".sfpp.safetensors"
 """Ending of a saved film state, by which SFPP Load State finds it among other files."""
 
+NOTED = "is_changed"
+"""Key that ComfyUI adds to the nodes of a workflow that it runs."""
+
 MAX_NAME_BYTES = 200
 """Of a name in a prefix. File systems take 255; number and ending, those of an unfinished file too, are added to it."""
 
@@ -77,7 +80,9 @@ def workflow_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> d
         return {}
     tags = dict(extra_pnginfo or {})
     if prompt is not None:
-        tags["prompt"] = prompt
+        # Not what the server notes in it of its own caches: the same workflow must make the same file.
+        nodes = {name: {key: value for key, value in node.items() if key != NOTED} for name, node in prompt.items()}
+        tags["prompt"] = nodes
     return {name: json.dumps(value) for name, value in tags.items()}
 
 

@@ -11,27 +11,84 @@ from comfy.model_patcher import ModelPatcher
 from comfy.utils import ProgressBar
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+from torch import Tensor
 
+from ...sfpp_core.rollout.pace import Pace, spoken
 from ...sfpp_core.rollout.rollout import Progress
+from ...sfpp_core.rollout.state import RolloutState
+from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from .projector import Picture, Projector
 
 logger = logging.getLogger(__name__)
 
 
 class SamplingProgress:
-    """Told after every network call: raises ComfyUI's interrupt, then moves the bar and shows the chunk at work."""
+    """The making of some chunks: the bar at every network call, words at every chunk, and a preview that plays.
 
-    def __init__(self, model: ModelPatcher) -> None:
+    A context manager, because the preview plays in a thread.
+    """
+
+    def __init__(self, model: ModelPatcher, state: RolloutState, num_chunks: int) -> None:
+        """state: the film before its first new chunk."""
         self._bar = InterruptibleBar()
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._projector = Projector(FRAMES_PER_SECOND / WAN21.temporal_stride)
+        self._before = state
+        self._num_chunks = num_chunks
+        self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
+        self._kept = state
+        self._reused = 0
+        self._pace = Pace()
 
-    def __call__(self, progress: Progress) -> None:
-        self._bar.update(progress.done, progress.total, self._preview(progress))
+    def __enter__(self) -> SamplingProgress:
+        self._projector.__enter__()
+        return self
 
-    def _preview(self, progress: Progress) -> Any:
-        if self._previewer is None or progress.x0 is None:
-            return None
-        # ComfyUI's previewers show the first frame that they are given: give them the newest.
-        return self._previewer.decode_latent_to_preview_image("JPEG", progress.x0[:, :, -1:])
+    def __exit__(self, *error: Any) -> None:
+        self._projector.__exit__(*error)
+
+    def called(self, progress: Progress) -> None:
+        """As an OnCall. Raises ComfyUI's interrupt."""
+        done = progress.chunk - len(self._before.chunks) + progress.call / progress.num_calls
+        self._projector.stands_at(done, self._num_chunks)
+        if progress.x0 is not None:
+            self._projector.at_work(self._pictures(progress.x0))
+        self._bar.update(done, self._num_chunks)
+
+    def finished(self, state: RolloutState, *, is_reused: bool) -> None:
+        """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt."""
+        self._kept = state
+        if is_reused:
+            self._projector.at_work(self._pictures(state.chunks[-1].latents))
+        self._projector.finished()
+        self._pace.finished(is_reused=is_reused)
+        self._reused += is_reused
+        done = len(state.chunks) - len(self._before.chunks)
+        self._bar.update(done, self._num_chunks)
+        left = self._pace.seconds_left(self._num_chunks - done)
+        parts = [
+            f"chunk {done} of {self._num_chunks}",
+            f"{WAN21.seconds(state.num_frames):.1f} of {self._seconds:.1f} s",
+            *([f"{self._reused} reused from disk"] if self._reused else []),
+            *([f"about {spoken(left)} left"] if left else []),
+        ]
+        say(" · ".join(parts), log=done == self._num_chunks or self._reused == done)
+
+    def stopped(self) -> None:
+        """Something ended the making early."""
+        if done := len(self._kept.chunks) - len(self._before.chunks):
+            seconds = WAN21.seconds(self._kept.num_frames)
+            say(
+                f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue "
+                "the same workflow again to go on from there."
+            )
+
+    def _pictures(self, latents: Tensor) -> list[Picture]:
+        """One a latent frame of [B, C, T, H, W], by ComfyUI's previewer; none if previews are off."""
+        if self._previewer is None:
+            return []
+        # ComfyUI's previewers show the first frame that they are given.
+        return [self._previewer.decode_latent_to_preview_image("JPEG", frame) for frame in latents.split(1, dim=2)]
 
 
 class InterruptibleBar:
@@ -43,15 +100,16 @@ class InterruptibleBar:
     def __init__(self) -> None:
         self._bar = ProgressBar(1)
 
-    def update(self, done: int, total: int, preview: Any = None) -> None:
+    def update(self, done: float, total: int) -> None:
         """Raises InterruptProcessingException if the artist has stopped the run."""
         throw_exception_if_processing_interrupted()
-        self._bar.update_absolute(done, total, preview)
+        self._bar.update_absolute(done, total)
 
 
-def say(text: str) -> None:
-    """Tell the artist something about the node at work: under the node in the page, and in the log."""
-    logger.info(text)
+def say(text: str, *, log: bool = True) -> None:
+    """Tell the artist something about the node at work: under the node in the page and, with `log`, in the log."""
+    if log:
+        logger.info(text)
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)
     if context is not None and server is not None:

@@ -82,6 +82,12 @@ class RolloutConfig:
         """Latent frames of the chunk that starts at latent frame `first_frame`."""
         return 1 if self.independent_first and first_frame == 0 else self.chunk
 
+    def frames_after(self, num_chunks: int, *, made: int = 0) -> int:
+        """Latent frames of a film of `made` latent frames after `num_chunks` more chunks."""
+        for _ in range(num_chunks):
+            made += self.chunk_frames(made)
+        return made
+
     def chunks_for(self, latent_frames: int, *, made: int = 0) -> int:
         """Fewest chunks that bring a film of `made` latent frames to at least `latent_frames`."""
         chunks = 0

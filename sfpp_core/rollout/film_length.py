@@ -38,8 +38,5 @@ def film_length(seconds: float, config: RolloutConfig, *, made: int) -> FilmLeng
     frames = max(1, math.ceil(seconds * FRAMES_PER_SECOND - TOLERANCE))
     frames_made = WAN21.pixel_frames(made) if made else 0
     num_chunks = config.chunks_for(WAN21.latent_frames(frames_made + frames), made=made)
-    latent_frames = made
-    for _ in range(num_chunks):
-        latent_frames += config.chunk_frames(latent_frames)
-    added = WAN21.pixel_frames(latent_frames) - frames_made
+    added = WAN21.pixel_frames(config.frames_after(num_chunks, made=made)) - frames_made
     return FilmLength(asked_seconds=seconds, num_chunks=num_chunks, pixel_frames=added)

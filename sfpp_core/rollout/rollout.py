@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import Protocol
 
 import torch
@@ -17,8 +18,10 @@ from torch import Tensor
 from ..wan.config import WanConfig
 from ..wan.forward import KeyValueCache, TextContext
 from ..wan.geometry import WAN21
+from .cache_ring import AllocateMemory
 from .kv_cache import RollingKVCache
 from .noise import NoiseSource, SeededNoise
+from .past import Encoding, Past, past_of
 from .schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
 from .state import Chunk, RolloutState
 
@@ -37,18 +40,16 @@ class CausalNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Progress:
-    """Where a run stands after a network call."""
+    """Where the making of a chunk stands after a network call."""
 
-    done: int
-    """Network calls made."""
-    total: int
-    """Network calls of the whole run, replay included."""
     chunk: int
-    """New chunks finished."""
-    num_chunks: int
-    """New chunks of the whole run."""
+    """The chunk's place in the film, from 0; given ones count."""
+    call: int
+    """Network calls made for it."""
+    num_calls: int
+    """Network calls that it takes, those that bring the cache up to it included."""
     x0: Tensor | None
-    """The latest chunk as now estimated, model space, [B, C, T, H, W]; None while the past is replayed."""
+    """The chunk as now estimated, model space, [B, C, T, H, W]; None while the past is replayed."""
     noised: Tensor | None
     """What the network was given to estimate it, at `timestep`; None while the past is replayed."""
     timestep: float
@@ -83,78 +84,118 @@ class Rollout:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         noise: NoiseSource | None = None,
+        cache_memory: AllocateMemory | None = None,
         on_call: OnCall = _ignore,
     ) -> None:
         """text: [1 or B, L, text_dim], rules the chunks to come. dtype: what the network computes in.
 
-        noise: where noise comes from, the state's seed by default. on_call: told after every network call; what it
-        raises (a host's interrupt) ends the run, and `state` still holds every finished chunk.
+        noise: where noise comes from, the state's seed by default. cache_memory: makes the CPU memory that the cache
+        is to rest in, which changes no bit of the film; by default it rests on the device. on_call: told after every
+        network call; what it raises (a host's interrupt) ends the run, and `state` still holds every finished chunk.
         Raises ValueError if the text's width is not the network's or its batch neither 1 nor the state's.
         """
         self._network = network
         self._device = torch.device(device)
         self._dtype = dtype
         self._noise = noise or SeededNoise(state.seed)
+        self._cache_memory = cache_memory
         self._on_call = on_call
         self._check_text(text, state)
         self.state, self._text = state.with_text(text)
         self._contexts: dict[int, TextContext] = {}
+        self._recaches = False
         self._cache: RollingKVCache | None = None
+        self._event: int | None = None
+        """Which event of its past the cache is after; None while it is between two."""
+
+    def direct(self, text: Tensor, *, recache: bool = False) -> None:
+        """Let `text` [1 or B, L, text_dim] rule the chunks to come.
+
+        recache: encode what the next chunk sees of the past anew, under this text and as if nothing had been before it
+        but the sink. The old text then fades with what is seen of it, not with what was remembered (KV re-cache,
+        LongLive, arXiv 2509.22622). Raises ValueError as the constructor.
+        """
+        self._check_text(text, self.state)
+        self.state, self._text = self.state.with_text(text)
+        self._recaches = recache and bool(self.state.chunks)
+        if self._event == len(self.state.chunks):
+            # What was encoded anew for the next chunk may have been under another text.
+            self._event = None
 
     def run(self, num_chunks: int) -> Iterator[Chunk]:
         """Generate `num_chunks` (at least 1) more chunks, yielding each as it is finished."""
         if num_chunks < 1:
             raise ValueError(f"num_chunks is {num_chunks}; a run makes at least 1 chunk.")
-        self._open_cache()
-        made = 0
-        done = 0
-        # Every chunk but the last one made is also passed clean; those already made may have to be.
-        steps = len(self._timesteps()) + (num_chunks - 1) * len(self.state.config.steps)
-        total = len(self._uncommitted()) + steps + num_chunks - 1
+        for _ in range(num_chunks):
+            yield self._make()
+
+    def append(self, latents: Tensor) -> Chunk:
+        """Take the next chunk [B, C, T, H, W], model space, as made; it enters the cache when it is needed there."""
+        self.state = self.state.with_chunk(latents, self._text, recached=self._recaches)
+        self._recaches = False
+        return self.state.chunks[-1]
+
+    def past(self) -> RollingKVCache:
+        """The cache with every chunk made so far in it: what the next chunk is denoised against."""
+        self._catch_up(self._missing(), _unreported)
+        return self._cache
+
+    def keep_cache(self) -> RolloutState:
+        """The state together with a snapshot of the cache, so that continuing it needs no replay.
+
+        Without one if the cache is ahead of the state: encoded anew for a chunk that has not been made.
+        """
+        if self._cache is None or self._event != past_of(self.state).event:
+            return self.state
+        return replace(self.state, cache=self._cache.snapshot())
+
+    def _make(self) -> Chunk:
+        """The next chunk, from noise."""
+        missing = self._missing()
+        num_calls, calls = len(missing.encodings) + len(self._timesteps()), count(1)
 
         def report(timestep: float, noised: Tensor | None = None, x0: Tensor | None = None) -> None:
-            nonlocal done
-            done += 1
             self._on_call(
                 Progress(
-                    done=done,
-                    total=total,
-                    chunk=made,
-                    num_chunks=num_chunks,
+                    chunk=len(self.state.chunks),
+                    call=next(calls),
+                    num_calls=num_calls,
                     x0=x0,
                     noised=noised,
                     timestep=timestep,
                 )
             )
 
-        while made < num_chunks:
-            self._catch_up(report)
-            latents = self._denoise(report)
-            made += 1
-            yield self.append(latents)
+        self._catch_up(missing, report)
+        return self.append(self._denoise(report))
 
-    def append(self, latents: Tensor) -> Chunk:
-        """Take the next chunk [B, C, T, H, W], model space, as made; it enters the cache when it is needed there."""
-        self.state = self.state.with_chunk(latents, self._text)
-        return self.state.chunks[-1]
-
-    def past(self) -> RollingKVCache:
-        """The cache with every chunk made so far in it: what the next chunk is denoised against."""
+    def _missing(self) -> Past:
+        """What the cache lacks and the next chunk can feel."""
         self._open_cache()
-        self._catch_up(_unreported)
-        return self._cache
+        past = past_of(self.state, recaching_for=self._text if self._recaches else None)
+        past = past.felt(self._oldest_felt_frame(), self.state.config.sink)
+        return past.since(self._cache.num_frames) if past.event == self._event else past
 
-    def keep_cache(self) -> RolloutState:
-        """The state together with a snapshot of the cache, so that continuing it needs no replay."""
-        if self._cache is None:
-            return self.state
-        return replace(self.state, cache=self._cache.snapshot())
+    def _catch_up(self, missing: Past, report: Report) -> None:
+        """Show the cache what it lacks."""
+        is_anew = missing.event != self._event
+        if is_anew:
+            # Until all is encoded anew the cache is of no use, also to a run that begins after an interrupt.
+            self._event = None
+            self._cache.clear()
+        for encoding in missing.encodings:
+            if is_anew and encoding.start >= missing.origin:
+                self._begin_at(missing.origin)
+            self._cache.seek(encoding.start)
+            report(self._commit(encoding, given=encoding.start < self.state.num_given))
+        if is_anew:
+            self._begin_at(missing.origin)
+        self._event = missing.event
 
-    def _catch_up(self, report: Report) -> None:
-        """Commit the chunks that the cache lacks."""
-        for start, chunk in self._uncommitted():
-            self._cache.seek(start)
-            report(self._commit(chunk, given=start < self.state.num_given))
+    def _begin_at(self, origin: int) -> None:
+        """Leave out what lies between the sink and latent frame `origin`, if that is still to come."""
+        if self._cache.num_frames < origin:
+            self._cache.start_at(origin)
 
     def _denoise(self, report: Report) -> Tensor:
         """Denoise the next chunk; [B, C, T, H, W] in model space, float32."""
@@ -176,17 +217,17 @@ class Rollout:
         is_first = self.state.num_frames == self.state.num_given
         return config.first_chunk_timesteps if is_first else config.timesteps
 
-    def _commit(self, chunk: Chunk, *, given: bool) -> float:
+    def _commit(self, encoding: Encoding, *, given: bool) -> float:
         """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean.
 
         Returns the timestep that the network was told.
         The past has no gradient, but the text's keys and values serve the chunks to come as well and keep theirs.
         """
         timestep = 0.0 if given else self.state.config.context_noise
-        text = self._context(chunk.text)
+        text = self._context(encoding.text)
         with torch.no_grad():
-            self._call(chunk.latents.to(self._device), timestep, text)
-        self._cache.commit(chunk.num_frames)
+            self._call(encoding.chunk.latents.to(self._device), timestep, text)
+        self._cache.commit(encoding.chunk.num_frames)
         return timestep
 
     def _call(self, x: Tensor, timestep: float, text: TextContext) -> Tensor:
@@ -211,22 +252,14 @@ class Rollout:
                 tokens_per_frame=WAN21.tokens_per_frame(height, width),
                 device=self._device,
                 dtype=self._dtype,
+                form=self.state.cache_form,
+                cpu_memory=self._cache_memory,
             )
+            self._event = 0
             if self.state.cache is not None:
                 self._cache.restore(self.state.cache)
+                self._event = past_of(self.state.before(self.state.cache.num_frames)).event
                 self.state = replace(self.state, cache=None)
-
-    def _uncommitted(self) -> list[tuple[int, Chunk]]:
-        """Chunks that the cache lacks and the next chunk can feel, each with its first frame's index."""
-        known = self._cache.num_frames
-        sink, oldest = self.state.config.sink, self._oldest_felt_frame()
-        start, missing = 0, []
-        for chunk in self.state.chunks:
-            end = start + chunk.num_frames
-            if start >= known and (start < sink or end > oldest):
-                missing.append((start, chunk))
-            start = end
-        return missing
 
     def _oldest_felt_frame(self) -> int:
         """Oldest rolling frame that keys and values still in the window depend on.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
+from .cache_form import CacheForm, codecs
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
 
@@ -20,6 +22,8 @@ class Chunk:
     """Clean latents in model space, float32 on the CPU, [B, C, T, H, W]."""
     text: int
     """Which of the state's texts ruled it."""
+    recached: bool = False
+    """Whether what it saw of the past was encoded anew under its text; see `Rollout.direct`."""
 
     @property
     def num_frames(self) -> int:
@@ -46,7 +50,13 @@ class RolloutState:
     chunks: tuple[Chunk, ...] = ()
     texts: tuple[Tensor, ...] = ()
     """Embeddings of the prompts used so far, [1 or B, L, text_dim] on the CPU."""
+    cache_form: CacheForm = "computed"
+    """In which form the past is kept. It decides the film's bits; where the past rests does not, and is no part of the
+    state. Not a setting of `config`, which says what a student was trained for: this is how it is run."""
     cache: KVSnapshot | None = None
+
+    def __post_init__(self) -> None:
+        codecs(self.cache_form)
 
     def __repr__(self) -> str:
         batch, _, height, width = self.shape
@@ -73,10 +83,16 @@ class RolloutState:
                 return self, index
         return replace(self, texts=(*self.texts, text)), len(self.texts)
 
-    def with_chunk(self, latents: Tensor, text: int) -> RolloutState:
+    def with_chunk(self, latents: Tensor, text: int, *, recached: bool = False) -> RolloutState:
         """The state after one more chunk [B, C, T, H, W]; the cache snapshot, now behind, is kept."""
-        chunk = Chunk(latents=latents.detach().to("cpu", torch.float32), text=text)
+        chunk = Chunk(latents=latents.detach().to("cpu", torch.float32), text=text, recached=recached)
         return replace(self, chunks=(*self.chunks, chunk))
+
+    def before(self, num_frames: int) -> RolloutState:
+        """The state without the chunks that begin at latent frame `num_frames` or later, and without a snapshot."""
+        starts = accumulate((chunk.num_frames for chunk in self.chunks), initial=0)
+        kept = (chunk for chunk, start in zip(self.chunks, starts, strict=False) if start < num_frames)
+        return replace(self, chunks=tuple(kept), cache=None)
 
     def with_given(self, latents: Tensor, text: Tensor) -> RolloutState:
         """The state that starts from given latents [B, C, T, H, W] in model space instead of from noise.
@@ -98,6 +114,13 @@ class RolloutState:
         for piece in _split_leading_remainder(latents, self.config.chunk):
             state = state.with_chunk(piece, index)
         return replace(state, num_given=num_frames)
+
+    def with_cache_form(self, form: CacheForm) -> RolloutState:
+        """The state that goes on with its past kept in `form`: all of it, as if it had been from the beginning.
+
+        Raises ValueError for an unknown form.
+        """
+        return self if form == self.cache_form else replace(self, cache_form=form, cache=None)
 
     def require_model(self, model_id: str) -> None:
         """Raise ValueError if the state was made by other weights than `model_id`."""

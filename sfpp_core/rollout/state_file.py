@@ -18,13 +18,16 @@ from torch import Tensor
 from ..files import replacing
 from ..json_text import parse_json
 from ..wan.geometry import WAN21
+from .cache_form import Codec, Part, codecs
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
 from .noise import MAX_SEED
 from .state import Chunk, RolloutState
 
 HEADER = "sfpp_state"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knows nothing of pasts that were encoded anew."""
 
 
 class StateFileError(ValueError):
@@ -43,15 +46,20 @@ def save_state(state: RolloutState, path: Path) -> None:
         "model_id": state.model_id,
         "shape": state.shape,
         "num_given": state.num_given,
-        "chunks": [{"num_frames": chunk.num_frames, "text": chunk.text} for chunk in state.chunks],
+        "cache_form": state.cache_form,
+        "chunks": [
+            {"num_frames": chunk.num_frames, "text": chunk.text, "recached": chunk.recached} for chunk in state.chunks
+        ],
         "num_texts": len(state.texts),
-        "cache": {"num_frames": state.cache.num_frames, "num_layers": len(state.cache.keys)} if state.cache else None,
+        "cache": _describe_cache(state.cache),
     }
     tensors = {"latents": state.latents.contiguous()}
     tensors |= {f"text.{index}": text.contiguous() for index, text in enumerate(state.texts)}
     if state.cache:
         for layer, (keys, values) in enumerate(zip(state.cache.keys, state.cache.values, strict=True)):
             tensors |= {f"cache.{layer}.keys": keys, f"cache.{layer}.values": values}
+        for layer, (keys, values) in enumerate(zip(state.cache.key_scales, state.cache.value_scales, strict=True)):
+            tensors |= {f"cache.{layer}.key_scales": keys, f"cache.{layer}.value_scales": values}
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={HEADER: json.dumps(description)})
@@ -76,8 +84,9 @@ def load_state(path: Path) -> RolloutState:
 
 
 def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
-    if description["version"] != FORMAT_VERSION:
-        raise ValueError(f"its format is version {description['version']}, this program reads version {FORMAT_VERSION}")
+    if description["version"] not in READABLE_VERSIONS:
+        versions = " and ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"its format is version {description['version']}, this program reads versions {versions}")
     shape = tuple(description["shape"])
     chunks = _split(tensor("latents"), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}") for index in range(description["num_texts"]))
@@ -89,6 +98,8 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
         shape=shape,
         chunks=chunks,
         texts=texts,
+        # Films that were begun before there was a choice do not name it.
+        cache_form=description.get("cache_form", "computed"),
     )
     return replace(
         state,
@@ -125,19 +136,38 @@ def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...
         raise ValueError("its latents hold values that are not finite")
     pieces = latents.split(lengths, dim=2) if lengths else ()
     return tuple(
-        Chunk(latents=piece.contiguous(), text=record["text"]) for piece, record in zip(pieces, records, strict=True)
+        Chunk(latents=piece.contiguous(), text=record["text"], recached=record.get("recached", False))
+        for piece, record in zip(pieces, records, strict=True)
     )
+
+
+def _describe_cache(cache: KVSnapshot | None) -> dict[str, int] | None:
+    if cache is None:
+        return None
+    return {"num_frames": cache.num_frames, "num_layers": len(cache.keys), "skipped": cache.skipped}
 
 
 def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutState) -> KVSnapshot | None:
     if description is None:
         return None
-    keys, values = (
-        tuple(tensor(f"cache.{layer}.{side}") for layer in range(description["num_layers"]))
-        for side in ("keys", "values")
-    )
+    names = ("keys", "values", "key_scales", "value_scales") if state.cache_form == "int8" else ("keys", "values")
+    columns = [tuple(tensor(f"cache.{layer}.{name}") for layer in range(description["num_layers"])) for name in names]
+    for codec, side in zip(codecs(state.cache_form), (columns[::2], columns[1::2]), strict=True):
+        for parts in zip(*side, strict=True):
+            _check_parts(codec, parts, state)
+    num_frames = _whole(description, "num_frames", most=state.num_frames)
+    skipped = _whole(description, "skipped", most=num_frames) if "skipped" in description else 0
+    return replace(KVSnapshot(num_frames, *columns), skipped=skipped)
+
+
+def _check_parts(codec: Codec, parts: tuple[Tensor, ...], state: RolloutState) -> None:
+    """Raise ValueError if these are not what is kept of a layer's keys, or of its values."""
     batch, _, height, width = state.shape
-    tokens = state.config.window * WAN21.tokens_per_frame(height, width)
-    if any(part.ndim != 4 or part.shape[:2] != (batch, tokens) for part in (*keys, *values)):
+    tokens = WAN21.tokens_per_frame(height, width)
+    first, *scales = parts
+    if first.ndim != 4 or first.shape[:2] != (batch, state.config.window * tokens):
         raise ValueError("its cache is of another size than its window")
-    return KVSnapshot(_whole(description, "num_frames", most=state.num_frames), keys, values)
+    shape = (batch, state.config.window, tokens, *first.shape[2:])
+    found = (Part(shape, first.dtype), *(Part(tuple(scale.shape), scale.dtype) for scale in scales))
+    if not parts[-1].is_floating_point() or found != codec.parts(shape, parts[-1].dtype):
+        raise ValueError(f"its cache is not in the form {state.cache_form}")

@@ -32,6 +32,10 @@ class LatentGeometry:
             raise ValueError(f"latent_frames is {latent_frames}; a video has at least 1 latent frame.")
         return self.temporal_stride * (latent_frames - 1) + 1
 
+    def seconds(self, latent_frames: int) -> float:
+        """Seconds of film that `latent_frames` decode to; 0 for none."""
+        return self.pixel_frames(latent_frames) / FRAMES_PER_SECOND if latent_frames else 0.0
+
     def latent_frames(self, pixel_frames: int) -> int:
         """Fewest latent frames that decode to at least `pixel_frames` (at least 1) pixel frames."""
         if pixel_frames < 1:

@@ -35,9 +35,14 @@ class Comfy:
 
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
-    """The server that all tests share; they see each other's cached results and files, as runs of one artist do."""
-    with ComfyServer(ServerConfig(base_directory=tmp_path_factory.mktemp("comfyui"))) as server:
-        yield Comfy(server)
+    """The server that all tests share; they see each other's cached results and files, as runs of one artist do.
+
+    It keeps no finished chunks: a film that a test compares with another must not be read from where that one was kept.
+    """
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SFPP_SPOOL_GB", "0")
+        with ComfyServer(ServerConfig(base_directory=tmp_path_factory.mktemp("comfyui"))) as server:
+            yield Comfy(server)
 
 
 _LOG = pytest.StashKey[tuple[Path, int]]()

@@ -63,7 +63,7 @@ def test_a_place_for_no_film_is_refused_before_there_is_one(tmp_path: Path):
     demo = start_demo("--seconds", "600", "--out", tmp_path / "notes")
     output, _ = demo.communicate(timeout=60)
     assert demo.returncode == 1
-    assert output == f"demo: --out is {tmp_path / 'notes'}, where no film can be written: File exists\n"
+    assert output == f"demo: --out is {tmp_path / 'notes'}, where no file can be written: File exists\n"
 
 
 @pytest.mark.parametrize("seconds", ["0", "-3", "nan", "inf", "long"])

@@ -149,8 +149,9 @@ def test_it_makes_the_promised_film(studio: Studio, comfy, name: str):
     assert json.loads(tags["workflow"]) == page
     assert json.loads(tags["prompt"]) == workflow
     assert_starts_with_its_index(path)
-    progress = [event for event in events if isinstance(event, Progress)]
-    assert any(event.maximum == 2 * 4 + 1 for event in progress)
+    (sampler,) = (node_id for node_id, node in workflow.items() if node["class_type"] == "SFPPSampler")
+    progress = [event for event in events if isinstance(event, Progress) and event.node_id == sampler]
+    assert {event.maximum for event in progress} == {2} and progress[-1].value == 2, "two chunks"
     assert any(isinstance(event, Preview) for event in events)
     assert not list(path.parent.glob(".*")), "an unfinished file was left behind"
 

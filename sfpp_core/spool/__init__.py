@@ -1,0 +1,1 @@
+"""Finished chunks on disk, so that hours of sampling survive whatever ends the process."""

@@ -1,0 +1,46 @@
+"""A rollout whose finished chunks are kept, and which makes none that is there already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from ..rollout.direction import Direction
+from ..rollout.rollout import Rollout
+from ..rollout.state import Chunk
+from .spool import FilmSpool
+
+
+def _nothing() -> None:
+    """For a rollout whose network is ready."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Filmed:
+    """A chunk of a film."""
+
+    chunk: Chunk
+    is_reused: bool
+    """Whether it came from the disk."""
+
+
+def film_on(
+    rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool, *, prepare: Callable[[], None] = _nothing
+) -> Iterator[Filmed]:
+    """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each once it is on disk.
+
+    The rollout's state holds every chunk that was yielded, whatever ends the iteration. prepare: called once, before
+    the first chunk that has to be made: a film that is all there needs no weights.
+    Raises SpoolError if a chunk cannot be kept, and whatever the network or the rollout's `on_call` raises.
+    """
+    is_prepared = False
+    for _ in range(num_chunks):
+        ruling = direction.ruling(rollout.state)
+        rollout.direct(ruling.text, recache=ruling.recache)
+        found = spool.find(ruling.text, recache=ruling.recache)
+        if found is None and not is_prepared:
+            prepare()
+            is_prepared = True
+        chunk = next(rollout.run(1)) if found is None else rollout.append(found)
+        spool.keep(chunk, rollout.state)
+        yield Filmed(chunk=chunk, is_reused=found is not None)

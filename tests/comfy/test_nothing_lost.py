@@ -1,0 +1,241 @@
+"""Hours of work survive whatever ends them: ComfyUI servers of their own, really interrupted and really killed."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts.comfy_client import ComfyClient, NodeFailed, Progress, RunInterrupted, RunResult
+from scripts.comfy_errors import ComfyError
+from scripts.comfy_server import ComfyServer, ServerConfig
+from tests.comfy.conftest import Comfy
+from tests.comfy.graphs import OTHER_PROMPT, PROMPT, TIMEOUT_S, Graph, Studio, equal
+from tests.small_disk import small_disk
+
+SPOOL = "sfpp_spool"
+MINUTE = 60.0
+CHUNKS_OF_A_MINUTE = 81
+
+
+@pytest.fixture(scope="module")
+def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
+    """A server that keeps finished chunks, as one does unless it is told otherwise."""
+    with ComfyServer(ServerConfig(base_directory=tmp_path_factory.mktemp("keeping"))) as server:
+        yield Comfy(server)
+
+
+@pytest.fixture
+def studio(keeping: Comfy) -> Studio:
+    return Studio(keeping)
+
+
+def chunks(server: ComfyServer) -> list[Path]:
+    """Finished chunks on disk, of all films."""
+    return sorted((server.output_directory / SPOOL).glob("*/0*.safetensors"))
+
+
+def film_graph(seconds: float, *, seed: int, **inputs: Any) -> tuple[Graph, str, str]:
+    """A film that is sampled, decoded and saved: the graph, its sampler and its decoder."""
+    graph = Graph()
+    model, clip, vae = graph.tiny()
+    film, _ = graph.film(model, graph.text(clip), seconds=seconds, seed=seed, **inputs)
+    decode = graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="kept", crf=18)
+    return graph, film[0], decode
+
+
+def mp4_of(server: ComfyServer, result: RunResult) -> bytes:
+    (file,) = (file for file in result.files() if file.filename.endswith(".mp4"))
+    return (server.output_directory / file.subfolder / file.filename).read_bytes()
+
+
+def said(server: ComfyServer) -> str:
+    return server.log_path.read_text(encoding="utf-8", errors="replace")
+
+
+def interrupt_after(comfy: Comfy, node_id: str, num_chunks: float) -> Any:
+    """Interrupts once the node's bar has passed so many chunks."""
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Progress) and event.node_id == node_id and event.value >= num_chunks:
+            comfy.client.interrupt()
+
+    return on_event
+
+
+def forget(comfy: Comfy) -> None:
+    """No finished chunk, and nothing that ComfyUI remembers of nodes."""
+    comfy.client.free()
+    time.sleep(1.5)  # the server does it before its next prompt, or within a second
+    shutil.rmtree(comfy.server.output_directory / SPOOL, ignore_errors=True)
+
+
+def test_an_interrupted_film_goes_on_where_it_was_and_is_the_same(keeping: Comfy, studio: Studio):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    film, _ = graph.film(model, graph.text(clip), seconds=12.0, seed=31)
+    kept = graph.keep(film)
+    with pytest.raises(RunInterrupted):
+        studio.run(graph, on_event=interrupt_after(keeping, film[0], 5.5))
+    finished = len(chunks(keeping.server))
+    assert finished >= 5
+    assert f"{finished} of 17 chunks are finished and kept on disk" in said(keeping.server)
+    continued = studio.latent(studio.run(graph), kept)
+    assert f"{finished} reused from disk" in said(keeping.server)
+    forget(keeping)
+    whole = studio.latent(studio.run(graph), kept)
+    assert equal(continued, whole)
+
+
+def test_an_interrupted_film_is_delivered_if_the_artist_asks_and_goes_on_when_queued_again(
+    keeping: Comfy, studio: Studio
+):
+    graph, sampler, _ = film_graph(12.0, seed=32, deliver_on_interrupt=True)
+    before = len(chunks(keeping.server))
+    partial = studio.run(graph, on_event=_once(interrupt_after(keeping, sampler, 4.5)))
+    finished = len(chunks(keeping.server)) - before
+    assert 4 <= finished < 17
+    short = mp4_of(keeping.server, partial)
+    whole = mp4_of(keeping.server, studio.run(graph))
+    assert _num_frames(keeping.server, short) == 12 * finished - 3
+    assert _num_frames(keeping.server, whole) == 12 * 17 - 3
+
+
+def _once(on_event: Any) -> Any:
+    """An observer that interrupts a single time; what follows an interrupt must not be interrupted too."""
+    state = {"over": False}
+
+    def observe(event: object) -> None:
+        if not state["over"] and isinstance(event, Progress) and event.maximum == 17 and event.value >= 4.5:
+            state["over"] = True
+            on_event(event)
+
+    return observe
+
+
+def _num_frames(server: ComfyServer, content: bytes) -> int:
+    import av
+
+    path = server.base_directory / "looked_at.mp4"
+    path.write_bytes(content)
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
+
+
+def test_a_node_that_fails_further_on_costs_no_sampling(keeping: Comfy, studio: Studio):
+    graph, sampler, decode = film_graph(3.0, seed=33)
+    wrong = Graph()
+    wrong.workflow = {name: dict(node, inputs=dict(node["inputs"])) for name, node in graph.workflow.items()}
+    wrong.workflow["9"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
+    wrong.workflow[decode]["inputs"]["vae"] = ["9", 0]
+    with pytest.raises((NodeFailed, ComfyError)):
+        studio.run(wrong)
+    keeping.restart()
+    events: list[object] = []
+    Studio(keeping).run(graph, on_event=events.append)
+    assert "5 reused from disk" in said(keeping.server)
+
+
+def test_a_longer_film_and_a_later_change_of_prompt_find_what_is_there(keeping: Comfy, studio: Studio):
+    def scheduled(seconds: float, lines: str) -> Graph:
+        graph = Graph()
+        model, clip, _ = graph.tiny()
+        schedule = [graph.add("SFPPPromptSchedule", clip=clip, lines=lines, crossfade=0.0, recache=True), 0]
+        graph.keep(graph.film(model, schedule, seconds=seconds, seed=34)[0])
+        return graph
+
+    lines = "0:00 {}\n0:0{} {}".format
+    studio.run(scheduled(6.0, lines(PROMPT, 3, OTHER_PROMPT)))
+    for graph, found in (
+        (scheduled(9.0, lines(PROMPT, 3, OTHER_PROMPT)), "8 reused from disk"),
+        (scheduled(6.0, lines(PROMPT, 5, OTHER_PROMPT)), "4 reused from disk"),
+    ):
+        start = len(said(keeping.server))
+        studio.run(graph)
+        assert found in said(keeping.server)[start:]
+
+
+@pytest.mark.timeout(1800)
+def test_twenty_kills_cost_nothing_but_the_chunk_at_work(tmp_path: Path):
+    """kill -9 at random moments of sampling, writing, decoding and muxing a minute of film, until 20 are through."""
+    graph, sampler, decode = film_graph(MINUTE, seed=35)
+    with ComfyServer(ServerConfig(base_directory=tmp_path / "whole")) as server:
+        whole = mp4_of(server, ComfyClient(server.url).run(graph.workflow, timeout_s=TIMEOUT_S))
+
+    moments = random.Random(7)
+    killed_in = {sampler: 0, decode: 0}
+    server = ComfyServer(ServerConfig(base_directory=tmp_path / "killed"))
+    for number in range(20):
+        server.start()
+        # Half of them in the sampler, as long as there is something to sample.
+        node_id = decode if number % 2 and number > 4 else sampler
+        killed_in[_kill_during(server, graph, node_id, moments.uniform(0.0, 0.6), moments)] += 1
+    server.start()
+    try:
+        result = ComfyClient(server.url).run(graph.workflow, timeout_s=TIMEOUT_S)
+        assert mp4_of(server, result) == whole
+        assert len(chunks(server)) == CHUNKS_OF_A_MINUTE
+        assert min(killed_in.values()) >= 3, killed_in
+        left = [path for path in server.output_directory.rglob("*") if path.is_file() and ".tmp" in path.name]
+        assert not left, "a later run would trip over these"
+    finally:
+        server.stop()
+
+
+def _kill_during(server: ComfyServer, graph: Graph, node_id: str, delay: float, moments: random.Random) -> str:
+    """Kill the server a moment after a node began to move its bar; the node that was at work."""
+    at_work = [node_id]
+    deadline: list[float] = []
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Progress):
+            at_work[0] = event.node_id
+            if event.node_id == node_id and not deadline:
+                deadline.append(time.monotonic() + delay)
+            # A film that is all there is not sampled any more: then whatever comes is killed.
+            elif not deadline and event.value >= event.maximum * moments.uniform(0.3, 1.0):
+                deadline.append(time.monotonic())
+        if deadline and time.monotonic() >= deadline[0]:
+            server.kill()
+
+    with pytest.raises(ComfyError):
+        ComfyClient(server.url).run(graph.workflow, on_event=on_event, timeout_s=TIMEOUT_S)
+    server.kill()
+    return at_work[0]
+
+
+def test_a_full_disk_is_told_and_the_film_goes_on_when_there_is_space(tmp_path: Path):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    film, _ = graph.film(model, graph.text(clip), seconds=30.0, seed=36)
+    kept = graph.keep(film)
+    base = tmp_path / "base"
+    output = base / "output"
+    output.mkdir(parents=True)
+    with small_disk(output, megabytes=20), ComfyServer(ServerConfig(base_directory=base)) as server:
+        ballast = output / "ballast"
+        _fill(ballast, leave=150_000)
+        with pytest.raises(NodeFailed, match="could not be written .*make space on that disk and queue the same"):
+            ComfyClient(server.url).run(graph.workflow, timeout_s=TIMEOUT_S)
+        finished = len(chunks(server))
+        assert 0 < finished < 40
+        assert f"{finished} of 41 chunks are finished and kept on disk" in said(server)
+        ballast.unlink()
+        result = ComfyClient(server.url).run(graph.workflow, timeout_s=TIMEOUT_S)
+        assert f"{finished} reused from disk" in said(server)
+        comfy = Comfy(server)
+        continued = Studio(comfy).latent(result, kept)
+        forget(comfy)
+        assert equal(continued, Studio(comfy).latent(Studio(comfy).run(graph), kept))
+
+
+def _fill(path: Path, *, leave: int) -> None:
+    """A file that takes all space of its disk but so many bytes."""
+    free = shutil.disk_usage(path.parent).free
+    with open(path, "wb") as file:
+        file.write(b"\0" * (free - leave))

@@ -1,0 +1,59 @@
+"""Prompt schedules as artists type them."""
+
+from __future__ import annotations
+
+import pytest
+
+from sfpp_core.rollout.timed_lines import parse_timed_lines, spoken_time
+
+
+def read(text: str) -> list[tuple[float, str]]:
+    return [(prompt.seconds, prompt.prompt) for prompt in parse_timed_lines(text)]
+
+
+def test_times_of_every_form() -> None:
+    text = """
+    # a day at the sea
+    0:00 a calm sea
+
+    0:20.5 the sea at night
+    90s 3 gulls cry
+    2.5 s a wave
+    1:02:03   a storm: 2 boats
+    """
+    assert read(text) == [
+        (0.0, "a calm sea"),
+        (2.5, "a wave"),
+        (20.5, "the sea at night"),
+        (90.0, "3 gulls cry"),
+        (3723.0, "a storm: 2 boats"),
+    ]
+
+
+def test_a_prompt_may_take_several_lines_and_the_first_needs_no_time() -> None:
+    assert read("a calm sea,\n16 ships far out\n0:20\nnight falls") == [
+        (0.0, "a calm sea, 16 ships far out"),
+        (20.0, "night falls"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "the schedule is empty"),
+        ("# nothing\n\n", "the schedule is empty"),
+        ("0:00 a\n0:20", "at 0:20; add a prompt"),
+        ("0:61 a", "'0:61 a' begins with 0:61"),
+        ("1:60:00 a", "go up to 59"),
+        ("0:20 a\n20s b", "two prompts begin at 0:20"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(text: str, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        parse_timed_lines(text)
+
+
+@pytest.mark.parametrize("time", ["0:00", "0:07.5", "2:03", "59:59", "1:02:03", "12:00:00.5"])
+def test_times_are_spoken_as_they_are_typed(time: str) -> None:
+    ((seconds, _),) = read(f"{time} a")
+    assert spoken_time(seconds) == time
