@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
+from .continue_video import ContinueVideo
 from .decode_to_video import DecodeToVideo
 from .extend import Extend
 from .load_model import LoadModel
@@ -19,6 +20,7 @@ from .state_files import LoadState, SaveState
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadModel,
     LoadTiny,
+    ContinueVideo,
     Sampler,
     Extend,
     PromptSchedule,

@@ -14,6 +14,9 @@ FilmState = io.Custom("SFPP_STATE")
 FilmReport = io.Custom("SFPP_STABILITY")
 """Whether a film holds up, and where it does not: a sfpp_core StabilityReport."""
 
+Clip = io.Custom("SFPP_CLIP")
+"""A clip that a film continues: a ContinuedClip."""
+
 
 def search_aliases(*words: str) -> dict[str, list[str]]:
     """Further words that the page's node search finds a node by, as arguments of Schema; none before ComfyUI 0.8."""

@@ -11,22 +11,28 @@ from comfy.model_patcher import ModelPatcher
 from comfy.utils import ProgressBar
 from comfy_execution.utils import get_executing_context
 from server import PromptServer
+from torch import Tensor
 
 from ...sfpp_core.rollout.pace import Pace, spoken
 from ...sfpp_core.rollout.rollout import Progress
 from ...sfpp_core.rollout.state import RolloutState
-from ...sfpp_core.wan.geometry import WAN21
+from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from .projector import Picture, Projector
 
 logger = logging.getLogger(__name__)
 
 
 class SamplingProgress:
-    """The making of some chunks: bar and preview at every network call, words at every chunk."""
+    """The making of some chunks: the bar at every network call, words at every chunk, and a preview that plays.
+
+    A context manager, because the preview plays in a thread.
+    """
 
     def __init__(self, model: ModelPatcher, state: RolloutState, num_chunks: int) -> None:
         """state: the film before its first new chunk."""
         self._bar = InterruptibleBar()
         self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._projector = Projector(FRAMES_PER_SECOND / WAN21.temporal_stride)
         self._before = state
         self._num_chunks = num_chunks
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
@@ -34,14 +40,27 @@ class SamplingProgress:
         self._reused = 0
         self._pace = Pace()
 
+    def __enter__(self) -> SamplingProgress:
+        self._projector.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._projector.__exit__(*error)
+
     def called(self, progress: Progress) -> None:
         """As an OnCall. Raises ComfyUI's interrupt."""
         done = progress.chunk - len(self._before.chunks) + progress.call / progress.num_calls
-        self._bar.update(done, self._num_chunks, self._preview(progress))
+        self._projector.stands_at(done, self._num_chunks)
+        if progress.x0 is not None:
+            self._projector.at_work(self._pictures(progress.x0))
+        self._bar.update(done, self._num_chunks)
 
     def finished(self, state: RolloutState, *, is_reused: bool) -> None:
         """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt."""
         self._kept = state
+        if is_reused:
+            self._projector.at_work(self._pictures(state.chunks[-1].latents))
+        self._projector.finished()
         self._pace.finished(is_reused=is_reused)
         self._reused += is_reused
         done = len(state.chunks) - len(self._before.chunks)
@@ -60,15 +79,16 @@ class SamplingProgress:
         if done := len(self._kept.chunks) - len(self._before.chunks):
             seconds = WAN21.seconds(self._kept.num_frames)
             say(
-                f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue the "
-                "same workflow again to go on from there."
+                f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue "
+                "the same workflow again to go on from there."
             )
 
-    def _preview(self, progress: Progress) -> Any:
-        if self._previewer is None or progress.x0 is None:
-            return None
-        # ComfyUI's previewers show the first frame that they are given: give them the newest.
-        return self._previewer.decode_latent_to_preview_image("JPEG", progress.x0[:, :, -1:])
+    def _pictures(self, latents: Tensor) -> list[Picture]:
+        """One a latent frame of [B, C, T, H, W], by ComfyUI's previewer; none if previews are off."""
+        if self._previewer is None:
+            return []
+        # ComfyUI's previewers show the first frame that they are given.
+        return [self._previewer.decode_latent_to_preview_image("JPEG", frame) for frame in latents.split(1, dim=2)]
 
 
 class InterruptibleBar:
@@ -80,10 +100,10 @@ class InterruptibleBar:
     def __init__(self) -> None:
         self._bar = ProgressBar(1)
 
-    def update(self, done: float, total: int, preview: Any = None) -> None:
+    def update(self, done: float, total: int) -> None:
         """Raises InterruptProcessingException if the artist has stopped the run."""
         throw_exception_if_processing_interrupted()
-        self._bar.update_absolute(done, total, preview)
+        self._bar.update_absolute(done, total)
 
 
 def say(text: str, *, log: bool = True) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+import statistics
+import time
 from pathlib import Path
 
 import pytest
 
-from scripts.comfy_client import NodeFailed, Preview, Progress, RunInterrupted
+from scripts.comfy_client import Message, NodeFailed, Preview, Progress, RunInterrupted
 from sfpp_core.tiny.family import load_student
 from tests.comfy.graphs import ONE_CHUNK, OTHER_PROMPT, Graph, Studio, equal
 
@@ -116,8 +119,28 @@ def test_progress_and_previews_arrive_while_a_film_is_made(studio: Studio):
     assert {event.maximum for event in progress} == {3}, "progress is counted in chunks"
     values = [event.value for event in progress]
     assert values == sorted(values) and values[-1] == 3 and len(set(values)) >= calls - 2
-    previews = {event.image for event in events if isinstance(event, Preview)}
-    assert len(previews) >= 6, "the preview does not follow the newest chunk"
+
+
+def test_the_preview_plays_the_latest_seconds_again_and_again(studio: Studio):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    film, _ = graph.film(model, graph.text(clip), seconds=60.0, seed=23)
+    graph.keep(film)
+    previews: list[tuple[float, Preview]] = []
+    after = []
+
+    def watch(event: object) -> None:
+        if isinstance(event, Preview):
+            previews.append((time.monotonic(), event))
+        elif isinstance(event, Message) and event.kind == "executing" and event.data.get("node") != film[0]:
+            after.append(len(previews))
+
+    studio.run(graph, on_event=watch)
+    assert {event.node_id for _, event in previews} == {film[0]}
+    gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(previews)]
+    assert 0.2 < statistics.median(gaps) < 0.4, "a latent frame is a quarter of a second"
+    assert len({event.image for _, event in previews}) > len(previews) / 2, "the same picture all the time"
+    assert after and after[-1] == len(previews), "the preview went on after the node was over"
 
 
 def test_interrupt_stops_within_a_network_call_and_the_next_film_is_whole(studio: Studio, comfy):

@@ -17,8 +17,11 @@ from scripts.comfy_server import PACK_FOLDER, ROOT, ComfyServer, ServerConfig, S
 NODE_IDS = {
     "SFPPLoadModel",
     "SFPPLoadTiny",
+    "SFPPContinueVideo",
     "SFPPSampler",
     "SFPPExtend",
+    "SFPPPromptSchedule",
+    "SFPPPromptAt",
     "SFPPSaveState",
     "SFPPLoadState",
     "SFPPDecodeToVideo",
