@@ -6,13 +6,19 @@ from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
 
-from ..sfpp_core.video.writer import DEFAULT_CRF, MAX_CRF, VideoWriter
+from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
+from ..sfpp_core.video.thumbnail import save_thumbnail
+from ..sfpp_core.video.writer import VideoWriter
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
-from .host.decoding import decode_frames
+from .host.decoding import decode_film
 from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
 from .host.progress import InterruptibleBar
+from .host.sound import Audio, sound_of
 from .vocabulary import CATEGORY
+
+AS_MADE = 0
+MAX_FPS = 240
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -23,7 +29,8 @@ class DecodeToVideo(io.ComfyNode):
             display_name="SFPP Decode To Video",
             category=CATEGORY,
             description="Decodes a film and writes it to an MP4 file frame by frame: a film of an hour takes no more "
-            "memory than one of a second. The file carries the workflow: drop it on the page to get it back.",
+            "memory than one of a second, and can be watched while it grows. The file carries the workflow: drop it on "
+            "the page to get it back.",
             inputs=[
                 io.Latent.Input("latent", tooltip="From SFPP Sampler or SFPP Extend (whole latent)."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, or the one of SFPP Load Tiny."),
@@ -38,8 +45,39 @@ class DecodeToVideo(io.ComfyNode):
                     default=DEFAULT_CRF,
                     min=0,
                     max=MAX_CRF,
-                    tooltip="Quality of the H.264 compression: lower is better and larger. 18 looks like the original, "
-                    "28 is for sharing; 0 loses nothing but colour resolution, and not every player shows it.",
+                    tooltip="Quality of the compression: lower is better and larger. 18 looks like the original, 28 is "
+                    "for sharing (H.265: 20 and 30); 0 loses nothing but colour resolution, and not every player shows "
+                    "it.",
+                ),
+                io.Combo.Input(
+                    "codec",
+                    options=list(CODECS),
+                    default=H264.name,
+                    optional=True,
+                    tooltip="H.264 plays everywhere. H.265 is about a quarter smaller at the same quality, takes "
+                    "longer to write, and not every browser plays it.",
+                ),
+                io.Int.Input(
+                    "fps",
+                    default=AS_MADE,
+                    min=AS_MADE,
+                    max=MAX_FPS,
+                    optional=True,
+                    tooltip=f"Frames per second of the file. 0: as made, {FRAMES_PER_SECOND}. Otherwise frames are "
+                    "shown twice or left out, none is invented; the film keeps its length and its speed.",
+                ),
+                io.Boolean.Input(
+                    "thumbnail",
+                    default=True,
+                    optional=True,
+                    tooltip="Also save the first picture as a small PNG beside the film, for galleries and for file "
+                    "browsers that show no films. It carries the workflow, too.",
+                ),
+                io.Audio.Input(
+                    "audio",
+                    optional=True,
+                    tooltip="Sound for the film, from its first frame on: cut where the film ends; if it is shorter, "
+                    "silence follows. Saved as AAC.",
                 ),
             ],
             outputs=[
@@ -55,16 +93,38 @@ class DecodeToVideo(io.ComfyNode):
         return True if filename_prefix is None else prefix_problem(filename_prefix) or True
 
     @classmethod
-    def execute(cls, latent: Latent, vae: Any, filename_prefix: str, crf: int) -> io.NodeOutput:
+    def execute(
+        cls,
+        latent: Latent,
+        vae: Any,
+        filename_prefix: str,
+        crf: int,
+        codec: str = H264.name,
+        fps: int = AS_MADE,
+        thumbnail: bool = True,
+        audio: Audio | None = None,
+    ) -> io.NodeOutput:
         samples = video_latents(latent, "latent")
+        sound = None if audio is None else sound_of(audio)
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
         file = new_output_file(filename_prefix, ".mp4", width=width, height=height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
-        frames = decode_frames(vae, samples)
-        bar = InterruptibleBar()
-        with VideoWriter(file.path, width, height, fps=FRAMES_PER_SECOND, crf=crf, metadata=metadata) as writer:
-            for done, piece in enumerate(frames, start=1):
-                writer.write(piece)
-                bar.update(done, samples.shape[2])
+
+        def film() -> VideoWriter:
+            return VideoWriter(
+                file.path,
+                width,
+                height,
+                fps=fps or FRAMES_PER_SECOND,
+                made_fps=FRAMES_PER_SECOND,
+                codec=CODECS[codec],
+                crf=crf,
+                sound=sound,
+                metadata=metadata,
+            )
+
+        decode_film(vae, samples, film, InterruptibleBar().update)
+        if thumbnail:
+            save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=preview)

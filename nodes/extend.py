@@ -7,9 +7,11 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
+from ..sfpp_core.rollout.cache_memory import CacheStorage
 from ..sfpp_core.rollout.direction import Cue, Direction
 from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.state import RolloutState
+from .cache_storage import AS_BEFORE, CACHE_STORAGES, continued_cache_storage_input
 from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
@@ -55,6 +57,7 @@ class Extend(io.ComfyNode):
                     "connected: the film's last prompt goes on.",
                 ),
                 deliver_on_interrupt_input(),
+                continued_cache_storage_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -84,6 +87,7 @@ class Extend(io.ComfyNode):
         seconds: float,
         positive: list[list[Any]] | None = None,
         deliver_on_interrupt: bool = False,
+        cache_storage: str = AS_BEFORE,
     ) -> io.NodeOutput:
         text_dim = wan_config(model).text_dim
         state.require_model(model_identity(model))
@@ -95,6 +99,14 @@ class Extend(io.ComfyNode):
             direction = direction_of(positive, text_dim)
         length = film_length(seconds, state.config, made=state.num_frames)
         say(str(length))
-        longer = sample_chunks(model, state, direction, length.num_chunks, deliver_on_interrupt=deliver_on_interrupt)
+        storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
+        longer = sample_chunks(
+            model,
+            state.with_cache_form(storage.form),
+            direction,
+            length.num_chunks,
+            offloaded=storage.offloaded,
+            deliver_on_interrupt=deliver_on_interrupt,
+        )
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
         return io.NodeOutput(to_latent(model, added), to_latent(model, longer.latents), longer)

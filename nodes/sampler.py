@@ -11,6 +11,7 @@ from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.noise import MAX_SEED
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.geometry import WAN21
+from .cache_storage import AS_COMPUTED, CACHE_STORAGES, cache_storage_input
 from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
@@ -86,6 +87,7 @@ class Sampler(io.ComfyNode):
                     tooltip="Begin from this instead of from nothing: an image or a video, from VAE Encode, of the "
                     "same size. It becomes the beginning of the film.",
                 ),
+                cache_storage_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -125,20 +127,33 @@ class Sampler(io.ComfyNode):
         seconds: float,
         deliver_on_interrupt: bool = False,
         start: Latent | None = None,
+        cache_storage: str = AS_COMPUTED,
         **settings: Any,
     ) -> io.NodeOutput:
         config = rollout_settings(preset_settings(model), **settings)
         direction = direction_of(positive, wan_config(model).text_dim)
         text = direction.first_text()
         latent_size = _latent_size(height, width)
+        storage = CACHE_STORAGES[cache_storage]
         state = RolloutState(
-            config=config, seed=seed, model_id=model_identity(model), shape=(1, WAN21.channels, *latent_size)
+            config=config,
+            seed=seed,
+            model_id=model_identity(model),
+            shape=(1, WAN21.channels, *latent_size),
+            cache_form=storage.form,
         )
         if start is not None:
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
         say(str(length))
-        state = sample_chunks(model, state, direction, length.num_chunks, deliver_on_interrupt=deliver_on_interrupt)
+        state = sample_chunks(
+            model,
+            state,
+            direction,
+            length.num_chunks,
+            offloaded=storage.offloaded,
+            deliver_on_interrupt=deliver_on_interrupt,
+        )
         return io.NodeOutput(to_latent(model, state.latents), state)
 
 

@@ -1,25 +1,129 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and unfinished ones that do not outlive the process that made them.
+
+An unfinished file has a name of its own, in the folder where the whole one will be. Its process holds a lock beside it,
+which the system lets go of when the process ends, however it ends. So whoever writes to the folder next can tell what
+was left behind by the dead, and removes it; what a living process is at, here or in another program that shares the
+folder, stays.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import secrets
+from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
+
+from filelock import FileLock, Timeout
+
+_HIDDEN: Final = "."
+_VISIBLE: Final = "unfinished."
+_OURS: Final = re.compile(
+    r"(?:\.|unfinished\.).+\.(?P<unfinished>[0-9a-f]{8})\.sfpp-tmp(?:\.[^.]+)?|\.(?P<lock>[0-9a-f]{8})\.sfpp-lock"
+)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success it is flushed to disk and takes the place of `path`.
+    """Yield a hidden path in the folder of `path`; on success its file is flushed and takes the place of `path`.
 
-    If the block raises, also by an interrupt, the temporary file is removed and `path` stays as it was.
+    If the block raises, also by an interrupt, the unfinished file is removed and `path` stays as it was. What dead
+    processes left unfinished in the folder is removed first.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
     """
-    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
-    try:
+    with _unfinished(path, _HIDDEN) as temporary:
         yield temporary
         with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
             os.fsync(file.fileno())
         os.replace(temporary, path)
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[Path]:
+    """Yield a path in the folder of `path` for everybody to look at, unfinished.NAME...; in the end it is removed.
+
+    Raises as `replacing`, and removes what dead processes left, too.
+    """
+    with _unfinished(path, _VISIBLE) as temporary:
+        yield temporary
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what dead processes left unfinished in `folder`. What cannot be told, or not be removed, stays.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    left: dict[str, list[Path]] = defaultdict(list)
+    with suppress(PermissionError):
+        for name in os.listdir(folder):
+            if match := _OURS.fullmatch(name):
+                left[match["unfinished"] or match["lock"]].append(folder / name)
+    for token, paths in left.items():
+        lock = _claim(folder, token)
+        if lock is None:
+            continue
+        for path in paths:
+            if path != Path(lock.lock_file):
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)
+        _let_go(lock)
+
+
+@contextmanager
+def _unfinished(path: Path, prefix: str) -> Iterator[Path]:
+    remove_leftovers(path.parent)
+    token, lock = _new_claim(path.parent)
+    temporary = path.with_name(f"{prefix}{path.stem}.{token}.sfpp-tmp{path.suffix}")
+    try:
+        yield temporary
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(PermissionError):  # on Windows, while somebody looks at it: the next clean-up takes it
+            temporary.unlink(missing_ok=True)
+        if lock is not None:
+            _let_go(lock)
+
+
+def _new_claim(folder: Path) -> tuple[str, FileLock | None]:
+    """A new token and its lock; none where the file system has no locks: there, nobody takes a file for left behind."""
+    while True:
+        token = secrets.token_hex(4)
+        try:
+            lock = _acquired(folder, token)
+        except Timeout:
+            continue  # a clean-up came upon the new lock before we had it
+        except (OSError, NotImplementedError):
+            return token, None
+        if Path(lock.lock_file).exists():
+            return token, lock
+        lock.release()  # the clean-up has removed it, and the next would not see that we hold it
+
+
+def _claim(folder: Path, token: str) -> FileLock | None:
+    """The lock of an unfinished file; None while its process lives, or if that cannot be told."""
+    try:
+        return _acquired(folder, token)
+    except (OSError, NotImplementedError):
+        return None
+
+
+def _acquired(folder: Path, token: str) -> FileLock:
+    # A generator that holds the lock may be closed by another thread than the one that began it.
+    lock = FileLock(folder / f".{token}.sfpp-lock", timeout=0, thread_local=False)
+    lock.acquire()
+    return lock
+
+
+def _let_go(lock: FileLock) -> None:
+    """Remove a lock's file: on Windows, that can only be done once the lock is released."""
+    path = Path(lock.lock_file)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    lock.release()
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -1,9 +1,10 @@
-"""ComfyUI's VAE object run piece by piece through the core's streaming decoder."""
+"""ComfyUI's VAE object run piece by piece through the core's streaming decoder, in tiles where memory is short."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import comfy.model_management as memory
 import torch
@@ -12,7 +13,11 @@ from einops import rearrange
 from torch import Tensor
 
 from ...sfpp_core.wan.geometry import WAN21
+from ...sfpp_core.wan.tiled_decoding import TiledDecodeStream
+from ...sfpp_core.wan.tiling import Tiling
 from ...sfpp_core.wan.vae import DecodeStream, WanVAE
+from .memory import is_out_of_memory
+from .progress import say
 
 WHAT_FITS = "Wire the Wan 2.1 VAE (wan_2.1_vae.safetensors in Load VAE, or the one of SFPP Load Tiny)."
 
@@ -36,23 +41,97 @@ def wan_vae(vae: Any) -> WanVAE:
     return own.eval()
 
 
-def decode_frames(vae: Any, samples: Tensor) -> Iterator[Tensor]:
-    """The pixels of a video [1, 16, T, H, W], one latent frame at a time: [4, 8H, 8W, 3] in [0, 1], the first [1, ...].
+class Film(Protocol):
+    """What takes the frames."""
+
+    def write(self, frames: Tensor) -> None: ...
+
+
+def decode_film(
+    vae: Any,
+    samples: Tensor,
+    open_film: Callable[[], AbstractContextManager[Film]],
+    on_frame: Callable[[int, int], None],
+) -> None:
+    """Write the pixels of a video [1, 16, T, H, W] into a film, one latent frame at a time.
 
     Computes on the device and in the dtype that ComfyUI chose for this VAE, with ComfyUI managing the weights' memory.
-    Raises ValueError, before anything is decoded, if the VAE is not Wan 2.1's.
+    If memory runs out, the film is begun again in tiles, from its first frame on, so that it looks alike all through;
+    the artist is told.
+
+    Args:
+        open_film: opens a film that begins; what was written to one before is dropped when its block ends in an error.
+            It is given [1, 8H, 8W, 3] in [0, 1] first and then [4, ...] each time.
+        on_frame: told the latent frames done and T after each.
+
+    Raises:
+        ValueError: before anything is decoded, if the VAE is not Wan 2.1's.
+        OOM_EXCEPTION: ComfyUI's; not even the smallest tiles fit.
     """
     own = wan_vae(vae).to(vae.vae_dtype)
     # A patcher of its own: the weights must be whole on the device, wherever ComfyUI keeps or maps its copy of them.
     patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
-    estimate = vae.memory_used_decode((*samples.shape[:2], 1, *samples.shape[3:]), vae.vae_dtype)
-    memory.load_models_gpu([patcher], memory_required=estimate, force_full_load=True)
-    return _decode_on(patcher, vae.vae_dtype, samples)
+    tiling = Tiling(height=samples.shape[3], width=samples.shape[4])
+    memory.load_models_gpu([patcher], memory_required=_estimate(vae, tiling), force_full_load=True)
+    while not _fits(patcher, vae.vae_dtype, samples, tiling, open_film, on_frame):
+        memory.soft_empty_cache()
+        tiling = _finer(vae, tiling)
 
 
-def _decode_on(patcher: ModelPatcher, dtype: torch.dtype, samples: Tensor) -> Iterator[Tensor]:
-    """The frames, holding on to the patcher: weights that outlive theirs are a leak to ComfyUI's memory management."""
-    stream = DecodeStream(patcher.model)
-    for latent in samples.split(1, dim=2):
-        piece = stream.push(latent.to(patcher.load_device, dtype))
-        yield rearrange(piece.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
+def _fits(
+    patcher: ModelPatcher,
+    dtype: torch.dtype,
+    samples: Tensor,
+    tiling: Tiling,
+    open_film: Callable[[], AbstractContextManager[Film]],
+    on_frame: Callable[[int, int], None],
+) -> bool:
+    """Make the whole film with this tiling; False if memory ran out, which is free again then."""
+    try:
+        stream = DecodeStream(patcher.model) if tiling.num_tiles == 1 else TiledDecodeStream(patcher.model, tiling)
+        with open_film() as film:
+            for done, latent in enumerate(samples.split(1, dim=2), start=1):
+                pixels = stream.push(latent.to(patcher.load_device, dtype))
+                film.write(rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c"))
+                on_frame(done, samples.shape[2])
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return False  # and not from here: until the error is gone, it holds on to all that was allocated
+    return True
+
+
+def _finer(vae: Any, tiling: Tiling) -> Tiling:
+    """The next finer tiling, of which the artist is told; raises ComfyUI's out-of-memory error if there is none."""
+    size = f"{WAN21.spatial_stride * tiling.width}x{WAN21.spatial_stride * tiling.height}"
+    short = (
+        f"Not enough memory to decode {size} pixels {'whole' if tiling.num_tiles == 1 else _described(tiling)}: that "
+        f"takes about {_gigabytes(_estimate(vae, tiling))}, and {_gigabytes(memory.get_free_memory(vae.device))} are "
+        f"free on {vae.device}."
+    )
+    finer = tiling.finer()
+    if finer is None:
+        raise memory.OOM_EXCEPTION(
+            f"{short} Smaller tiles would not help. Close other programs, or make the film with a smaller width or "
+            "height."
+        )
+    say(
+        f"{short} The film is begun again {_described(finer)}, which overlap: about "
+        f"{_gigabytes(_estimate(vae, finer))}, and slower. A smaller width or height, or closing other programs, "
+        "avoids this."
+    )
+    return finer
+
+
+def _described(tiling: Tiling) -> str:
+    height, width = (WAN21.spatial_stride * side for side in tiling.tile_size)
+    return f"in {tiling.num_tiles} tiles of {width}x{height}"
+
+
+def _estimate(vae: Any, tiling: Tiling) -> int:
+    """Bytes that ComfyUI expects a latent frame of one tile to take."""
+    return int(vae.memory_used_decode((1, WAN21.channels, 1, *tiling.tile_size), vae.vae_dtype))
+
+
+def _gigabytes(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB"

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..wan.config import WanConfig
 from ..wan.forward import KeyValueCache, TextContext
 from ..wan.geometry import WAN21
+from .cache_ring import AllocateMemory
 from .kv_cache import RollingKVCache
 from .noise import NoiseSource, SeededNoise
 from .past import Encoding, Past, past_of
@@ -83,18 +84,21 @@ class Rollout:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
         noise: NoiseSource | None = None,
+        cache_memory: AllocateMemory | None = None,
         on_call: OnCall = _ignore,
     ) -> None:
         """text: [1 or B, L, text_dim], rules the chunks to come. dtype: what the network computes in.
 
-        noise: where noise comes from, the state's seed by default. on_call: told after every network call; what it
-        raises (a host's interrupt) ends the run, and `state` still holds every finished chunk.
+        noise: where noise comes from, the state's seed by default. cache_memory: makes the CPU memory that the cache
+        is to rest in, which changes no bit of the film; by default it rests on the device. on_call: told after every
+        network call; what it raises (a host's interrupt) ends the run, and `state` still holds every finished chunk.
         Raises ValueError if the text's width is not the network's or its batch neither 1 nor the state's.
         """
         self._network = network
         self._device = torch.device(device)
         self._dtype = dtype
         self._noise = noise or SeededNoise(state.seed)
+        self._cache_memory = cache_memory
         self._on_call = on_call
         self._check_text(text, state)
         self.state, self._text = state.with_text(text)
@@ -248,6 +252,8 @@ class Rollout:
                 tokens_per_frame=WAN21.tokens_per_frame(height, width),
                 device=self._device,
                 dtype=self._dtype,
+                form=self.state.cache_form,
+                cpu_memory=self._cache_memory,
             )
             self._event = 0
             if self.state.cache is not None:

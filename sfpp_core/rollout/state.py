@@ -9,6 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from .cache_form import CacheForm, codecs
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
 
@@ -49,7 +50,13 @@ class RolloutState:
     chunks: tuple[Chunk, ...] = ()
     texts: tuple[Tensor, ...] = ()
     """Embeddings of the prompts used so far, [1 or B, L, text_dim] on the CPU."""
+    cache_form: CacheForm = "computed"
+    """In which form the past is kept. It decides the film's bits; where the past rests does not, and is no part of the
+    state. Not a setting of `config`, which says what a student was trained for: this is how it is run."""
     cache: KVSnapshot | None = None
+
+    def __post_init__(self) -> None:
+        codecs(self.cache_form)
 
     def __repr__(self) -> str:
         batch, _, height, width = self.shape
@@ -107,6 +114,13 @@ class RolloutState:
         for piece in _split_leading_remainder(latents, self.config.chunk):
             state = state.with_chunk(piece, index)
         return replace(state, num_given=num_frames)
+
+    def with_cache_form(self, form: CacheForm) -> RolloutState:
+        """The state that goes on with its past kept in `form`: all of it, as if it had been from the beginning.
+
+        Raises ValueError for an unknown form.
+        """
+        return self if form == self.cache_form else replace(self, cache_form=form, cache=None)
 
     def require_model(self, model_id: str) -> None:
         """Raise ValueError if the state was made by other weights than `model_id`."""

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..files import replacing
 from ..json_text import parse_json
 from ..wan.geometry import WAN21
+from .cache_form import Codec, Part, codecs
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
 from .noise import MAX_SEED
@@ -45,6 +46,7 @@ def save_state(state: RolloutState, path: Path) -> None:
         "model_id": state.model_id,
         "shape": state.shape,
         "num_given": state.num_given,
+        "cache_form": state.cache_form,
         "chunks": [
             {"num_frames": chunk.num_frames, "text": chunk.text, "recached": chunk.recached} for chunk in state.chunks
         ],
@@ -56,6 +58,8 @@ def save_state(state: RolloutState, path: Path) -> None:
     if state.cache:
         for layer, (keys, values) in enumerate(zip(state.cache.keys, state.cache.values, strict=True)):
             tensors |= {f"cache.{layer}.keys": keys, f"cache.{layer}.values": values}
+        for layer, (keys, values) in enumerate(zip(state.cache.key_scales, state.cache.value_scales, strict=True)):
+            tensors |= {f"cache.{layer}.key_scales": keys, f"cache.{layer}.value_scales": values}
     try:
         with replacing(path) as temporary:
             save_file(tensors, temporary, metadata={HEADER: json.dumps(description)})
@@ -94,6 +98,8 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
         shape=shape,
         chunks=chunks,
         texts=texts,
+        # Films that were begun before there was a choice do not name it.
+        cache_form=description.get("cache_form", "computed"),
     )
     return replace(
         state,
@@ -144,14 +150,24 @@ def _describe_cache(cache: KVSnapshot | None) -> dict[str, int] | None:
 def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutState) -> KVSnapshot | None:
     if description is None:
         return None
-    keys, values = (
-        tuple(tensor(f"cache.{layer}.{side}") for layer in range(description["num_layers"]))
-        for side in ("keys", "values")
-    )
-    batch, _, height, width = state.shape
-    tokens = state.config.window * WAN21.tokens_per_frame(height, width)
-    if any(part.ndim != 4 or part.shape[:2] != (batch, tokens) for part in (*keys, *values)):
-        raise ValueError("its cache is of another size than its window")
+    names = ("keys", "values", "key_scales", "value_scales") if state.cache_form == "int8" else ("keys", "values")
+    columns = [tuple(tensor(f"cache.{layer}.{name}") for layer in range(description["num_layers"])) for name in names]
+    for codec, side in zip(codecs(state.cache_form), (columns[::2], columns[1::2]), strict=True):
+        for parts in zip(*side, strict=True):
+            _check_parts(codec, parts, state)
     num_frames = _whole(description, "num_frames", most=state.num_frames)
     skipped = _whole(description, "skipped", most=num_frames) if "skipped" in description else 0
-    return KVSnapshot(num_frames, keys, values, skipped)
+    return replace(KVSnapshot(num_frames, *columns), skipped=skipped)
+
+
+def _check_parts(codec: Codec, parts: tuple[Tensor, ...], state: RolloutState) -> None:
+    """Raise ValueError if these are not what is kept of a layer's keys, or of its values."""
+    batch, _, height, width = state.shape
+    tokens = WAN21.tokens_per_frame(height, width)
+    first, *scales = parts
+    if first.ndim != 4 or first.shape[:2] != (batch, state.config.window * tokens):
+        raise ValueError("its cache is of another size than its window")
+    shape = (batch, state.config.window, tokens, *first.shape[2:])
+    found = (Part(shape, first.dtype), *(Part(tuple(scale.shape), scale.dtype) for scale in scales))
+    if not parts[-1].is_floating_point() or found != codec.parts(shape, parts[-1].dtype):
+        raise ValueError(f"its cache is not in the form {state.cache_form}")

@@ -1,10 +1,10 @@
 """What a chunk is known by on disk: a digest of everything that decides it.
 
-A film's identity covers what holds for all of it: weights, settings, seed, size, and the circumstances of the
-computation. From there a chain runs along the film: each chunk adds the text that ruled it and its own latents. A chunk
-is looked for under the chain up to it and the text that is to rule it. So films that begin alike share their beginning,
-a later change of the prompts keeps what was made before it, and a chunk is only ever continued by what was made from
-these very latents.
+A film's identity covers what holds for all of it: weights, settings, the form of its cache, seed, size, and the
+circumstances of the computation. From there a chain runs along the film: each chunk adds the text that ruled it and its
+own latents. A chunk is looked for under the chain up to it and the text that is to rule it. So films that begin alike
+share their beginning, a later change of the prompts keeps what was made before it, and a chunk is only ever continued
+by what was made from these very latents.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ def film_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
     return _digest(
         version=VERSION,
         config=asdict(state.config),
+        cache_form=state.cache_form,
         seed=state.seed,
         model_id=state.model_id,
         shape=state.shape,

@@ -1,4 +1,4 @@
-"""H.264 MP4 files, written frame by frame while the video is still being made.
+"""MP4 files, written frame by frame while the video is still being made.
 
 Axes: T frames, H height, W width, C colours (RGB).
 """
@@ -11,7 +11,6 @@ from contextlib import ExitStack, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Final
 
 import av
 import torch
@@ -19,46 +18,38 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 from torch import Tensor
 
-from ..files import replacing
+from ..files import growing, replacing
 from ..wan.geometry import FRAMES_PER_SECOND
+from .codecs import DEFAULT_CRF, H264, MAX_CRF, VideoCodec
 from .color import rgb_to_yuv420
-
-DEFAULT_CRF: Final = 18
-MAX_CRF: Final = 51
-
-# The same frames shall give the same file on every machine, so nothing about the encoder may depend on the processor:
-# not the number of threads, nor the choice of its routines. Some of those even read memory that was never written when
-# the picture is small (seen with AVX-512 and pictures 64 pixels wide: two runs, two files).
-ENCODER_THREADS: Final = 4
-X264_PARAMS: Final = "cpu-independent=1"
-
-# The page that restores a workflow from a file reads its tags, which MP4 loses without use_metadata_tags, and only the
-# first 64 MiB of it, which faststart makes sure they are in.
-MOVFLAGS: Final = "use_metadata_tags+faststart"
-
-# How colours are to be read, in the codes of ITU-T H.273: primaries and transfer of BT.709, which are nearest to sRGB,
-# the matrix of BT.601, limited range. See color.py.
-PRIMARIES_AND_TRANSFER: Final = 1
-MATRIX: Final = 6
-LIMITED_RANGE: Final = 1
+from .container import make_whole, open_growing
+from .frame_rate import times_shown
+from .sound import Sound, SoundTrack
 
 
 class VideoWriter:
-    """A context manager that takes frames and leaves an MP4 (H.264, yuv420p) behind, or nothing at all.
+    """A context manager that takes frames and leaves an MP4 (yuv420p) behind, or nothing at all.
 
-    The file grows under a temporary name in the same folder. It takes its own name, replacing any file of that name,
-    when the `with` block ends well; on an error or an interrupt inside the block it is removed. Memory does not grow
-    with the length but for the file's own index, some hundred bytes a frame. Equal frames give equal bytes.
+    The film grows in the same folder as unfinished.NAME..., which players show as far as it is. When the `with` block
+    ends well, a copy with one index in front takes the film's own name, replacing any file of that name, and the
+    unfinished one goes, as it does on an error or an interrupt inside the block. So for a moment a film takes twice its
+    size on disk. Memory does not grow with the length but for the file's own index, some hundred bytes a frame. Equal
+    frames give equal bytes; with sound, on processors of the same kind.
 
     Args:
         path: the MP4 to be; its folder must exist.
-        width, height: size of the frames in pixels, both even.
-        fps: frames per second, above 0; a Fraction keeps rates such as 24000/1001 exact.
-        crf: quality of x264 from 0 (lossless, which browsers may not play) to 51 (worst).
+        width, height: size of the frames in pixels, both even; for H.265 at least 16.
+        fps: frames per second of the file, above 0; a Fraction keeps rates such as 24000/1001 exact.
+        made_fps: frames per second of the frames that are given, if others: then some are shown repeatedly, or left
+            out, and the film keeps its length. See `times_shown`.
+        codec: H.264, which everything plays, or H.265, which is smaller and takes longer.
+        crf: quality from 0 (lossless, which browsers may not play) to 51 (worst).
+        sound: heard from the first frame on; what is longer than the film is cut, after a shorter one comes silence.
         metadata: tags for the container, for instance ComfyUI's `workflow` and `prompt` as JSON text.
 
     Raises:
-        ValueError: an argument, or a frame, is not as described, or the block ends well without any frame.
+        ValueError: an argument, or a frame, is not as described, PyAV lacks the codec, or the block ends well without
+            any frame.
         OSError: the file cannot be written.
     """
 
@@ -69,39 +60,42 @@ class VideoWriter:
         height: int,
         *,
         fps: Fraction | int = FRAMES_PER_SECOND,
+        made_fps: Fraction | int | None = None,
+        codec: VideoCodec = H264,
         crf: int = DEFAULT_CRF,
+        sound: Sound | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
-        for name, size in (("width", width), ("height", height)):
-            if size < 2 or size % 2:
-                raise ValueError(f"{name} is {size}; H.264 in MP4 needs an even number. Try {max(2, size + size % 2)}.")
-        if fps <= 0:
-            raise ValueError(f"fps is {fps}; it must be above 0.")
-        if not 0 <= crf <= MAX_CRF:
-            raise ValueError(f"crf is {crf}; it goes from 0 (best) to {MAX_CRF} (worst). Try {DEFAULT_CRF}.")
+        made_fps = fps if made_fps is None else made_fps
+        _check(codec, width, height, fps=fps, made_fps=made_fps, crf=crf)
         self.path = Path(path)
         self.num_frames = 0
-        """Frames written so far."""
+        """Frames in the file so far."""
+        self._num_given = 0
         self._size = (height, width)
         self._fps = Fraction(fps)
+        self._made_fps = Fraction(made_fps)
+        self._codec = codec
         self._crf = crf
+        self._sound = sound
         self._metadata = dict(metadata or {})
         self._resources = ExitStack()
+        self._growing: Path | None = None
         self._container: OutputContainer | None = None
-        self._stream: VideoStream | None = None
+        self._pictures: VideoStream | None = None
+        self._track: SoundTrack | None = None
         self._is_open = False
 
     def __enter__(self) -> VideoWriter:
         if self._container is not None:
             raise RuntimeError(f"this writer of {self.path} was used before; every file needs a writer of its own")
         with ExitStack() as resources:
-            unfinished = resources.enter_context(replacing(self.path))
-            # In ticks of 1/1000 second, the default, most lengths would not be whole numbers.
-            options = {"movflags": MOVFLAGS, "movie_timescale": str(self._fps.numerator)}
-            self._container = av.open(str(unfinished), "w", format="mp4", options=options)
+            self._growing = resources.enter_context(growing(self.path))
+            self._container = open_growing(self._growing, fps=self._fps, metadata=self._metadata)
             resources.callback(self._close_quietly)
-            self._container.metadata.update(self._metadata)
-            self._stream = self._add_stream(self._container)
+            self._pictures = self._codec.add_stream(self._container, self._size, self._fps, self._crf)
+            if self._sound is not None:
+                self._track = SoundTrack(self._container, self._sound)
             self._container.start_encoding()  # opens the file: what stands in the way shows before any frame is made
             self._resources = resources.pop_all()
         self._is_open = True
@@ -125,7 +119,10 @@ class VideoWriter:
             expected = f"(number, {self._size[0]}, {self._size[1]}, 3): number, height, width, RGB"
             raise ValueError(f"the frames are {tuple(frames.shape)}; this video takes {expected}")
         for frame in frames:
-            self._encode(self._to_unit_range(frame))
+            planes = rgb_to_yuv420(self._to_unit_range(frame))
+            for _ in range(times_shown(self._num_given, made=self._made_fps, shown=self._fps)):
+                self._encode(planes)
+            self._num_given += 1
 
     def _to_unit_range(self, frame: Tensor) -> Tensor:
         if frame.dtype == torch.uint8:
@@ -135,38 +132,47 @@ class VideoWriter:
         frame = frame.detach().float().cpu()
         if frame.isnan().any():
             raise ValueError(
-                f"frame {self.num_frames} holds values that are no numbers (NaN); what made it overflowed. "
+                f"frame {self._num_given} holds values that are no numbers (NaN); what made it overflowed. "
                 "Run the VAE in float32 or bfloat16."
             )
         return frame.clamp(0.0, 1.0)
 
-    def _encode(self, frame: Tensor) -> None:
-        picture = av.VideoFrame.from_ndarray(rgb_to_yuv420(frame).numpy(), format="yuv420p")
+    def _encode(self, planes: Tensor) -> None:
+        picture = av.VideoFrame.from_ndarray(planes.numpy(), format="yuv420p")
         picture.pts = self.num_frames
         picture.time_base = 1 / self._fps
-        self._container.mux(self._stream.encode(picture))
+        self._container.mux(self._pictures.encode(picture))
         self.num_frames += 1
-
-    def _add_stream(self, container: OutputContainer) -> VideoStream:
-        options = {"crf": str(self._crf), "x264-params": X264_PARAMS}
-        stream = container.add_stream("libx264", rate=self._fps, options=options)
-        stream.height, stream.width = self._size
-        stream.pix_fmt = "yuv420p"
-        stream.time_base = 1 / self._fps
-        context = stream.codec_context
-        context.thread_count = ENCODER_THREADS
-        context.color_primaries = context.color_trc = PRIMARIES_AND_TRANSFER
-        context.colorspace = MATRIX
-        context.color_range = LIMITED_RANGE
-        return stream
+        if self._track is not None:
+            self._container.mux(self._track.until(self.num_frames / self._fps))
 
     def _finish(self) -> None:
         if self.num_frames == 0:
             raise ValueError(f"no frames were given for {self.path.name}; a video needs at least one")
-        self._container.mux(self._stream.encode(None))
+        self._container.mux(self._pictures.encode(None))
+        if self._track is not None:
+            self._container.mux(self._track.rest())
         self._container.close()
+        with replacing(self.path) as whole:
+            make_whole(self._growing, whole, fps=self._fps, metadata=self._metadata)
 
     def _close_quietly(self) -> None:
         """An error while closing a file that is thrown away must not hide the one that led here."""
         with suppress(av.FFmpegError, OSError):
             self._container.close()
+
+
+def _check(
+    codec: VideoCodec, width: int, height: int, *, fps: Fraction | int, made_fps: Fraction | int, crf: int
+) -> None:
+    for name, size in (("width", width), ("height", height)):
+        if size < codec.min_px or size % 2:
+            raise ValueError(
+                f"{name} is {size}; {codec.name} in MP4 needs an even number, {codec.min_px} or more. "
+                f"Try {max(codec.min_px, size + size % 2)}."
+            )
+    for name, rate in (("fps", fps), ("made_fps", made_fps)):
+        if rate <= 0:
+            raise ValueError(f"{name} is {rate}; it must be above 0.")
+    if not 0 <= crf <= MAX_CRF:
+        raise ValueError(f"crf is {crf}; it goes from 0 (best) to {MAX_CRF} (worst). Try {DEFAULT_CRF}.")

@@ -169,6 +169,12 @@ class _Stream:
         twin._cache = self._cache.copy()
         return twin
 
+    def keep_past_on(self, device: torch.device) -> None:
+        """Move the video's past; the next piece must come on this device."""
+        if self._cache is None:
+            raise RuntimeError(BROKEN_STREAM)
+        self._cache = self._cache.to(device)
+
 
 class DecodeStream(_Stream):
     """Latents to pixels, piece by piece: the pieces of a video in order give its frames, as `WanVAE.decode` would.

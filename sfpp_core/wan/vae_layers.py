@@ -55,6 +55,12 @@ class FeatureCache:
         twin._tails = dict(self._tails)
         return twin
 
+    def to(self, device: torch.device) -> FeatureCache:
+        """An equal past that is kept on `device`."""
+        twin = self.copy()
+        twin._tails = {layer: tail.to(device) for layer, tail in self._tails.items()}
+        return twin
+
 
 class CausalLayer:
     """Marks the modules whose forward takes the video's past: `forward(x, cache)`."""

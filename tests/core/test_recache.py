@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfpp_core.rollout.cache_form import CACHE_FORMS, CacheForm
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.rollout import Progress, Rollout
@@ -49,6 +50,16 @@ def test_extending_equals_one_go_wherever_it_is_cut(config: RolloutConfig, tmp_p
             save_state(extend(empty_state(config), PLAN[:cut], keep_cache=keep_cache), tmp_path / "film.safetensors")
             continued = extend(load_state(tmp_path / "film.safetensors"), PLAN[cut:])
             assert torch.equal(continued.latents, whole), f"cut after {cut} chunks, keep_cache={keep_cache}"
+
+
+@pytest.mark.parametrize("form", CACHE_FORMS[1:])
+def test_a_past_in_eight_bits_is_encoded_anew_as_lawfully(form: CacheForm) -> None:
+    start = empty_state(RolloutConfig(chunk=3, window=10, sink=2), form=form)
+    whole = extend(start, PLAN).latents
+    for cut in (5, 6, 10):
+        for keep_cache in (False, True):
+            begun = extend(start, PLAN[:cut], keep_cache=keep_cache)
+            assert torch.equal(extend(begun, PLAN[cut:]).latents, whole), f"cut after {cut} chunks, {keep_cache=}"
 
 
 def test_chunks_that_are_known_are_as_good_as_made(config: RolloutConfig) -> None:

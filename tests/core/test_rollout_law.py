@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sfpp_core.rollout.cache_form import CACHE_FORMS, CacheForm
+from sfpp_core.rollout.cache_ring import AllocateMemory
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Progress, Rollout
 from sfpp_core.rollout.state import RolloutState
@@ -35,16 +37,22 @@ def describe(config: RolloutConfig) -> str:
     return f"chunk{config.chunk}-window{config.window}-sink{config.sink}-steps{len(config.steps)}"
 
 
-def empty_state(config: RolloutConfig, *, seed: int = 11, batch: int = 1) -> RolloutState:
+def empty_state(config: RolloutConfig, *, seed: int = 11, batch: int = 1, form: CacheForm = "computed") -> RolloutState:
     shape = (batch, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
-    return RolloutState(config=config, seed=seed, model_id="random", shape=shape)
+    return RolloutState(config=config, seed=seed, model_id="random", shape=shape, cache_form=form)
 
 
 @torch.inference_mode()
 def extend(
-    state: RolloutState, num_chunks: int, text: Tensor | None = None, *, keep_cache: bool = False
+    state: RolloutState,
+    num_chunks: int,
+    text: Tensor | None = None,
+    *,
+    keep_cache: bool = False,
+    cache_memory: AllocateMemory | None = None,
 ) -> RolloutState:
-    rollout = Rollout(random_transformer(), state, random_text() if text is None else text)
+    text = random_text() if text is None else text
+    rollout = Rollout(random_transformer(), state, text, cache_memory=cache_memory)
     for _ in rollout.run(num_chunks):
         pass
     return rollout.keep_cache() if keep_cache else rollout.state
@@ -55,24 +63,64 @@ def config(request: pytest.FixtureRequest) -> RolloutConfig:
     return request.param
 
 
-def test_extending_equals_one_go(config: RolloutConfig) -> None:
-    whole = extend(empty_state(config), 12).latents
-    half = extend(empty_state(config), 6)
+@pytest.fixture(params=CACHE_FORMS)
+def form(request: pytest.FixtureRequest) -> CacheForm:
+    return request.param
+
+
+def test_extending_equals_one_go(config: RolloutConfig, form: CacheForm) -> None:
+    whole = extend(empty_state(config, form=form), 12).latents
+    half = extend(empty_state(config, form=form), 6)
     assert torch.equal(extend(half, 6).latents, whole)
     assert torch.equal(extend(extend(half, 1), 5).latents, whole)
 
 
-def test_snapshot_of_the_cache_equals_replay(config: RolloutConfig) -> None:
-    whole = extend(empty_state(config), 8).latents
-    half = extend(empty_state(config), 4, keep_cache=True)
+def test_where_the_past_rests_changes_no_bit(config: RolloutConfig, form: CacheForm) -> None:
+    """Whole films, and every mixture: begun here and continued there, with a snapshot and without."""
+    start = empty_state(config, form=form)
+    whole = extend(start, 8).latents
+    assert torch.equal(extend(start, 8, cache_memory=torch.zeros).latents, whole)
+    there = extend(start, 4, keep_cache=True, cache_memory=torch.zeros)
+    assert torch.equal(extend(there, 4).latents, whole)
+    here = extend(start, 4, keep_cache=True)
+    assert torch.equal(extend(here, 4, cache_memory=torch.zeros).latents, whole)
+    assert torch.equal(extend(replace(here, cache=None), 4, cache_memory=torch.zeros).latents, whole)
+
+
+def test_the_form_of_the_past_decides_the_film() -> None:
+    """Close to the film as computed, and each its own; only what is still seen of a past can make a difference."""
+    config = RolloutConfig(chunk=3, window=9)
+    films = {form: extend(empty_state(config, form=form), 4).latents for form in CACHE_FORMS}
+    for form in ("fp8", "int8"):
+        assert torch.equal(films[form][:, :, :3], films["computed"][:, :, :3])
+        difference = films[form][:, :, 3:] - films["computed"][:, :, 3:]
+        assert 0 < difference.abs().max() and difference.norm() < 0.2 * films["computed"].norm(), form
+
+
+def test_a_film_may_change_its_form_on_the_way() -> None:
+    """From there on it is as lawful as any other."""
+    begun = extend(empty_state(RolloutConfig(chunk=3, window=9)), 4, keep_cache=True).with_cache_form("int8")
+    whole = extend(begun, 6).latents
+    assert torch.equal(extend(extend(begun, 2, keep_cache=True), 4).latents, whole)
+    assert torch.equal(extend(extend(begun, 5), 1).latents, whole)
+    with pytest.raises(ValueError, match="form is 'int4'; it is one of computed, fp8, int8"):
+        begun.with_cache_form("int4")
+
+
+def test_snapshot_of_the_cache_equals_replay(config: RolloutConfig, form: CacheForm) -> None:
+    whole = extend(empty_state(config, form=form), 8).latents
+    half = extend(empty_state(config, form=form), 4, keep_cache=True)
     assert half.cache is not None
     assert torch.equal(extend(half, 4).latents, whole)
     assert torch.equal(extend(half, 4).latents, whole), "extending must leave the snapshot as it was"
 
 
 def test_a_new_process_continues_the_same_films(tmp_path: Path) -> None:
-    for index, config in enumerate(CONFIGS):
-        save_state(extend(empty_state(config), 3), tmp_path / f"{index}.safetensors")
+    films = {f"{index}": (config, "computed") for index, config in enumerate(CONFIGS)}
+    films |= {form: (CONFIGS[2], form) for form in ("fp8", "int8")}
+    for name, (config, form) in films.items():
+        state = extend(empty_state(config, form=form), 3, keep_cache=form != "computed")
+        save_state(state, tmp_path / f"{name}.safetensors")
     script = (
         "import sys; from pathlib import Path; from tests.core.test_rollout_law import continue_files; "
         "continue_files(Path(sys.argv[1]), 3)"
@@ -80,9 +128,9 @@ def test_a_new_process_continues_the_same_films(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], check=True, cwd=Path(__file__).parents[2], timeout=120
     )
-    for index, config in enumerate(CONFIGS):
-        whole = extend(empty_state(config), 6).latents
-        assert torch.equal(load_state(tmp_path / f"{index}.safetensors").latents, whole), config
+    for name, (config, form) in films.items():
+        whole = extend(empty_state(config, form=form), 6).latents
+        assert torch.equal(load_state(tmp_path / f"{name}.safetensors").latents, whole), (config, form)
 
 
 def continue_files(folder: Path, num_chunks: int) -> None:
@@ -216,14 +264,17 @@ def test_an_interrupt_loses_no_finished_chunk(stop_at: int) -> None:
     assert torch.equal(rollout.state.latents, extend(empty_state(config), 6).latents), "the same rollout may go on too"
 
 
-def test_a_saved_state_is_the_state(config: RolloutConfig, tmp_path: Path) -> None:
-    state = extend(extend(empty_state(config), 2), 1, random_text(seed=8), keep_cache=True)
+def test_a_saved_state_is_the_state(config: RolloutConfig, form: CacheForm, tmp_path: Path) -> None:
+    state = extend(extend(empty_state(config, form=form), 2), 1, random_text(seed=8), keep_cache=True)
     save_state(state, tmp_path / "film.safetensors")
     loaded = load_state(tmp_path / "film.safetensors")
     assert (loaded.config, loaded.seed, loaded.model_id, loaded.shape) == (config, 11, "random", state.shape)
     assert torch.equal(loaded.latents, state.latents)
-    assert loaded.cache.num_frames == state.cache.num_frames
-    assert all(torch.equal(a, b) for a, b in zip(loaded.cache.keys, state.cache.keys, strict=True))
+    assert (loaded.cache_form, loaded.cache.num_frames) == (form, state.cache.num_frames)
+    for side in ("keys", "values", "key_scales", "value_scales"):
+        kept, read = (getattr(cache, side) for cache in (state.cache, loaded.cache))
+        assert len(read) == (0 if side.endswith("scales") and form != "int8" else TINY.num_layers)
+        assert all(a.dtype == b.dtype and torch.equal(a.float(), b.float()) for a, b in zip(read, kept, strict=True))
     assert [path.name for path in tmp_path.iterdir()] == ["film.safetensors"]
 
 

@@ -80,3 +80,53 @@ def test_tensors_that_do_not_fit(
     saved: Path, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor], problem: str
 ) -> None:
     assert problem in refusal(saved, tmp_path, {}, {name: change(load_file(saved)[name])})
+
+
+@pytest.fixture(scope="module")
+def saved_in_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    state = RolloutState(
+        config=RolloutConfig(chunk=3, window=6, steps=(1000.0,)),
+        seed=1,
+        model_id="random",
+        shape=(1, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH),
+        cache_form="int8",
+    )
+    rollout = Rollout(random_transformer(), state, random_text())
+    with torch.inference_mode():
+        list(rollout.run(2))
+    path = tmp_path_factory.mktemp("states") / "film.safetensors"
+    save_state(rollout.keep_cache(), path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("cache.0.keys", Tensor.half),
+        ("cache.1.values", lambda values: values[:, :, :1]),
+        # One scale would be spread over all frames, or all tokens, without a word.
+        ("cache.2.key_scales", lambda scales: scales[:, :1]),
+        ("cache.0.value_scales", lambda scales: scales[:, :, :1]),
+        ("cache.0.value_scales", Tensor.int),
+    ],
+)
+def test_a_cache_that_is_not_in_its_films_form(
+    saved_in_int8: Path, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor]
+) -> None:
+    changed = {name: change(load_file(saved_in_int8)[name])}
+    assert "its cache is not in the form int8" in refusal(saved_in_int8, tmp_path, {}, changed)
+
+
+def test_a_film_whose_form_is_another_than_its_caches(saved: Path, saved_in_int8: Path, tmp_path: Path) -> None:
+    assert "its cache is not in the form computed" in refusal(saved_in_int8, tmp_path, {"cache_form": "computed"}, {})
+    assert "key_scales" in refusal(saved, tmp_path, {"cache_form": "int8"}, {})
+    assert "form is 'int4'; it is one of computed, fp8, int8" in refusal(saved, tmp_path, {"cache_form": "int4"}, {})
+    assert "form is None" in refusal(saved, tmp_path, {"cache_form": None}, {})
+
+
+def test_a_film_of_before_there_were_forms_is_as_computed(saved: Path, tmp_path: Path) -> None:
+    with safe_open(saved, "pt") as file:
+        description = json.loads(file.metadata()[HEADER])
+    del description["cache_form"]
+    save_file(load_file(saved), tmp_path / "old.safetensors", {HEADER: json.dumps(description)})
+    assert load_state(tmp_path / "old.safetensors").cache_form == "computed"

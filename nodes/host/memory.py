@@ -1,0 +1,114 @@
+"""Memory for a film that is being made: page-locked CPU memory, and the answer when there is not enough of any."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import comfy.model_management as memory
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ...sfpp_core.rollout.cache_memory import CacheStorage
+from ...sfpp_core.rollout.memory_advice import Demand, Supply, memory_advice
+from ...sfpp_core.rollout.state import RolloutState
+from ..cache_storage import CACHE_STORAGES
+from .network import compute_dtype, wan_config
+
+logger = logging.getLogger(__name__)
+
+CPU = torch.device("cpu")
+TYPES = (torch.cuda.OutOfMemoryError, MemoryError)
+WORDS = ("DefaultCPUAllocator", "out of memory")
+"""In PyTorch's messages where it has no type for it: from the CPU, from Apple's cards, from a driver."""
+
+
+class PinnedMemory:
+    """Makes CPU memory for as long as a run lasts, page-locked where ComfyUI can: then copies need no waiting.
+
+    Not PyTorch's own page-locked memory, which comes in powers of two and is kept until the program ends.
+    """
+
+    def __init__(self) -> None:
+        self._pinned: list[Tensor] = []
+
+    def __enter__(self) -> PinnedMemory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._pinned:
+            # Nothing may be on its way from or to it.
+            torch.cuda.synchronize()
+        for tensor in self._pinned:
+            memory.unpin_memory(tensor)
+        self._pinned.clear()
+
+    def __call__(self, shape: tuple[int, ...], /, *, dtype: torch.dtype) -> Tensor:
+        tensor = torch.zeros(shape, dtype=dtype)
+        if memory.pin_memory(tensor):
+            self._pinned.append(tensor)
+        return tensor
+
+
+def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> Demand:
+    """What the next chunks of a film need besides the MODEL's weights."""
+    batch, channels, height, width = state.shape
+    return Demand(
+        model=wan_config(model),
+        config=state.config,
+        storage=storage,
+        dtype=compute_dtype(model),
+        batch=batch,
+        latent_size=(height, width),
+        step=int(model.memory_required([batch, channels, state.config.chunk, height, width])),
+        can_resize=state.num_frames == state.num_given,
+    )
+
+
+def require_memory(device: torch.device, demand: Demand) -> None:
+    """Raise ValueError, saying what to change, if the film could not fit into all the memory that there is.
+
+    Told beforehand, because not every system refuses: some promise more than they have, and end the program later.
+    """
+    cache = demand.cache(demand.storage)
+    if cache.device > memory.get_total_memory(device) or cache.cpu > memory.get_total_memory(CPU):
+        raise ValueError(_advice(device, demand))
+
+
+@contextmanager
+def answering_out_of_memory(device: torch.device, demand: Demand) -> Iterator[None]:
+    """Say what to change if the body runs out of memory: the same type of error, with a text to act on.
+
+    The body must keep what it allocates in frames of its own, so that it is gone when what is free is counted.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        logger.info("Out of memory: %s", error)
+        traceback.clear_frames(error.__traceback__)
+        # ComfyUI unloads its models for the type that it knows.
+        kind = type(error) if isinstance(error, TYPES) else RuntimeError
+        raise kind(_advice(device, demand)) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a device's memory, or the CPU's, was not enough."""
+    is_untyped = isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
+    return isinstance(error, TYPES) or is_untyped
+
+
+def _advice(device: torch.device, demand: Demand) -> str:
+    is_cpu = device.type == CPU.type
+    supply = Supply(
+        device="This computer" if is_cpu else memory.get_torch_device_name(device),
+        total=int(memory.get_total_memory(device)),
+        free=int(memory.get_free_memory(device)),
+        cpu_free=int(memory.get_free_memory(CPU)),
+    )
+    choices = {name: storage for name, storage in CACHE_STORAGES.items() if not (is_cpu and storage.offloaded)}
+    return memory_advice(demand, supply, choices)

@@ -1,0 +1,97 @@
+"""The ways to compress pictures that a film may be written in, set so that equal frames give equal bytes.
+
+The same frames shall give the same file on every machine, so nothing about an encoder may depend on the processor: not
+the number of its cores, nor the choice of an encoder's routines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final
+
+import av
+from av.container import OutputContainer
+from av.video.stream import VideoStream
+
+DEFAULT_CRF: Final = 18
+MAX_CRF: Final = 51
+
+# How colours are to be read, in the codes of ITU-T H.273: primaries and transfer of BT.709, which are nearest to sRGB,
+# the matrix of BT.601, limited range. See color.py.
+PRIMARIES_AND_TRANSFER: Final = 1
+MATRIX: Final = 6
+LIMITED_RANGE: Final = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VideoCodec:
+    """An encoder and what to tell it. Both kinds take pictures in yuv420p, of even width and height."""
+
+    name: str
+    """As people call it."""
+    encoder: str
+    """As FFmpeg calls it."""
+    tag: str
+    """The four letters by which an MP4 names what is in it."""
+    min_px: int
+    """The smallest side of a picture that it takes."""
+    threads: int
+    parameters: str
+    """For the encoder itself, in its own syntax."""
+    lossless_parameters: str = ""
+    """Added for a crf of 0, which shall lose nothing."""
+
+    def add_stream(self, container: OutputContainer, size: tuple[int, int], fps: Fraction, crf: int) -> VideoStream:
+        """A stream for pictures of `size`, height and width, in ticks of one frame.
+
+        Raises:
+            ValueError: this build of FFmpeg's libraries lacks the encoder.
+        """
+        parameters = self.parameters if crf > 0 else self.parameters + self.lossless_parameters
+        options = {"crf": str(crf), f"{self.encoder.removeprefix('lib')}-params": parameters}
+        try:
+            stream = container.add_stream(self.encoder, rate=fps, options=options)
+        except av.codec.codec.UnknownCodecError as error:
+            raise ValueError(
+                f"the installed PyAV cannot write {self.name}: its FFmpeg has no {self.encoder}. Choose another codec, "
+                "or install the build of PyAV that is on PyPI (pip install --force-reinstall av)."
+            ) from error
+        stream.height, stream.width = size
+        stream.pix_fmt = "yuv420p"
+        stream.time_base = 1 / fps
+        context = stream.codec_context
+        context.codec_tag = self.tag
+        context.thread_count = self.threads
+        context.color_primaries = context.color_trc = PRIMARIES_AND_TRANSFER
+        context.colorspace = MATRIX
+        context.color_range = LIMITED_RANGE
+        return stream
+
+
+H264: Final = VideoCodec(
+    name="H.264",
+    encoder="libx264",
+    tag="avc1",
+    min_px=2,
+    threads=4,
+    # Some routines even read memory that was never written when the picture is small (seen with AVX-512 and pictures 64
+    # pixels wide: two runs, two files).
+    parameters="cpu-independent=1",
+)
+
+H265: Final = VideoCodec(
+    name="H.265",
+    encoder="libx265",
+    tag="hvc1",  # With hev1, x265's own, Apple's players show nothing.
+    min_px=16,
+    threads=2,
+    # Rows are encoded in parallel by up to 4 threads, fewer where there are fewer cores, to the same bytes; left to
+    # itself, x265 makes other bytes with none, and may search motion otherwise with 12. `info` writes the build and all
+    # settings into the film.
+    parameters="pools=4:frame-threads=2:wpp=1:lookahead-slices=0:info=0:log-level=error",
+    lossless_parameters=":lossless=1",
+)
+
+CODECS: Final = {codec.name: codec for codec in (H264, H265)}
+"""By name, the most widely played first."""

@@ -1,0 +1,17 @@
+"""Frames made at one rate, shown at another."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil
+
+
+def times_shown(index: int, *, made: Fraction, shown: Fraction) -> int:
+    """How many frames of a film with `shown` frames a second show the frame `index` of one that has `made`.
+
+    A frame is on the screen from its time until the next one's, as in the film it was made for, and nothing is invented
+    between two: so the film keeps its length, but for less than a frame, at which the last ends later. Going from 16 to
+    24, every second frame comes twice; from 16 to 8, every second is left out.
+    """
+    ratio = shown / made
+    return ceil((index + 1) * ratio) - ceil(index * ratio)
