@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
@@ -10,12 +11,13 @@ from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
 from ..sfpp_core.video.thumbnail import save_thumbnail
 from ..sfpp_core.video.writer import VideoWriter
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
-from .host.decoding import decode_film
+from .host.continued import ContinuedClip, behind
+from .host.decoding import Film, decode_film
 from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
 from .host.progress import InterruptibleBar
 from .host.sound import Audio, sound_of
-from .vocabulary import CATEGORY
+from .vocabulary import CATEGORY, Clip
 
 AS_MADE = 0
 MAX_FPS = 240
@@ -79,6 +81,12 @@ class DecodeToVideo(io.ComfyNode):
                     tooltip="Sound for the film, from its first frame on: cut where the film ends; if it is shorter, "
                     "silence follows. Saved as AAC.",
                 ),
+                Clip.Input(
+                    "before",
+                    optional=True,
+                    tooltip="The clip that the film continues, from SFPP Continue Video: the file shows it first, in "
+                    "its own pictures, and goes on with what was made.",
+                ),
             ],
             outputs=[
                 io.Video.Output("video", display_name="video", tooltip="The finished file, for stock video nodes.")
@@ -103,15 +111,21 @@ class DecodeToVideo(io.ComfyNode):
         fps: int = AS_MADE,
         thumbnail: bool = True,
         audio: Audio | None = None,
+        before: ContinuedClip | None = None,
     ) -> io.NodeOutput:
         samples = video_latents(latent, "latent")
         sound = None if audio is None else sound_of(audio)
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
+        if before is not None and (before.height, before.width) != (height, width):
+            raise ValueError(
+                f"before is {before.width}x{before.height} pixels, the film {width}x{height}. Wire width and height of "
+                "SFPP Continue Video into SFPP Sampler."
+            )
         file = new_output_file(filename_prefix, ".mp4", width=width, height=height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
-        def film() -> VideoWriter:
-            return VideoWriter(
+        def film() -> AbstractContextManager[Film]:
+            writer = VideoWriter(
                 file.path,
                 width,
                 height,
@@ -122,6 +136,7 @@ class DecodeToVideo(io.ComfyNode):
                 sound=sound,
                 metadata=metadata,
             )
+            return writer if before is None else behind(before, writer)
 
         decode_film(vae, samples, film, InterruptibleBar().update)
         if thumbnail:

@@ -102,8 +102,13 @@ class InterruptibleBar:
 
     def update(self, done: float, total: int) -> None:
         """Raises InterruptProcessingException if the artist has stopped the run."""
-        throw_exception_if_processing_interrupted()
+        interrupt_if_asked()
         self._bar.update_absolute(done, total)
+
+
+def interrupt_if_asked() -> None:
+    """Raise ComfyUI's InterruptProcessingException if the artist has stopped the run."""
+    throw_exception_if_processing_interrupted()
 
 
 def say(text: str, *, log: bool = True) -> None:

@@ -194,7 +194,7 @@ def test_twenty_kills_cost_nothing_but_the_chunk_at_work(tmp_path: Path):
 
 
 def _kill_at(server: ComfyServer, graph: Graph, node_id: str, share: float, *, delay: float) -> None:
-    """Queue the film and kill the server when the node's bar has passed a share of its way, and a moment has gone by."""
+    """Queue the film, and kill the server a moment after the node's bar has passed a share of its way."""
     was_there = []
 
     def on_event(event: object) -> None:
