@@ -15,6 +15,7 @@ from .host.continued import ContinuedClip, behind
 from .host.decoding import Film, decode_film
 from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
+from .host.live_film import LIVE_SETTINGS, reuse_live_film
 from .host.progress import InterruptibleBar
 from .host.sound import Audio, sound_of
 from .vocabulary import CATEGORY, Clip
@@ -138,7 +139,9 @@ class DecodeToVideo(io.ComfyNode):
             )
             return writer if before is None else behind(before, writer)
 
-        decode_film(vae, samples, film, InterruptibleBar().update)
+        is_live = (codec, crf, fps or FRAMES_PER_SECOND) == LIVE_SETTINGS and sound is None and before is None
+        if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):
+            decode_film(vae, samples, film, InterruptibleBar().update)
         if thumbnail:
             save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import latent_preview
@@ -28,11 +29,19 @@ class SamplingProgress:
     A context manager, because the preview plays in a thread.
     """
 
-    def __init__(self, model: ModelPatcher, state: RolloutState, num_chunks: int) -> None:
-        """state: the film before its first new chunk."""
+    def __init__(
+        self, model: ModelPatcher, state: RolloutState, num_chunks: int, *, previews_per_second: float | None = None
+    ) -> None:
+        """state: the film before its first new chunk.
+
+        previews_per_second: of the pictures that `finished` is given; None has ComfyUI's previewer make them.
+        """
         self._bar = InterruptibleBar()
-        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._projector = Projector(FRAMES_PER_SECOND / WAN21.temporal_stride)
+        self._previewer = None
+        if previews_per_second is None:
+            previews_per_second = FRAMES_PER_SECOND / WAN21.temporal_stride
+            self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._projector = Projector(previews_per_second)
         self._before = state
         self._num_chunks = num_chunks
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
@@ -55,11 +64,13 @@ class SamplingProgress:
             self._projector.at_work(self._pictures(progress.x0))
         self._bar.update(done, self._num_chunks)
 
-    def finished(self, state: RolloutState, *, is_reused: bool) -> None:
-        """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt."""
+    def finished(self, state: RolloutState, *, is_reused: bool, pictures: Sequence[Picture] = ()) -> None:
+        """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt.
+
+        pictures: how it looks, if they were not left to ComfyUI's previewer.
+        """
         self._kept = state
-        if is_reused:
-            self._projector.at_work(self._pictures(state.chunks[-1].latents))
+        self._projector.at_work(pictures or self._pictures(state.chunks[-1].latents))
         self._projector.finished()
         self._pace.finished(is_reused=is_reused)
         self._reused += is_reused
@@ -72,7 +83,7 @@ class SamplingProgress:
             *([f"{self._reused} reused from disk"] if self._reused else []),
             *([f"about {spoken(left)} left"] if left else []),
         ]
-        say(" · ".join(parts), log=done == self._num_chunks or self._reused == done)
+        say(" · ".join(parts), log=done == self._num_chunks)
 
     def stopped(self) -> None:
         """Something ended the making early."""

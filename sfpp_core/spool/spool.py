@@ -17,6 +17,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..rollout.direction import Direction
 from ..rollout.state import Chunk, RolloutState
 from .chunk_file import DamagedChunkError, read_chunk, write_chunk
 from .identity import Chain
@@ -95,6 +96,10 @@ class FilmSpool:
             ) from problem
         self._chain.add(chunk, state)
         self._state = state
+
+    def plan(self, direction: Direction, num_chunks: int) -> str:
+        """A short name for what so many chunks under a direction make of this film, always the same."""
+        return self._chain.plan(direction, num_chunks)[:KEY_LENGTH]
 
     def _next_shape(self) -> tuple[int, ...]:
         batch, channels, height, width = self._state.shape
