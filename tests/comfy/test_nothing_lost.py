@@ -152,7 +152,7 @@ def test_a_longer_film_and_a_later_change_of_prompt_find_what_is_there(keeping: 
     lines = "0:00 {}\n0:0{} {}".format
     studio.run(scheduled(6.0, lines(PROMPT, 3, OTHER_PROMPT)))
     for graph, found in (
-        (scheduled(9.0, lines(PROMPT, 3, OTHER_PROMPT)), "8 reused from disk"),
+        (scheduled(9.0, lines(PROMPT, 3, OTHER_PROMPT)), "9 reused from disk"),
         (scheduled(6.0, lines(PROMPT, 5, OTHER_PROMPT)), "4 reused from disk"),
     ):
         start = len(said(keeping.server))
