@@ -35,6 +35,7 @@ KEY = "sfpp_live"
 """In a LATENT: the film that was made of it already."""
 LIVE_SETTINGS = (H264.name, DEFAULT_CRF, FRAMES_PER_SECOND)
 """Codec, crf and frames per second of a live film."""
+NO_MEMORY = "Not enough memory to show the film while it is made; it is made all the same, and decoded afterwards."
 PREVIEWS_PER_SECOND = FRAMES_PER_SECOND / 2
 
 
@@ -84,13 +85,18 @@ class LiveFilm:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        self._resources.__exit__(kind, error, trace)
+        try:
+            self._resources.__exit__(kind, error, trace)
+        except OSError as problem:
+            self._stream = None
+            say(_not_written(problem))
         self._is_whole = kind is None and self._stream is not None
 
     def push(self, latents: Tensor) -> list[Picture]:
         """Decode the next chunk [1, C, T, h, w], model space, and add it; pictures for the preview, eight a second.
 
-        Without the memory for it there is no live film any more, of which the artist is told, and no pictures.
+        Without the memory or the disk for it there is no live film any more, of which the artist is told, and no
+        pictures: the film itself goes on.
         """
         if self._stream is None:
             return []
@@ -101,10 +107,12 @@ class LiveFilm:
                 frames = rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
                 self._writer.write(frames)
                 pictures += [_picture(frame) for frame in frames[1::2]]
+        except OSError as error:
+            self._give_up(error, _not_written(error))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            self._give_up(error)
+            self._give_up(error, NO_MEMORY)
         return pictures
 
     def record(self, samples: Tensor) -> Mapping[str, LiveRecord]:
@@ -113,11 +121,15 @@ class LiveFilm:
             return {}
         return {KEY: LiveRecord(path=self.path, latents=tensor_digest(samples), vae=self._identity)}
 
-    def _give_up(self, error: Exception) -> None:
+    def _give_up(self, error: Exception, why: str) -> None:
         self._stream = None
         self._resources.__exit__(type(error), error, error.__traceback__)
         self._resources = ExitStack()
-        say("Not enough memory to show the film while it is made; it is made all the same, and decoded afterwards.")
+        say(why)
+
+
+def _not_written(problem: OSError) -> str:
+    return f"The film cannot be written while it is made ({problem}); it is made all the same, and decoded afterwards."
 
 
 def decoder_identity(vae: Any) -> str:

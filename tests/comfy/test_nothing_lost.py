@@ -208,10 +208,12 @@ def _kill_at(server: ComfyServer, graph: Graph, node_id: str, share: float, *, d
     assert was_there, f"the run ended before node {node_id} was at {share:.0%}"
 
 
-def test_a_full_disk_is_told_and_the_film_goes_on_when_there_is_space(tmp_path: Path):
+@pytest.mark.parametrize("is_live", [False, True], ids=["sampling alone", "shown while it is made"])
+def test_a_full_disk_is_told_and_the_film_goes_on_when_there_is_space(tmp_path: Path, is_live: bool):
     graph = Graph()
-    model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=30.0, seed=36)
+    model, clip, vae = graph.tiny()
+    shown = {"vae": vae} if is_live else {}
+    film, _ = graph.film(model, graph.text(clip), seconds=30.0, seed=36, **shown)
     kept = graph.keep(film)
     base = tmp_path / "base"
     output = base / "output"
