@@ -169,7 +169,10 @@ def test_a_state_file_can_be_moved_to_the_input_folder(studio: Studio, comfy):
     model, clip, _ = graph.tiny()
     _, state = graph.film(model, graph.text(clip))
     save = graph.add("SFPPSaveState", state=state, filename_prefix="moved")
-    (saved,) = studio.run(graph).outputs[save]["text"]
+    result = studio.run(graph)
+    (saved,) = result.outputs[save]["text"]
+    (file,) = result.files()
+    assert (file.node_id, file.folder, f"{file.subfolder}/{file.filename}".lstrip("/")) == (save, "output", saved)
     Path(comfy.server.output_directory / saved).rename(comfy.server.input_directory / saved)
     options = comfy.client.object_info("SFPPLoadState")["SFPPLoadState"]["input"]["required"]["state_file"]
     assert f"{saved} [input]" in str(options)
