@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import InputImpl, io, ui
 
 from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
+from ..sfpp_core.video.frame_rate import exact_rate
 from ..sfpp_core.video.thumbnail import save_thumbnail
 from ..sfpp_core.video.writer import VideoWriter
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
@@ -20,8 +21,8 @@ from .host.progress import InterruptibleBar
 from .host.sound import Audio, sound_of
 from .vocabulary import CATEGORY, Clip
 
-AS_MADE = 0
-MAX_FPS = 240
+AS_MADE = 0.0
+MAX_FPS = 240.0
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -60,13 +61,16 @@ class DecodeToVideo(io.ComfyNode):
                     tooltip="H.264 plays everywhere. H.265 is about a quarter smaller at the same quality, takes "
                     "longer to write, and not every browser plays it.",
                 ),
-                io.Int.Input(
+                io.Float.Input(
                     "fps",
                     default=AS_MADE,
                     min=AS_MADE,
                     max=MAX_FPS,
+                    step=1.0,
+                    round=0.001,
                     optional=True,
-                    tooltip=f"Frames per second of the file. 0: as made, {FRAMES_PER_SECOND}. Otherwise frames are "
+                    tooltip="Frames per second of the file, such as 24, 25, 29.97 or 30. 0: as made, "
+                    f"{FRAMES_PER_SECOND}. Otherwise frames are "
                     "shown twice or left out, none is invented; the film keeps its length and its speed.",
                 ),
                 io.Boolean.Input(
@@ -109,7 +113,7 @@ class DecodeToVideo(io.ComfyNode):
         filename_prefix: str,
         crf: int,
         codec: str = H264.name,
-        fps: int = AS_MADE,
+        fps: float = AS_MADE,
         thumbnail: bool = True,
         audio: Audio | None = None,
         before: ContinuedClip | None = None,
@@ -130,7 +134,7 @@ class DecodeToVideo(io.ComfyNode):
                 file.path,
                 width,
                 height,
-                fps=fps or FRAMES_PER_SECOND,
+                fps=exact_rate(fps or FRAMES_PER_SECOND),
                 made_fps=FRAMES_PER_SECOND,
                 codec=CODECS[codec],
                 crf=crf,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +24,9 @@ from ...sfpp_core.video.container import make_whole
 from ...sfpp_core.video.writer import VideoWriter
 from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from ...sfpp_core.wan.vae import DecodeStream
-from .decoding import is_out_of_memory, wan_vae
+from .decoding import wan_vae
 from .identity import weights_identity
+from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
 from .projector import Picture
 
@@ -35,7 +36,6 @@ KEY = "sfpp_live"
 """In a LATENT: the film that was made of it already."""
 LIVE_SETTINGS = (H264.name, DEFAULT_CRF, FRAMES_PER_SECOND)
 """Codec, crf and frames per second of a live film."""
-NO_MEMORY = "Not enough memory to show the film while it is made; it is made all the same, and decoded afterwards."
 PREVIEWS_PER_SECOND = FRAMES_PER_SECOND / 2
 
 
@@ -51,68 +51,65 @@ class LiveRecord:
 
 
 class LiveFilm:
-    """A context manager that takes a film's chunks in order; the file is whole after the block, if that ended well."""
+    """A context manager that takes a film's chunks in order; its file is whole after the block, if that ended well.
 
-    def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState, path: Path) -> None:
-        """state: the film so far, whose chunks come first. path: the file, which grows beside it as unfinished.NAME....
+    It is there to be looked at. Whatever stands in its way, memory, the disk or the VAE, the artist is told, there is
+    no live film any more, and the film itself goes on.
+    """
 
-        Raises ValueError if the VAE is not Wan 2.1's.
+    def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState, folder: Path, plan: str) -> None:
+        """state: the film so far, whose chunks come first. folder: where the file is, and grows as unfinished.NAME....
+
+        plan: names what is made of the state, see `FilmSpool.plan`. Raises ValueError if the VAE is not Wan 2.1's.
         """
         own = wan_vae(vae).to(vae.vae_dtype)
-        self.patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
+        self._patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
+        self._step = int(vae.memory_used_decode((1, WAN21.channels, 1, *state.shape[2:]), vae.vae_dtype))
         self._to_vae_space = model.model.process_latent_out
         self._dtype = vae.vae_dtype
         self._identity = decoder_identity(vae)
+        # Another VAE's film of the same latents is another film.
+        self.path = folder / f"live_{plan}_{self._identity[:12]}.mp4"
         height, width = (side * WAN21.spatial_stride for side in state.shape[2:])
-        self.path = path
-        self._is_whole = False
-        self._stream: DecodeStream | None = DecodeStream(own)
         self._writer = VideoWriter(self.path, width, height, crf=DEFAULT_CRF, codec=H264)
         self._before = state
+        self._stream: DecodeStream | None = DecodeStream(own)
         self._resources = ExitStack()
+        self._is_whole = False
+
+    def memory_required(self) -> int:
+        """Bytes that the VAE and its work take on their device."""
+        return self._patcher.model_size() + self._step
+
+    def load(self) -> None:
+        """Bring the VAE's weights to their device, if something has moved them away."""
+        memory.load_models_gpu([self._patcher], memory_required=self._step, force_full_load=True)
 
     def __enter__(self) -> LiveFilm:
-        memory.load_models_gpu([self.patcher], force_full_load=True)
-        self._resources.enter_context(self._writer)
-        try:
+        with self._expendable():
+            self._resources.enter_context(self._writer)
+            self.load()
             say(f"The film grows in {self.path.parent}, for any player.")
-            for chunk in self._before.chunks:
-                interrupt_if_asked()
-                self.push(chunk.latents)
-        except BaseException as error:
-            self._resources.__exit__(type(error), error, error.__traceback__)
-            raise
+        for chunk in self._before.chunks:
+            self.push(chunk.latents)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        try:
+        with self._expendable():
             self._resources.__exit__(kind, error, trace)
-        except OSError as problem:
-            self._stream = None
-            say(_not_written(problem))
         self._is_whole = kind is None and self._stream is not None
 
     def push(self, latents: Tensor) -> list[Picture]:
-        """Decode the next chunk [1, C, T, h, w], model space, and add it; pictures for the preview, eight a second.
-
-        Without the memory or the disk for it there is no live film any more, of which the artist is told, and no
-        pictures: the film itself goes on.
-        """
-        if self._stream is None:
-            return []
+        """Decode the next chunk [1, C, T, h, w], model space, and add it; pictures for the preview, eight a second, or
+        none. Raises ComfyUI's interrupt."""
         pictures: list[Picture] = []
-        try:
-            for frame in self._to_vae_space(latents).split(1, dim=2):
-                pixels = self._stream.push(frame.to(self.patcher.load_device, self._dtype))
+        with self._expendable():
+            for frame in self._to_vae_space(latents).split(1, dim=2) if self._stream else ():
+                interrupt_if_asked()
+                pixels = self._stream.push(frame.to(self._patcher.load_device, self._dtype))
                 frames = rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
                 self._writer.write(frames)
                 pictures += [_picture(frame) for frame in frames[1::2]]
-        except OSError as error:
-            self._give_up(error, _not_written(error))
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            self._give_up(error, NO_MEMORY)
         return pictures
 
     def record(self, samples: Tensor) -> Mapping[str, LiveRecord]:
@@ -121,20 +118,30 @@ class LiveFilm:
             return {}
         return {KEY: LiveRecord(path=self.path, latents=tensor_digest(samples), vae=self._identity)}
 
-    def _give_up(self, error: Exception, why: str) -> None:
-        self._stream = None
-        self._resources.__exit__(type(error), error, error.__traceback__)
-        self._resources = ExitStack()
-        say(why)
+    @contextmanager
+    def _expendable(self) -> Iterator[None]:
+        try:
+            yield
+        except memory.InterruptProcessingException as interrupt:
+            self._close(interrupt)
+            raise
+        except Exception as problem:
+            logger.info("No live film: %s", problem, exc_info=not isinstance(problem, OSError))
+            self._stream = None
+            self._close(problem)
+            reason = "there is not enough memory for it" if is_out_of_memory(problem) else str(problem)
+            say(f"The film is not shown while it is made, because {reason}. It is made all the same.")
 
-
-def _not_written(problem: OSError) -> str:
-    return f"The film cannot be written while it is made ({problem}); it is made all the same, and decoded afterwards."
+    def _close(self, error: BaseException) -> None:
+        """Remove the unfinished file."""
+        resources, self._resources = self._resources, ExitStack()
+        with suppress(OSError):
+            resources.__exit__(type(error), error, error.__traceback__)
 
 
 def decoder_identity(vae: Any) -> str:
     """What decides the pixels of a ComfyUI VAE."""
-    return f"{weights_identity(vae.first_stage_model)} {vae.vae_dtype} {vae.device.type}"
+    return f"{weights_identity(vae.first_stage_model)} {vae.vae_dtype} {vae.device}"
 
 
 def reuse_live_film(latent: Mapping[str, Any], vae: Any, target: Path, metadata: Mapping[str, str]) -> bool:

@@ -45,7 +45,6 @@ class SamplingProgress:
         self._before = state
         self._num_chunks = num_chunks
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
-        self._kept = state
         self._reused = 0
         self._pace = Pace()
 
@@ -65,11 +64,10 @@ class SamplingProgress:
         self._bar.update(done, self._num_chunks)
 
     def finished(self, state: RolloutState, *, is_reused: bool, pictures: Sequence[Picture] = ()) -> None:
-        """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt.
+        """A chunk is finished; `state` is the film with it. Raises ComfyUI's interrupt.
 
         pictures: how it looks, if they were not left to ComfyUI's previewer.
         """
-        self._kept = state
         self._projector.at_work(pictures or self._pictures(state.chunks[-1].latents))
         self._projector.finished()
         self._pace.finished(is_reused=is_reused)
@@ -85,10 +83,10 @@ class SamplingProgress:
         ]
         say(" · ".join(parts), log=done == self._num_chunks)
 
-    def stopped(self) -> None:
-        """Something ended the making early."""
-        if done := len(self._kept.chunks) - len(self._before.chunks):
-            seconds = WAN21.seconds(self._kept.num_frames)
+    def stopped(self, film: RolloutState, num_kept: int) -> None:
+        """Something ended the making early, when so many of the film's chunks were on disk."""
+        if (done := num_kept - len(self._before.chunks)) > 0:
+            seconds = WAN21.seconds(sum(chunk.num_frames for chunk in film.chunks[:num_kept]))
             say(
                 f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue "
                 "the same workflow again to go on from there."

@@ -21,13 +21,13 @@ from ...sfpp_core.spool.filming import film_on
 from ...sfpp_core.spool.spool import FilmSpool
 from ...sfpp_core.tiny.family import weights_path
 from . import partial_deliveries
-from .attention import attention_name
+from .circumstances import circumstances_of
 from .latents import Latent, to_latent
 from .live_film import PREVIEWS_PER_SECOND, LiveFilm
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
 from .network import HostNetwork, compute_dtype, wan_config
 from .progress import SamplingProgress
-from .spool import open_spool
+from .spool import film_spool
 
 logger = logging.getLogger(__name__)
 
@@ -141,33 +141,27 @@ class _Film:
             resources.enter_context(self._cpu_memory)
             resources.enter_context(self._progress)
             resources.callback(self._model.cleanup)
-            spool = resources.enter_context(open_spool().film(self.state, _circumstances(self._model)))
+            spool = resources.enter_context(film_spool(self.state, circumstances_of(self._model)))
             if self._vae is not None:
-                path = spool.folder / f"live_{spool.plan(self._direction, self._num_chunks)}.mp4"
-                self._live = resources.enter_context(LiveFilm(self._model, self._vae, self.state, path))
+                plan = spool.plan(self._direction, self._num_chunks)
+                self._live = LiveFilm(self._model, self._vae, self.state, spool.folder, plan)
+                resources.enter_context(self._live)
             try:
                 self._make(spool)
             except BaseException:
-                self._progress.stopped()
+                self._progress.stopped(self.state, spool.num_kept())
                 raise
 
     def _make(self, spool: FilmSpool) -> None:
         for filmed in film_on(self._rollout, self._direction, self._num_chunks, spool, prepare=self._load_model):
             pictures = () if self._live is None else self._live.push(filmed.chunk.latents)
             self._progress.finished(self.state, is_reused=filmed.is_reused, pictures=pictures)
+        spool.finish()
 
     def _load_model(self) -> None:
         needed = self._demand.step + self._demand.cache(self._demand.storage).device
-        models = [self._model] if self._live is None else [self._model, self._live.patcher]
-        memory.load_models_gpu(models, memory_required=needed)
+        beside = 0 if self._live is None else self._live.memory_required()
+        memory.load_models_gpu([self._model], memory_required=needed + beside)
+        if self._live is not None:
+            self._live.load()
         self._model.pre_run()
-
-
-def _circumstances(model: ModelPatcher) -> dict[str, str]:
-    """What decides the bits of a film besides weights, settings and texts."""
-    return {
-        "device": model.load_device.type,
-        "compute": str(compute_dtype(model)),
-        "weights": str(model.model_dtype()),
-        "attention": attention_name(),
-    }
