@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
 
 from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
+from ..sfpp_core.video.frame_rate import exact_rate
 from ..sfpp_core.video.thumbnail import save_thumbnail
 from ..sfpp_core.video.writer import VideoWriter
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
-from .host.decoding import decode_film
+from .host.continued import ContinuedClip, behind
+from .host.decoding import Film, decode_film
 from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
+from .host.live_film import LIVE_SETTINGS, reuse_live_film
 from .host.progress import InterruptibleBar
 from .host.sound import Audio, sound_of
-from .vocabulary import CATEGORY, search_aliases
+from .vocabulary import CATEGORY, Clip, search_aliases
 
-AS_MADE = 0
-MAX_FPS = 240
+AS_MADE = 0.0
+MAX_FPS = 240.0
 
 
 class DecodeToVideo(io.ComfyNode):
@@ -58,13 +62,16 @@ class DecodeToVideo(io.ComfyNode):
                     tooltip="H.264 plays everywhere. H.265 is about a quarter smaller at the same quality, takes "
                     "longer to write, and not every browser plays it.",
                 ),
-                io.Int.Input(
+                io.Float.Input(
                     "fps",
                     default=AS_MADE,
                     min=AS_MADE,
                     max=MAX_FPS,
+                    step=1.0,
+                    round=0.001,
                     optional=True,
-                    tooltip=f"Frames per second of the file. 0: as made, {FRAMES_PER_SECOND}. Otherwise frames are "
+                    tooltip="Frames per second of the file, such as 24, 25, 29.97 or 30. 0: as made, "
+                    f"{FRAMES_PER_SECOND}. Otherwise frames are "
                     "shown twice or left out, none is invented; the film keeps its length and its speed.",
                 ),
                 io.Boolean.Input(
@@ -79,6 +86,12 @@ class DecodeToVideo(io.ComfyNode):
                     optional=True,
                     tooltip="Sound for the film, from its first frame on: cut where the film ends; if it is shorter, "
                     "silence follows. Saved as AAC.",
+                ),
+                Clip.Input(
+                    "before",
+                    optional=True,
+                    tooltip="The clip that the film continues, from SFPP Continue Video: the file shows it first, in "
+                    "its own pictures, and goes on with what was made.",
                 ),
             ],
             outputs=[
@@ -101,30 +114,39 @@ class DecodeToVideo(io.ComfyNode):
         filename_prefix: str,
         crf: int,
         codec: str = H264.name,
-        fps: int = AS_MADE,
+        fps: float = AS_MADE,
         thumbnail: bool = True,
         audio: Audio | None = None,
+        before: ContinuedClip | None = None,
     ) -> io.NodeOutput:
         samples = video_latents(latent, "latent")
         sound = None if audio is None else sound_of(audio)
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
+        if before is not None and (before.height, before.width) != (height, width):
+            raise ValueError(
+                f"before is {before.width}x{before.height} pixels, the film {width}x{height}. Wire width and height of "
+                "SFPP Continue Video into SFPP Sampler."
+            )
         file = new_output_file(filename_prefix, ".mp4", width=width, height=height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
-        def film() -> VideoWriter:
-            return VideoWriter(
+        def film() -> AbstractContextManager[Film]:
+            writer = VideoWriter(
                 file.path,
                 width,
                 height,
-                fps=fps or FRAMES_PER_SECOND,
+                fps=exact_rate(fps or FRAMES_PER_SECOND),
                 made_fps=FRAMES_PER_SECOND,
                 codec=CODECS[codec],
                 crf=crf,
                 sound=sound,
                 metadata=metadata,
             )
+            return writer if before is None else behind(before, writer)
 
-        decode_film(vae, samples, film, InterruptibleBar().update)
+        is_live = (codec, crf, fps or FRAMES_PER_SECOND) == LIVE_SETTINGS and sound is None and before is None
+        if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):
+            decode_film(vae, samples, film, InterruptibleBar().update)
         if thumbnail:
             save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])

@@ -18,8 +18,8 @@ from .host.identity import model_identity
 from .host.latents import to_latent
 from .host.network import wan_config
 from .host.progress import say
-from .host.sampling import sample_chunks
-from .rollout_widgets import deliver_on_interrupt_input
+from .host.sampling import Wishes, sample_chunks
+from .rollout_widgets import deliver_on_interrupt_input, live_vae_input
 from .vocabulary import CATEGORY, FilmState, search_aliases
 
 
@@ -59,6 +59,7 @@ class Extend(io.ComfyNode):
                 ),
                 deliver_on_interrupt_input(),
                 continued_cache_storage_input(),
+                live_vae_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -89,6 +90,7 @@ class Extend(io.ComfyNode):
         positive: list[list[Any]] | None = None,
         deliver_on_interrupt: bool = False,
         cache_storage: str = AS_BEFORE,
+        vae: Any = None,
     ) -> io.NodeOutput:
         text_dim = wan_config(model).text_dim
         state.require_model(model_identity(model))
@@ -101,13 +103,7 @@ class Extend(io.ComfyNode):
         length = film_length(seconds, state.config, made=state.num_frames)
         say(str(length))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
-        longer = sample_chunks(
-            model,
-            state.with_cache_form(storage.form),
-            direction,
-            length.num_chunks,
-            offloaded=storage.offloaded,
-            deliver_on_interrupt=deliver_on_interrupt,
-        )
+        wishes = Wishes(offloaded=storage.offloaded, deliver_on_interrupt=deliver_on_interrupt, vae=vae)
+        longer, whole = sample_chunks(model, state.with_cache_form(storage.form), direction, length.num_chunks, wishes)
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
-        return io.NodeOutput(to_latent(model, added), to_latent(model, longer.latents), longer)
+        return io.NodeOutput(to_latent(model, added), whole, longer)

@@ -85,6 +85,17 @@ def deliver_on_interrupt_input() -> io.Input:
     )
 
 
+def live_vae_input() -> io.Input:
+    """The VAE that shows the film while it is made."""
+    return io.Vae.Input(
+        "vae",
+        optional=True,
+        tooltip="Wire the VAE here to see the film itself while it is made: the preview plays its latest seconds, and "
+        "a file grows in the output folder (sfpp_spool) for any player. SFPP Decode To Video then has it already. "
+        "Costs the memory of the VAE beside the model.",
+    )
+
+
 def rollout_settings(
     preset: RolloutConfig, *, chunk: int, window: int, sink: int, steps: str, shift: float, context_noise: float
 ) -> RolloutConfig:

@@ -15,11 +15,11 @@ from .cache_storage import AS_COMPUTED, CACHE_STORAGES, cache_storage_input
 from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
-from .host.latents import Latent, to_latent, to_model_space, video_latents
+from .host.latents import Latent, to_model_space, video_latents
 from .host.network import wan_config
 from .host.progress import say
-from .host.sampling import preset_settings, sample_chunks
-from .rollout_widgets import deliver_on_interrupt_input, rollout_inputs, rollout_settings
+from .host.sampling import Wishes, preset_settings, sample_chunks
+from .rollout_widgets import deliver_on_interrupt_input, live_vae_input, rollout_inputs, rollout_settings
 from .vocabulary import CATEGORY, FilmState, search_aliases
 
 MAX_SIDE = 8192
@@ -98,6 +98,7 @@ class Sampler(io.ComfyNode):
                     "same size. It becomes the beginning of the film.",
                 ),
                 cache_storage_input(),
+                live_vae_input(),
             ],
             outputs=[
                 io.Latent.Output(
@@ -138,6 +139,7 @@ class Sampler(io.ComfyNode):
         deliver_on_interrupt: bool = False,
         start: Latent | None = None,
         cache_storage: str = AS_COMPUTED,
+        vae: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
         config = rollout_settings(preset_settings(model), **settings)
@@ -156,15 +158,9 @@ class Sampler(io.ComfyNode):
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
         say(str(length))
-        state = sample_chunks(
-            model,
-            state,
-            direction,
-            length.num_chunks,
-            offloaded=storage.offloaded,
-            deliver_on_interrupt=deliver_on_interrupt,
-        )
-        return io.NodeOutput(to_latent(model, state.latents), state)
+        wishes = Wishes(offloaded=storage.offloaded, deliver_on_interrupt=deliver_on_interrupt, vae=vae)
+        state, latent = sample_chunks(model, state, direction, length.num_chunks, wishes)
+        return io.NodeOutput(latent, state)
 
 
 def _latent_size(height: int, width: int) -> tuple[int, int]:

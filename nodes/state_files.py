@@ -44,7 +44,9 @@ class SaveState(io.ComfyNode):
         save_state(state, file.path)
         name = f"{file.subfolder}/{file.filename}".lstrip("/")
         say(f"Saved in the output folder: {name}")
-        return io.NodeOutput(ui=ui.PreviewText(name))
+        # As text for the page, and as a file for clients that fetch what a run has made.
+        saved = ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)
+        return io.NodeOutput(ui={"text": (name,), "states": [saved]})
 
 
 class LoadState(io.ComfyNode):

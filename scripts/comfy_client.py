@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,10 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# Half a minute: a node that is in the middle of a step comes to its end.
+_STOP_TRIES = 60
+_STOP_DELAY_S = 0.5
 
 
 class ComfyClient:
@@ -133,7 +138,7 @@ class ComfyClient:
         if not response.ok:
             raise WorkflowRefused(_error_object(answer, response), node_errors)
         if answer.get("prompt_id") != prompt_id:
-            raise ComfyError(f"POST /prompt: the answer of {self.url} is not ComfyUI's: {response.text[:500]}")
+            raise ComfyError(f"POST /prompt: the answer of {self._http.name} is not ComfyUI's: {response.text[:500]}")
         if node_errors:
             self._abandon(prompt_id)
             raise WorkflowRefused({}, node_errors)
@@ -199,15 +204,15 @@ class ComfyClient:
         size = path.stat().st_size
         if size > limit:
             raise UploadRefused(
-                f"{path} has {size / 2**20:.1f} MiB and {self.url} takes {limit / 2**20:.1f} MiB at most; copy the "
-                f"file into the server's {folder} folder and give its name there, or start the server with a larger "
-                "--max-upload-size"
+                f"{path} has {size / 2**20:.1f} MiB and {self._http.name} takes {limit / 2**20:.1f} MiB at most; copy "
+                f"the file into the server's {folder} folder and give its name there, or start the server with "
+                "a larger --max-upload-size"
             )
         with open(path, "rb") as file:
             form = {"files": {"image": (path.name, file)}, "data": {"type": folder}}
             answer = json_object(self._http.request("POST", "/upload/image", **form))
         if "name" not in answer:
-            raise ComfyError(f"POST /upload/image: {self.url} did not say under what name it keeps {path}")
+            raise ComfyError(f"POST /upload/image: {self._http.name} did not say under what name it keeps {path}")
         return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
 
     def get(self, path: str) -> requests.Response:
@@ -236,14 +241,22 @@ class ComfyClient:
                 for piece in response.iter_content(1 << 20):
                     out.write(piece)
         except requests.RequestException as error:
-            raise ServerUnreachable(f"{self.url} was lost in the middle of {file.filename}: {error}") from error
+            raise ServerUnreachable(f"{self._http.name} was lost in the middle of {file.filename}: {error}") from error
         return target
 
     def _abandon(self, prompt_id: str) -> None:
-        """Stop a run whether it is queued or running; the error that led here matters more than one from this."""
+        """Stop a run whether it is queued or running; the error that led here matters more than one from this.
+
+        Asked until it has stopped: a sampler that delivers what is finished takes an interrupt for itself, and the next
+        node begins.
+        """
         try:
             self.cancel_queued(prompt_id)
-            self.interrupt(prompt_id)
+            for _ in range(_STOP_TRIES):
+                self.interrupt(prompt_id)
+                if self.place_in_queue(prompt_id) is None:
+                    return
+                time.sleep(_STOP_DELAY_S)
         except ComfyError as error:
             logger.warning("could not stop the run %s: %s", prompt_id, error)
 

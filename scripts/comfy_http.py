@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 import requests
 
@@ -26,6 +26,8 @@ class HttpConnection:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"url is {url!r}; give the server's address, such as http://127.0.0.1:8188")
         self.url = url.rstrip("/")
+        self.name = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])).rstrip("/")
+        """The address as messages have it: without the name and password that it may carry."""
         self._session = requests.Session()
         self._session.trust_env = parts.hostname not in LOOPBACK_HOSTS
 
@@ -42,9 +44,9 @@ class HttpConnection:
         except requests.exceptions.InvalidJSONError as error:
             raise ComfyError(f"{method} {path}: what is to be sent cannot be written as JSON: {error}") from error
         except requests.RequestException as error:
-            raise ServerUnreachable(f"no answer from ComfyUI at {self.url}: {error}") from error
+            raise ServerUnreachable(f"no answer from ComfyUI at {self.name}: {error}") from error
         if response.status_code in _NOBODY_BEHIND_THE_PROXY:
-            raise ServerUnreachable(f"no answer from ComfyUI at {self.url}: {response.status_code} {response.reason}")
+            raise ServerUnreachable(f"no answer from ComfyUI at {self.name}: {response.status_code} {response.reason}")
         if not response.ok and not accept_errors:
             raise ComfyError(f"{method} {path}: {response.status_code} {response.reason}: {response.text[:500]}")
         return response
@@ -55,7 +57,7 @@ class HttpConnection:
         try:
             return response.json()
         except requests.JSONDecodeError as error:
-            raise ComfyError(f"GET {path}: the answer of {self.url} is no JSON: {response.text[:500]}") from error
+            raise ComfyError(f"GET {path}: the answer of {self.name} is no JSON: {response.text[:500]}") from error
 
 
 def json_object(response: requests.Response) -> dict[str, Any]:

@@ -23,6 +23,8 @@ class HostAttention:
         return rearrange(out, "b l (h d) -> b l h d", h=num_heads)
 
 
-def attention_name() -> str:
+def attention_name(transformer_options: dict[str, Any]) -> str:
     """Which kernel that is."""
-    return optimized_attention.__name__
+    chosen = transformer_options.get("optimized_attention_override", optimized_attention)
+    kind = chosen if hasattr(chosen, "__qualname__") else type(chosen)
+    return f"{kind.__module__}.{kind.__qualname__}"

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from ...sfpp_core.stability.footage import Footage
 from ...sfpp_core.video.steady import shown_at
 from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from .decoding import Film
 from .footage import footage_of
+from .progress import interrupt_if_asked
 
 TOLERANCE = 1e-3
 """Of a frame, in a video's duration."""
@@ -71,6 +76,33 @@ class ContinuedClip:
             return picture
         image = Image.fromarray(picture)
         return np.asarray(ImageOps.fit(image, (self.width, self.height), Image.Resampling.LANCZOS))
+
+
+@contextmanager
+def behind(clip: ContinuedClip, film: AbstractContextManager[Film]) -> Iterator[Film]:
+    """A film that shows the clip's own pictures first; of what it is given, those that the clip has are left out.
+
+    Raises ComfyUI's interrupt.
+    """
+    with film as opened:
+        for picture in clip.all():
+            interrupt_if_asked()
+            opened.write(torch.from_numpy(picture.copy())[None])
+        yield _Rest(opened, clip.num_given)
+
+
+class _Rest:
+    """A film without the first pictures that it is given."""
+
+    def __init__(self, film: Film, num_known: int) -> None:
+        self._film = film
+        self._num_known = num_known
+
+    def write(self, frames: Tensor) -> None:
+        """See Film."""
+        known = min(self._num_known, len(frames))
+        self._num_known -= known
+        self._film.write(frames[known:])
 
 
 def _from(footage: Footage, start: float) -> Iterator[tuple[float, np.ndarray]]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 NUM_RUNS = 8
 """Places in a weight that are looked at, spread evenly."""
@@ -35,6 +35,15 @@ def model_identity(model: ModelPatcher) -> str:
         digest.update(name.encode())
         for part in _patch_parts(model.patches[name]):
             digest.update(part)
+    return digest.hexdigest()[:32]
+
+
+def weights_identity(module: nn.Module) -> str:
+    """Hexadecimal fingerprint of a module's weights, read as those of a MODEL are."""
+    digest = hashlib.sha256()
+    for name, weight in sorted(module.state_dict().items()):
+        digest.update(f"{name}{tuple(weight.shape)}".encode())
+        digest.update(_signs(weight.detach()))
     return digest.hexdigest()[:32]
 
 

@@ -39,12 +39,13 @@ class PinnedMemory:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._pinned:
-            # Nothing may be on its way from or to it.
-            torch.cuda.synchronize()
-        for tensor in self._pinned:
-            memory.unpin_memory(tensor)
-        self._pinned.clear()
+        try:
+            if self._pinned:
+                # Nothing may be on its way from or to it.
+                torch.cuda.synchronize()
+        finally:
+            while self._pinned:
+                memory.unpin_memory(self._pinned.pop())
 
     def __call__(self, shape: tuple[int, ...], /, *, dtype: torch.dtype) -> Tensor:
         tensor = torch.zeros(shape, dtype=dtype)

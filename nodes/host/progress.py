@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import latent_preview
@@ -28,15 +29,22 @@ class SamplingProgress:
     A context manager, because the preview plays in a thread.
     """
 
-    def __init__(self, model: ModelPatcher, state: RolloutState, num_chunks: int) -> None:
-        """state: the film before its first new chunk."""
+    def __init__(
+        self, model: ModelPatcher, state: RolloutState, num_chunks: int, *, previews_per_second: float | None = None
+    ) -> None:
+        """state: the film before its first new chunk.
+
+        previews_per_second: of the pictures that `finished` is given; None has ComfyUI's previewer make them.
+        """
         self._bar = InterruptibleBar()
-        self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._projector = Projector(FRAMES_PER_SECOND / WAN21.temporal_stride)
+        self._previewer = None
+        if previews_per_second is None:
+            previews_per_second = FRAMES_PER_SECOND / WAN21.temporal_stride
+            self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+        self._projector = Projector(previews_per_second)
         self._before = state
         self._num_chunks = num_chunks
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
-        self._kept = state
         self._reused = 0
         self._pace = Pace()
 
@@ -55,11 +63,12 @@ class SamplingProgress:
             self._projector.at_work(self._pictures(progress.x0))
         self._bar.update(done, self._num_chunks)
 
-    def finished(self, state: RolloutState, *, is_reused: bool) -> None:
-        """A chunk is finished, and on disk; `state` is the film with it. Raises ComfyUI's interrupt."""
-        self._kept = state
-        if is_reused:
-            self._projector.at_work(self._pictures(state.chunks[-1].latents))
+    def finished(self, state: RolloutState, *, is_reused: bool, pictures: Sequence[Picture] = ()) -> None:
+        """A chunk is finished; `state` is the film with it. Raises ComfyUI's interrupt.
+
+        pictures: how it looks, if they were not left to ComfyUI's previewer.
+        """
+        self._projector.at_work(pictures or self._pictures(state.chunks[-1].latents))
         self._projector.finished()
         self._pace.finished(is_reused=is_reused)
         self._reused += is_reused
@@ -72,12 +81,12 @@ class SamplingProgress:
             *([f"{self._reused} reused from disk"] if self._reused else []),
             *([f"about {spoken(left)} left"] if left else []),
         ]
-        say(" · ".join(parts), log=done == self._num_chunks or self._reused == done)
+        say(" · ".join(parts), log=done == self._num_chunks)
 
-    def stopped(self) -> None:
-        """Something ended the making early."""
-        if done := len(self._kept.chunks) - len(self._before.chunks):
-            seconds = WAN21.seconds(self._kept.num_frames)
+    def stopped(self, film: RolloutState, num_kept: int) -> None:
+        """Something ended the making early, when so many of the film's chunks were on disk."""
+        if (done := num_kept - len(self._before.chunks)) > 0:
+            seconds = WAN21.seconds(sum(chunk.num_frames for chunk in film.chunks[:num_kept]))
             say(
                 f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue "
                 "the same workflow again to go on from there."
@@ -102,8 +111,13 @@ class InterruptibleBar:
 
     def update(self, done: float, total: int) -> None:
         """Raises InterruptProcessingException if the artist has stopped the run."""
-        throw_exception_if_processing_interrupted()
+        interrupt_if_asked()
         self._bar.update_absolute(done, total)
+
+
+def interrupt_if_asked() -> None:
+    """Raise ComfyUI's InterruptProcessingException if the artist has stopped the run."""
+    throw_exception_if_processing_interrupted()
 
 
 def say(text: str, *, log: bool = True) -> None:

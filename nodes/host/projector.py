@@ -34,6 +34,7 @@ class Projector:
         self._at_work: Sequence[Picture] = ()
         self._lock = threading.Lock()
         self._is_over = threading.Event()
+        self._has_something = threading.Event()
         self._send = _sender()
         self._thread = threading.Thread(target=self._play, name="sfpp-preview", daemon=True)
         self._position = (0.0, 1)
@@ -46,12 +47,15 @@ class Projector:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._is_over.set()
+        self._has_something.set()
         self._thread.join()
 
     def at_work(self, pictures: Sequence[Picture]) -> None:
         """What follows the film as it looks now; takes the place of what was said before."""
         with self._lock:
             self._at_work = tuple(pictures)
+        if pictures:
+            self._has_something.set()
 
     def finished(self) -> None:
         """What was at work is film now."""
@@ -64,6 +68,7 @@ class Projector:
         self._position = (done, total)
 
     def _play(self) -> None:
+        self._has_something.wait()
         while not self._is_over.is_set():
             with self._lock:
                 pictures = [*self._film, *self._at_work]
@@ -71,7 +76,7 @@ class Projector:
                 self._send(picture, *self._position)
                 if self._is_over.wait(1 / self._per_second):
                     return
-            if not pictures:
+            if not pictures:  # there were some, which nobody gave anew
                 self._is_over.wait(1 / self._per_second)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import comfy.model_management as memory
 from comfy.model_patcher import ModelPatcher
@@ -15,13 +18,16 @@ from ...sfpp_core.rollout.memory_advice import Demand
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.spool.filming import film_on
+from ...sfpp_core.spool.spool import FilmSpool
 from ...sfpp_core.tiny.family import weights_path
 from . import partial_deliveries
-from .attention import attention_name
+from .circumstances import circumstances_of
+from .latents import Latent, to_latent
+from .live_film import PREVIEWS_PER_SECOND, LiveFilm
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
 from .network import HostNetwork, compute_dtype, wan_config
 from .progress import SamplingProgress
-from .spool import open_spool
+from .spool import film_spool
 
 logger = logging.getLogger(__name__)
 
@@ -45,55 +51,70 @@ def preset_settings(model: ModelPatcher) -> RolloutConfig:
     return RolloutConfig()
 
 
-def sample_chunks(
-    model: ModelPatcher,
-    state: RolloutState,
-    direction: Direction,
-    num_chunks: int,
-    *,
-    offloaded: bool,
-    deliver_on_interrupt: bool,
-) -> RolloutState:
-    """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights.
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Wishes:
+    """How a film is to be made, as far as that does not change it."""
 
-    Every finished chunk is kept on disk, and none that is there is made again. offloaded: whether the cache rests in
-    CPU memory. deliver_on_interrupt: whether an interrupt ends the film early instead of the workflow, if a chunk is
-    finished.
-    Raises ValueError if the MODEL, the text or the memory do not fit, SpoolError if the disk is full, and out of memory
-    with a text that says what to change; ComfyUI's own interrupt passes.
+    offloaded: bool
+    """Whether the cache rests in CPU memory."""
+    deliver_on_interrupt: bool
+    """Whether an interrupt ends the film early instead of the workflow, if a chunk is finished."""
+    vae: Any = None
+    """ComfyUI's VAE that shows the film while it is made; None shows what ComfyUI's previewer makes of its latents."""
+
+
+def sample_chunks(
+    model: ModelPatcher, state: RolloutState, direction: Direction, num_chunks: int, wishes: Wishes
+) -> tuple[RolloutState, Latent]:
+    """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights, and all
+    of the film as LATENT.
+
+    Every finished chunk is kept on disk, and none that is there is made again.
+    Raises ValueError if the MODEL, the VAE, the text or the memory do not fit, SpoolError if the disk is full, and out
+    of memory with a text that says what to change; ComfyUI's own interrupt passes.
     """
     # Where the CPU computes, its memory is where the cache rests anyway.
-    storage = CacheStorage(form=state.cache_form, offloaded=offloaded and model.load_device.type != "cpu")
+    storage = CacheStorage(form=state.cache_form, offloaded=wishes.offloaded and model.load_device.type != "cpu")
     demand = demand_of(model, state, storage)
     require_memory(model.load_device, demand)
     with answering_out_of_memory(model.load_device, demand):
         # No name for the film here: it would keep the film's memory while what is free is counted.
-        return _made(_Film(model, state, direction, num_chunks, demand), deliver_on_interrupt=deliver_on_interrupt)
+        return _made(_Film(model, state, direction, num_chunks, demand, wishes.vae), wishes)
 
 
-def _made(film: _Film, *, deliver_on_interrupt: bool) -> RolloutState:
+def _made(film: _Film, wishes: Wishes) -> tuple[RolloutState, Latent]:
     num_before = len(film.state.chunks)
     try:
         film.make()
     except memory.InterruptProcessingException:
-        if not deliver_on_interrupt or len(film.state.chunks) == num_before:
+        if not wishes.deliver_on_interrupt or len(film.state.chunks) == num_before:
             raise
         partial_deliveries.count()
-    return film.state
+    return film.state, film.latent()
 
 
 class _Film:
     """A film at work on a MODEL."""
 
     def __init__(
-        self, model: ModelPatcher, state: RolloutState, direction: Direction, num_chunks: int, demand: Demand
+        self,
+        model: ModelPatcher,
+        state: RolloutState,
+        direction: Direction,
+        num_chunks: int,
+        demand: Demand,
+        vae: Any,
     ) -> None:
         self._model = model
         self._demand = demand
+        self._vae = vae
+        self._live: LiveFilm | None = None
         self._cpu_memory = PinnedMemory()
         self._direction = direction
         self._num_chunks = num_chunks
-        self._progress = SamplingProgress(model, state, num_chunks)
+        self._progress = SamplingProgress(
+            model, state, num_chunks, previews_per_second=None if vae is None else PREVIEWS_PER_SECOND
+        )
         self._rollout = Rollout(
             HostNetwork(model),
             state,
@@ -109,31 +130,38 @@ class _Film:
         """The film so far."""
         return self._rollout.state
 
+    def latent(self) -> Latent:
+        """All of it as LATENT, with the live film that was made of it."""
+        latent = to_latent(self._model, self.state.latents)
+        return latent if self._live is None else latent | self._live.record(latent["samples"])
+
     def make(self) -> None:
         """Make all that is not on disk."""
-        with self._cpu_memory, self._progress, open_spool().film(self.state, _circumstances(self._model)) as spool:
+        with ExitStack() as resources:
+            resources.enter_context(self._cpu_memory)
+            resources.enter_context(self._progress)
+            resources.callback(self._model.cleanup)
+            spool = resources.enter_context(film_spool(self.state, circumstances_of(self._model)))
+            if self._vae is not None:
+                plan = spool.plan(self._direction, self._num_chunks)
+                self._live = LiveFilm(self._model, self._vae, self.state, spool.folder, plan)
+                resources.enter_context(self._live)
             try:
-                for filmed in film_on(
-                    self._rollout, self._direction, self._num_chunks, spool, prepare=self._load_model
-                ):
-                    self._progress.finished(self.state, is_reused=filmed.is_reused)
+                self._make(spool)
             except BaseException:
-                self._progress.stopped()
+                self._progress.stopped(self.state, spool.num_kept())
                 raise
-            finally:
-                self._model.cleanup()
+
+    def _make(self, spool: FilmSpool) -> None:
+        for filmed in film_on(self._rollout, self._direction, self._num_chunks, spool, prepare=self._load_model):
+            pictures = () if self._live is None else self._live.push(filmed.chunk.latents)
+            self._progress.finished(self.state, is_reused=filmed.is_reused, pictures=pictures)
+        spool.finish()
 
     def _load_model(self) -> None:
         needed = self._demand.step + self._demand.cache(self._demand.storage).device
-        memory.load_models_gpu([self._model], memory_required=needed)
+        beside = 0 if self._live is None else self._live.memory_required()
+        memory.load_models_gpu([self._model], memory_required=needed + beside)
+        if self._live is not None:
+            self._live.load()
         self._model.pre_run()
-
-
-def _circumstances(model: ModelPatcher) -> dict[str, str]:
-    """What decides the bits of a film besides weights, settings and texts."""
-    return {
-        "device": model.load_device.type,
-        "compute": str(compute_dtype(model)),
-        "weights": str(model.model_dtype()),
-        "attention": attention_name(),
-    }

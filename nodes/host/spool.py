@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 import math
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import folder_paths
 
-from ...sfpp_core.spool.spool import Spool
+from ...sfpp_core.rollout.state import RolloutState
+from ...sfpp_core.spool.spool import FilmSpool, Spool
 from ...sfpp_core.spool.use import clean
 
 logger = logging.getLogger(__name__)
@@ -21,10 +24,21 @@ DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
 """Environment variables: machines differ in their disks, workflows do not."""
 
 
-def open_spool() -> Spool:
-    """The spool, after films that nobody uses have made room."""
+@contextmanager
+def film_spool(state: RolloutState, circumstances: Mapping[str, str]) -> Iterator[FilmSpool]:
+    """The finished chunks of a film that go on from `state`; films that nobody uses make room for it.
+
+    circumstances: see `film_identity`. Raises ValueError for a limit in the environment that is no number.
+    """
     root = Path(folder_paths.get_output_directory(), FOLDER)
-    gigabytes, days = _limit(GIGABYTES_VARIABLE, DEFAULT_GIGABYTES), _limit(DAYS_VARIABLE, DEFAULT_DAYS)
+    limits = _limit(GIGABYTES_VARIABLE, DEFAULT_GIGABYTES), _limit(DAYS_VARIABLE, DEFAULT_DAYS)
+    with Spool(root).film(state, circumstances) as film:
+        # Now that it is held: this film may be the one that was not used for longest.
+        _clean(root, *limits)
+        yield film
+
+
+def _clean(root: Path, gigabytes: float, days: float) -> None:
     cleaned = clean(root, most_bytes=int(gigabytes * 1e9), most_seconds=days * 86400)
     if cleaned.folders:
         logger.info(
@@ -35,7 +49,6 @@ def open_spool() -> Spool:
             GIGABYTES_VARIABLE,
             DAYS_VARIABLE,
         )
-    return Spool(root)
 
 
 def _limit(variable: str, default: float) -> float:

@@ -106,11 +106,12 @@ class OffloadedRing:
         room = self._enter(layer, num_slots)
         for target, new in zip(room, chunk, strict=True):
             place(target, new, runs)
+        beside = self._stream.runs_beside
         with self._stream.after_computation():
             for target, new in zip(self._layers[layer], chunk, strict=True):
                 self._stream.uses(new)
                 for slot, first, length in runs:
-                    target[:, slot : slot + length].copy_(new[:, first : first + length], non_blocking=True)
+                    target[:, slot : slot + length].copy_(new[:, first : first + length], non_blocking=beside)
             self._fetch((layer + 1) % len(self._layers), num_slots)
         return tuple(part[:, :num_slots] for part in room)
 
@@ -137,5 +138,5 @@ class OffloadedRing:
 
     def _fetch(self, layer: int, num_slots: int) -> None:
         for room, part in zip(self._rooms[0], self._layers[layer], strict=True):
-            room[:, :num_slots].copy_(part[:, :num_slots], non_blocking=True)
+            room[:, :num_slots].copy_(part[:, :num_slots], non_blocking=self._stream.runs_beside)
         self._fetched = (layer, num_slots)

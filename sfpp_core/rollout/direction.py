@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -52,13 +53,20 @@ class Direction:
     """
 
     def __init__(self, cues: Sequence[Cue]) -> None:
-        """Raises ValueError if there is none, two have the same time, or texts are of different widths."""
+        """Raises ValueError if there is none, two have the same time, a crossfade does not end before the next text
+        begins, or texts are of different widths."""
         if not cues:
             raise ValueError("the schedule is empty; give at least one prompt.")
         self.cues = tuple(sorted(cues, key=lambda cue: cue.seconds))
         times = [cue.seconds for cue in self.cues]
-        if twice := [time for time, following in zip(times, times[1:], strict=False) if time == following]:
+        if twice := [time for time, following in pairwise(times) if time == following]:
             raise ValueError(f"two prompts begin at {spoken_time(twice[0])}; give each a time of its own.")
+        for cue, following in pairwise(self.cues[1:]):
+            if cue.seconds + cue.crossfade > following.seconds:
+                raise ValueError(
+                    f"the prompt of {spoken_time(cue.seconds)} takes {cue.crossfade:g} s to fade in, but the next "
+                    f"begins at {spoken_time(following.seconds)}; shorten crossfade, or let it begin later."
+                )
         if len({cue.text.shape[-1] for cue in self.cues}) > 1:
             raise ValueError("the schedule's prompts were encoded by different text encoders; use one for all.")
 

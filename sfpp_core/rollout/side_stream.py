@@ -19,6 +19,11 @@ class SideStream:
         self._queues = queues if hasattr(queues, "Stream") else None
         self._stream = self._queues.Stream(device) if self._queues else None
 
+    @property
+    def runs_beside(self) -> bool:
+        """Whether there is a second queue: only then may a copy be asked for without waiting for it."""
+        return self._queues is not None
+
     def after_computation(self) -> AbstractContextManager[object]:
         """Queue what the body asks for behind all that was computed so far, beside what is computed next."""
         if self._queues is None:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import re
+import reprlib
 from dataclasses import dataclass
+from itertools import pairwise
 
 TIME = re.compile(r"(?:(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)|(\d+(?:\.\d+)?)\s?s)(?=\s|$)")
 """1:02:03, 2:03, 0:07.5, or seconds with their unit: 90s, 7.5 s."""
+LIKE_A_TIME = re.compile(r"\W*\d+\s*:\s*\d|[^\w\s]+\d+(?:\.\d+)?\s?s\b|\d+(?:\.\d+)?\s?s[^\w\s]")
+"""How a line begins whose time was mistyped, such as [0:20], 0:20, or 20s: and a prompt."""
+LATEST_SECONDS = 86400.0
+"""A day of film."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,13 +24,14 @@ class TimedPrompt:
 
 
 def parse_timed_lines(text: str) -> list[TimedPrompt]:
-    """The prompts of lines such as `0:20 the sea at night`, in the order of their times.
+    """The prompts of lines such as `0:20 the sea at night`.
 
-    A line without a time goes on with the prompt above it; above the first time it begins at 0:00. Empty lines and
-    those that begin with # are passed over.
+    Times rise. A line without one goes on with the prompt above it; above the first time it begins at 0:00. Empty lines
+    and those that begin with # are passed over.
 
     Raises:
-        ValueError: no prompt, a time without one, seconds or minutes of 60 and more, or a time that is there twice.
+        ValueError: no prompt, a time without one, what looks like a time and is none, seconds or minutes of 60 and
+            more, more than a day, or a time that is not later than the one before.
     """
     found: list[tuple[float, str]] = []
     for line in (line.strip() for line in text.splitlines()):
@@ -33,6 +40,8 @@ def parse_timed_lines(text: str) -> list[TimedPrompt]:
         time = TIME.match(line)
         if time:
             found.append((_seconds(time, line), line[time.end() :].strip()))
+        elif LIKE_A_TIME.match(line):
+            raise ValueError(f"the line {_shortened(line)} begins with no time. Type it as 0:20 or 90s, then a blank.")
         elif found:
             before = found.pop()
             found.append((before[0], f"{before[1]} {line}".strip()))
@@ -43,24 +52,30 @@ def parse_timed_lines(text: str) -> list[TimedPrompt]:
 
 def _seconds(time: re.Match[str], line: str) -> float:
     hours, minutes, seconds, alone = time.groups()
-    if alone is not None:
-        return float(alone)
-    if float(seconds) >= 60 or (hours is not None and int(minutes) >= 60):
-        raise ValueError(f"the line {line!r} begins with {time.group()}; minutes and seconds go up to 59.")
-    return 3600 * int(hours or 0) + 60 * int(minutes) + float(seconds)
+    if alone is None and (float(seconds) >= 60 or (hours is not None and int(minutes) >= 60)):
+        raise ValueError(f"the line {_shortened(line)} begins with {time.group()}; minutes and seconds go up to 59.")
+    total = float(alone) if alone is not None else 3600 * float(hours or 0) + 60 * float(minutes) + float(seconds)
+    if total > LATEST_SECONDS:
+        raise ValueError(f"the line {_shortened(line)} begins after more than a day of film.")
+    return total
+
+
+def _shortened(line: str) -> str:
+    return reprlib.repr(line)
 
 
 def _checked(found: list[tuple[float, str]]) -> list[TimedPrompt]:
     if not found:
         raise ValueError("the schedule is empty. Type lines such as: 0:00 a calm sea")
-    prompts = [TimedPrompt(seconds=seconds, prompt=prompt) for seconds, prompt in sorted(found, key=lambda one: one[0])]
-    for prompt in prompts:
-        if not prompt.prompt:
-            raise ValueError(f"nothing is said of what the film shows at {spoken_time(prompt.seconds)}; add a prompt.")
-    for first, second in zip(prompts, prompts[1:], strict=False):
-        if first.seconds == second.seconds:
-            raise ValueError(f"two prompts begin at {spoken_time(first.seconds)}; give each a time of its own.")
-    return prompts
+    for seconds, prompt in found:
+        if not prompt:
+            raise ValueError(f"nothing is said of what the film shows at {spoken_time(seconds)}; add a prompt.")
+    for (first, _), (second, _) in pairwise(found):
+        if first == second:
+            raise ValueError(f"two prompts begin at {spoken_time(first)}; give each a time of its own.")
+        if first > second:
+            raise ValueError(f"{spoken_time(second)} comes after {spoken_time(first)}; sort the lines by their times.")
+    return [TimedPrompt(seconds=seconds, prompt=prompt) for seconds, prompt in found]
 
 
 def spoken_time(seconds: float) -> str:

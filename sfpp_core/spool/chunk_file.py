@@ -36,7 +36,8 @@ def read_chunk(path: Path, key: str, shape: tuple[int, ...]) -> Tensor:
     try:
         with safe_open(path, "pt") as file:
             described = file.metadata() or {}
-            latents = file.get_tensor(LATENTS)
+            # A copy: what is read is a view of the file, which could not be removed as long as the film is known.
+            latents = file.get_tensor(LATENTS).clone()
     except (SafetensorError, OSError) as problem:
         raise DamagedChunkError(f"{path.name} cannot be read ({problem})") from problem
     if described.get("key") != key:

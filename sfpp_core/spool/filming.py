@@ -27,7 +27,7 @@ class Filmed:
 def film_on(
     rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool, *, prepare: Callable[[], None] = _nothing
 ) -> Iterator[Filmed]:
-    """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each once it is on disk.
+    """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each on its way to disk.
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration. prepare: called once, before
     the first chunk that has to be made: a film that is all there needs no weights.

@@ -17,6 +17,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from ..rollout.direction import Direction
 from ..rollout.state import Chunk, RolloutState
 
 VERSION = 1
@@ -71,6 +72,11 @@ class Chain:
     def key(self, text: Tensor, *, recache: bool) -> str:
         """What the next chunk is known by if `text` [1 or B, L, text_dim] rules it; hexadecimal."""
         return _digest(after=self._position, text=self._text(text), recache=recache)
+
+    def plan(self, direction: Direction, num_chunks: int) -> str:
+        """What `num_chunks` more chunks under a direction are known by, hexadecimal."""
+        cues = [[self._text(cue.text), cue.seconds, cue.crossfade, cue.recache] for cue in direction.cues]
+        return _digest(after=self._position, cues=cues, num_chunks=num_chunks)
 
     def _text(self, text: Tensor) -> str:
         """A text's digest; the latest ones are remembered, because one rules many chunks."""

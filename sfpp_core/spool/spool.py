@@ -4,6 +4,7 @@
         latents = film.find(text, recache=False)    # None: not made yet
         film.keep(chunk, state)
 
+Chunks are written by a thread while the next is made; no more than a few wait, and after the block all are on disk.
 Nothing here depends on a process ending well: files are whole or not there, and locks end with the process that holds
 them.
 """
@@ -11,12 +12,15 @@ them.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from torch import Tensor
 
+from ..rollout.direction import Direction
 from ..rollout.state import Chunk, RolloutState
 from .chunk_file import DamagedChunkError, read_chunk, write_chunk
 from .identity import Chain
@@ -24,6 +28,8 @@ from .use import in_use
 
 logger = logging.getLogger(__name__)
 
+MOST_WAITING = 2
+"""Chunks that wait to be written. A disk that is slower than the sampler makes it wait, and memory does not grow."""
 KEY_LENGTH = 20
 """Hexadecimal digits of a digest that names are made of; the file holds all of them."""
 
@@ -42,22 +48,38 @@ class Spool:
     def film(self, state: RolloutState, circumstances: Mapping[str, str]) -> Iterator[FilmSpool]:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
-        circumstances: see `film_identity`.
+        circumstances: see `film_identity`. Raises SpoolError if there is no place for them.
         """
         chain = Chain(state, circumstances)
         _, _, height, width = state.shape
         folder = self.root / f"seed{state.seed}_{width}x{height}_{chain.film[:KEY_LENGTH]}"
-        with in_use(folder):
-            yield FilmSpool(folder, chain, state)
+        with ExitStack() as held:
+            try:
+                held.enter_context(in_use(folder))
+            except OSError as problem:
+                raise SpoolError(
+                    f"{folder} cannot be made: {problem.strerror or problem}. Finished chunks are kept there; make "
+                    "space on that disk, or make the folder writable."
+                ) from problem
+            # Behind the hold: what is still to be written when the block ends is written while the folder is held.
+            writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
+            film = FilmSpool(folder, chain, state, writer)
+            yield film
+            film.finish()
 
 
 class FilmSpool:
     """The chunks of one film that come after a state."""
 
-    def __init__(self, folder: Path, chain: Chain, state: RolloutState) -> None:
+    def __init__(self, folder: Path, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor) -> None:
+        """writer: has one thread."""
         self.folder = folder
         self._chain = chain
         self._state = state
+        self._writer = writer
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        self._failed: int | None = None
+        """Number of the first chunk that could not be written."""
         self._found: str | None = None
 
     def find(self, text: Tensor, *, recache: bool = False) -> Tensor | None:
@@ -80,21 +102,42 @@ class FilmSpool:
     def keep(self, chunk: Chunk, state: RolloutState) -> None:
         """Go on behind a chunk that was made or found; `state` is the film with it. What was not found is written.
 
-        Raises SpoolError if the disk does not take it.
+        Raises SpoolError if the disk does not take it, or did not take one before it.
         """
         key = self._chain.key(state.texts[chunk.text], recache=chunk.recached)
-        path = self._path(key)
-        try:
-            if self._found != key:
-                write_chunk(path, key, chunk.latents)
-        except OSError as problem:
-            kept = len(self._state.chunks)
-            raise SpoolError(
-                f"chunk {kept + 1} could not be written to {self.folder}: {problem.strerror or problem}. All "
-                f"{kept} before it are safe: make space on that disk and queue the same workflow again."
-            ) from problem
+        if self._found != key:
+            while len(self._waiting) >= MOST_WAITING:
+                self._await_oldest()
+            job = self._writer.submit(write_chunk, self._path(key), key, chunk.latents)
+            self._waiting.append((len(self._state.chunks), job))
         self._chain.add(chunk, state)
         self._state = state
+
+    def finish(self) -> None:
+        """Wait until all chunks are on disk. Raises SpoolError if one is not."""
+        while self._waiting:
+            self._await_oldest()
+
+    def num_kept(self) -> int:
+        """Chunks of the film, those of the state that it began with included, that are safe once all is written."""
+        with suppress(SpoolError):
+            self.finish()
+        return len(self._state.chunks) if self._failed is None else self._failed
+
+    def _await_oldest(self) -> None:
+        number, job = self._waiting.popleft()
+        try:
+            job.result()
+        except OSError as problem:
+            self._failed = number if self._failed is None else self._failed
+            raise SpoolError(
+                f"chunk {number + 1} could not be written to {self.folder}: {problem.strerror or problem}. All "
+                f"{number} before it are safe: make space on that disk and queue the same workflow again."
+            ) from problem
+
+    def plan(self, direction: Direction, num_chunks: int) -> str:
+        """A short name for what so many chunks under a direction make of this film, always the same."""
+        return self._chain.plan(direction, num_chunks)[:KEY_LENGTH]
 
     def _next_shape(self) -> tuple[int, ...]:
         batch, channels, height, width = self._state.shape

@@ -5,6 +5,17 @@ from __future__ import annotations
 from fractions import Fraction
 from math import ceil
 
+NTSC = Fraction(1000, 1001)
+_SAME = 0.005
+
+
+def exact_rate(fps: float) -> Fraction:
+    """The rate that a decimal number means: 23.976 and 29.97 are 24000/1001 and 30000/1001."""
+    whole = round(fps)
+    if fps != whole and abs(fps - whole * NTSC) < _SAME:
+        return whole * NTSC
+    return Fraction(fps).limit_denominator(1000)
+
 
 def times_shown(index: int, *, made: Fraction, shown: Fraction) -> int:
     """How many frames of a film with `shown` frames a second show the frame `index` of one that has `made`.

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from scripts.comfy_client import Message, NodeFailed, Preview, Progress, RunInterrupted
-from sfpp_core.tiny.family import load_student
 from tests.comfy.graphs import ONE_CHUNK, OTHER_PROMPT, Graph, Studio, equal
 
 
@@ -104,21 +103,18 @@ def test_a_start_becomes_the_beginning_of_the_film(studio: Studio, given_frames:
     assert equal(film, longer[:, :, : length + 3])
 
 
-def test_progress_and_previews_arrive_while_a_film_is_made(studio: Studio):
+def test_progress_is_counted_in_chunks_and_moves_within_them(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
     film, _ = graph.film(model, graph.text(clip), seconds=2.0, seed=21)
     graph.keep(film)
     events = []
     studio.run(graph, on_event=events.append)
-    sampler = film[0]
-    progress = [event for event in events if isinstance(event, Progress) and event.node_id == sampler]
-    _, rollout = load_student()
-    # Three chunks, and two clean passes between them.
-    calls = len(rollout.first_chunk_timesteps) + 2 * len(rollout.timesteps) + 2
-    assert {event.maximum for event in progress} == {3}, "progress is counted in chunks"
+    progress = [event for event in events if isinstance(event, Progress) and event.node_id == film[0]]
+    assert {event.maximum for event in progress} == {3}
     values = [event.value for event in progress]
-    assert values == sorted(values) and values[-1] == 3 and len(set(values)) >= calls - 2
+    # Newer servers pass on no more than ten of these a second.
+    assert values == sorted(values) and values[-1] == 3 and any(value % 1 for value in values)
 
 
 def test_the_preview_plays_the_latest_seconds_again_and_again(studio: Studio):
@@ -173,7 +169,10 @@ def test_a_state_file_can_be_moved_to_the_input_folder(studio: Studio, comfy):
     model, clip, _ = graph.tiny()
     _, state = graph.film(model, graph.text(clip))
     save = graph.add("SFPPSaveState", state=state, filename_prefix="moved")
-    (saved,) = studio.run(graph).outputs[save]["text"]
+    result = studio.run(graph)
+    (saved,) = result.outputs[save]["text"]
+    (file,) = result.files()
+    assert (file.node_id, file.folder, f"{file.subfolder}/{file.filename}".lstrip("/")) == (save, "output", saved)
     Path(comfy.server.output_directory / saved).rename(comfy.server.input_directory / saved)
     options = comfy.client.object_info("SFPPLoadState")["SFPPLoadState"]["input"]["required"]["state_file"]
     assert f"{saved} [input]" in str(options)

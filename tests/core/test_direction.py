@@ -120,6 +120,10 @@ def test_a_directed_film_in_pieces_is_the_same_film(recache: bool, crossfade: fl
         ([], "the schedule is empty"),
         ([Cue(text=A), Cue(text=B)], "two prompts begin at 0:00"),
         ([Cue(text=A), Cue(text=B[:, :, :4], seconds=1.0)], "different text encoders"),
+        (
+            [Cue(text=A), Cue(text=B, seconds=1.0, crossfade=5.0), Cue(text=C, seconds=4.0)],
+            "0:01 takes 5 s to fade in, but the next begins at 0:04",
+        ),
     ],
 )
 def test_schedules_that_nobody_can_follow_are_refused(cues: list[Cue], complaint: str) -> None:

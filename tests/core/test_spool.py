@@ -95,6 +95,7 @@ def test_a_later_change_of_the_prompts_keeps_what_was_before_it(tmp_path: Path) 
         {"config": replace(CONFIG, window=12)},
         {"config": replace(CONFIG, shift=4.0)},
         {"config": replace(CONFIG, context_noise=10.0)},
+        {"cache_form": "int8"},
     ],
     ids=str,
 )

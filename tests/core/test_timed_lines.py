@@ -16,9 +16,9 @@ def test_times_of_every_form() -> None:
     # a day at the sea
     0:00 a calm sea
 
+    2.5 s a wave
     0:20.5 the sea at night
     90s 3 gulls cry
-    2.5 s a wave
     1:02:03   a storm: 2 boats
     """
     assert read(text) == [
@@ -28,6 +28,11 @@ def test_times_of_every_form() -> None:
         (90.0, "3 gulls cry"),
         (3723.0, "a storm: 2 boats"),
     ]
+
+
+@pytest.mark.parametrize("line", ["16 ships far out", "2 boats: one red", "90shapes", "a sign says 0:20", "3D letters"])
+def test_numbers_in_a_prompt_are_no_times(line: str) -> None:
+    assert read(f"0:00 a calm sea\n{line}") == [(0.0, f"a calm sea {line}")]
 
 
 def test_a_prompt_may_take_several_lines_and_the_first_needs_no_time() -> None:
@@ -46,6 +51,15 @@ def test_a_prompt_may_take_several_lines_and_the_first_needs_no_time() -> None:
         ("0:61 a", "'0:61 a' begins with 0:61"),
         ("1:60:00 a", "go up to 59"),
         ("0:20 a\n20s b", "two prompts begin at 0:20"),
+        ("0:00 a\n0:30 b\n0:20 c", "0:20 comes after 0:30; sort the lines"),
+        ("0:00, a", "begins with no time"),
+        ("0:00 a\n[0:20] b", r"'\[0:20\] b' begins with no time"),
+        ("0:00 a\n0:20: b", "begins with no time"),
+        ("0:00 a\n(20s) b", "begins with no time"),
+        ("0:00 a\n20s: b", "begins with no time"),
+        ("0:00 a\n0 : 20 b", "begins with no time"),
+        ("0:00 a\n99:00:00 b", "more than a day"),
+        (f"0:00 a\n{'9' * 400}s b", "more than a day"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(text: str, complaint: str) -> None:

@@ -1,0 +1,88 @@
+"""What keeping finished chunks and showing the film cost: SFPP Sampler against a bare rollout, in one real ComfyUI.
+
+    python -m benchmarks.overhead --pairs 7 --seconds 60
+
+Pairs of films of the built-in model, in turns of order; the ratio of each pair, and their median.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from scripts.comfy_client import ComfyClient, Message, Preview
+from scripts.comfy_server import PACK_FOLDER, ComfyServer, ServerConfig
+from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.film_length import film_length
+
+from .bare_rollout_node import PACK_ENDING
+
+BARE, SAMPLER = "BareRollout", "SFPPSampler"
+PRESET = {"chunk": -1, "window": -1, "sink": -1, "steps": "preset", "shift": -1.0, "context_noise": -1.0}
+PROMPT = "A red ball glides slowly to the left in the desert."
+
+
+def main() -> int:
+    """Measure and print; the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of a film")
+    parser.add_argument("--method", default="latent2rgb", help="ComfyUI's --preview-method")
+    options = parser.parse_args()
+    assert PACK_FOLDER.endswith(PACK_ENDING)
+    with tempfile.TemporaryDirectory() as folder:
+        nodes = Path(folder) / "custom_nodes"
+        nodes.mkdir()
+        shutil.copy(Path(__file__).with_name("bare_rollout_node.py"), nodes)
+        with ComfyServer(ServerConfig(base_directory=Path(folder), preview_method=options.method)) as server:
+            _compare(ComfyClient(server.url), options.pairs, options.seconds)
+    return 0
+
+
+def _compare(client: ComfyClient, pairs: int, seconds: float) -> None:
+    for node in (BARE, SAMPLER):
+        _seconds_of(client, node, seconds, seed=0)
+    ratios = []
+    for pair in range(1, pairs + 1):
+        order = (BARE, SAMPLER) if pair % 2 else (SAMPLER, BARE)
+        took = {node: _seconds_of(client, node, seconds, seed=pair) for node in order}
+        ratios.append(took[SAMPLER][0] / took[BARE][0])
+        print(
+            f"pair {pair}: bare {took[BARE][0]:.2f} s, sampler {took[SAMPLER][0]:.2f} s with {took[SAMPLER][1]} "
+            f"previews, ratio {ratios[-1]:.3f}"
+        )
+    print(f"median ratio {statistics.median(ratios):.3f} of {pairs} pairs, {seconds:g} s of film each")
+
+
+def _seconds_of(client: ComfyClient, node: str, seconds: float, *, seed: int) -> tuple[float, int]:
+    """How long the node was at work, and how many previews came."""
+    chunks = film_length(seconds, RolloutConfig(), made=0).num_chunks
+    common = {"model": ["1", 0], "positive": ["2", 0], "seed": seed}
+    own = {"chunks": chunks} if node == BARE else {"width": 64, "height": 64, "seconds": seconds, **PRESET}
+    workflow = {
+        "1": {"class_type": "SFPPLoadTiny", "inputs": {}},
+        "2": {"class_type": "CLIPTextEncode", "inputs": {"text": PROMPT, "clip": ["1", 1]}},
+        "3": {"class_type": node, "inputs": common | own},
+        "4": {"class_type": "SaveLatent", "inputs": {"samples": ["3", 0], "filename_prefix": node}},
+    }
+    began, ended, previews = 0.0, 0.0, 0
+
+    def watch(event: object) -> None:
+        nonlocal began, ended, previews
+        previews += isinstance(event, Preview)
+        if isinstance(event, Message) and event.kind == "executing":
+            if event.data.get("node") == "3":
+                began = time.monotonic()
+            elif event.data.get("node") == "4":
+                ended = time.monotonic()
+
+    client.run(workflow, on_event=watch, timeout_s=3600)
+    return ended - began, previews
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
