@@ -33,8 +33,9 @@ def _more(node_id: int, state: Wire, positive: Wire, seconds: float) -> Node:
     return Node(id=node_id, type="SFPPExtend", inputs=inputs)
 
 
-def _mp4(node_id: int, latent: Wire, name: str, *, vae: Wire = VAE) -> Node:
-    return Node(id=node_id, type="SFPPDecodeToVideo", inputs={"latent": latent, "vae": vae, "filename_prefix": name})
+def _mp4(node_id: int, latent: Wire, name: str, *, vae: Wire = VAE, **inputs: Any) -> Node:
+    settings = {"latent": latent, "vae": vae, "filename_prefix": name, **inputs}
+    return Node(id=node_id, type="SFPPDecodeToVideo", inputs=settings)
 
 
 def _group(title: str, colour: str, width: int, *nodes: Node) -> tuple[Group, ...]:
@@ -219,6 +220,36 @@ def _image_to_video() -> Graph:
     )
 
 
+def _continue_video() -> Graph:
+    clip = (_film(3, Wire(2, "CONDITIONING"), 5.0, title="The clip"), _mp4(4, Wire(3, "latent"), "video/tiny_clip"))
+    end = Node(id=5, type="SFPPContinueVideo", inputs={"video": Wire(4, "video"), "vae": VAE})
+    size = {"width": Wire(5, "width"), "height": Wire(5, "height")}
+    film = _film(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), title="What follows")
+    return Graph(
+        name="tiny_continue_video",
+        note=NOTES["tiny_continue_video"],
+        columns=(
+            _group(
+                "1  Model and prompts",
+                BLUE,
+                MIDDLE,
+                TINY,
+                _prompt(2, "A red ball glides slowly to the left in the desert.", title="The clip's prompt"),
+                _prompt(8, "A red ball glides slowly to the left in the desert.", title="What follows"),
+            ),
+            _group("2  A clip", BROWN, MIDDLE, *clip),
+            _group("3  Its end", GOLD, NARROW, end),
+            _group("4  What follows", GREEN, MIDDLE, film),
+            _group(
+                "5  Both as one film",
+                PURPLE,
+                WIDE,
+                _mp4(7, Wire(6, "latent"), "video/tiny_continued", before=Wire(5, "clip")),
+            ),
+        ),
+    )
+
+
 def _film_with_stability_report() -> Graph:
     text = Wire(2, "STRING")
     prompt = "A blue boat glides slowly to the right in the open sea."
@@ -261,5 +292,6 @@ GRAPHS: tuple[Graph, ...] = (
     _branch_three_endings(),
     _prompt_schedule(),
     _image_to_video(),
+    _continue_video(),
     _film_with_stability_report(),
 )

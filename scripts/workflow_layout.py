@@ -39,6 +39,7 @@ ROOM = {
     "SFPPSampler": SPOKEN + PICTURE,
     "SFPPExtend": SPOKEN + PICTURE,
     "SFPPPromptSchedule": SPOKEN,
+    "SFPPContinueVideo": SPOKEN,
     "SFPPSaveState": SPOKEN,
     "SFPPVisualStability": SPOKEN,
     "PreviewAny": SPOKEN,

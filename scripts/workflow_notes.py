@@ -110,6 +110,23 @@ film's width and height.
 **Time:** about one second a second of film on two CPU cores. `seconds` come on top of the picture.
 
 **Longer films:** set **seconds**, or wire `state` into **SFPP Extend**.""",
+    "tiny_continue_video": """\
+## A film that continues a clip
+
+**SFPP Continue Video** gives the end of a clip to the sampler, which goes on from there. **SFPP Decode To
+Video** writes
+both as one file: the clip in its own pictures, then what was made. Here the clip was made by the model itself, so that
+the workflow runs without a file.
+
+**Your own clip:** double-click beside the nodes, add **Load Video**, choose a file, and drag its VIDEO to **SFPP
+Continue Video**. The built-in model only understands its own toy world at 64x64 pixels: set **width** and **height** of
+SFPP Continue Video to 64. A causal Wan 2.1 student takes any clip.
+
+**Change first:** the prompt of what follows; it should fit the clip's end.
+
+**Time:** about one second a second of film on two CPU cores, and some seconds to read the clip's end.
+
+**Longer films:** set **seconds** of *What follows*, or wire its `state` into **SFPP Extend**.""",
     "tiny_film_with_stability_report": f"""\
 ## Does the film hold up?
 

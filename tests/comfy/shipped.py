@@ -20,6 +20,7 @@ NUM_CHUNKS = {"SFPPSampler": 2, "SFPPExtend": 1}
 
 FRAMES = {
     "tiny_branch_three_endings": [21 + 12] * 3,
+    "tiny_continue_video": [21, 21 + 24],
     "tiny_extend_with_second_prompt": [21 + 12],
     "tiny_film_with_stability_report": [21],
     "tiny_image_to_video": [1 + 24],
