@@ -180,7 +180,7 @@ def _prompt_schedule() -> Graph:
                 TINY,
                 Node(id=2, type="SFPPPromptSchedule", inputs=schedule, height=330),
             ),
-            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "schedule"), 30.0)),
+            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "schedule"), 30.0, vae=VAE)),
             _group("3  MP4", PURPLE, WIDE, _mp4(4, Wire(3, "latent"), "video/tiny_schedule")),
         ),
     )
@@ -198,7 +198,7 @@ def _image_to_video() -> Graph:
         Node(id=7, type="PreviewImage", inputs={"images": Wire(6, "IMAGE")}),
         Node(id=8, type="VAEEncode", inputs={"pixels": Wire(6, "IMAGE"), "vae": VAE}),
     )
-    film = _film(9, Wire(2, "CONDITIONING"), 10.0, start=Wire(8, "LATENT"), title="Film")
+    film = _film(9, Wire(2, "CONDITIONING"), 10.0, start=Wire(8, "LATENT"), vae=VAE, title="Film")
     own = Node(id=11, type="LoadImage", inputs={"image": "example.png"}, title="Your picture", is_muted=True)
     return Graph(
         name="tiny_image_to_video",
@@ -224,7 +224,7 @@ def _continue_video() -> Graph:
     clip = (_film(3, Wire(2, "CONDITIONING"), 5.0, title="The clip"), _mp4(4, Wire(3, "latent"), "video/tiny_clip"))
     end = Node(id=5, type="SFPPContinueVideo", inputs={"video": Wire(4, "video"), "vae": VAE})
     size = {"width": Wire(5, "width"), "height": Wire(5, "height")}
-    film = _film(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), title="What follows")
+    film = _film(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), vae=VAE, title="What follows")
     return Graph(
         name="tiny_continue_video",
         note=NOTES["tiny_continue_video"],
