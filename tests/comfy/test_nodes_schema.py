@@ -63,6 +63,14 @@ def test_every_input_and_output_explains_itself(comfy):
         assert not set(node["output_name"]) & set(node["output"]), f"{name} shows a type for a name"
 
 
+def test_nodes_are_found_by_other_words(comfy):
+    """Where the page's search knows such words; ComfyUI 0.3.75 has no place for them."""
+    info = comfy.client.object_info()
+    knows = any("search_aliases" in node for node in info.values())
+    found = {name: node.get("search_aliases") for name, node in info.items() if name.startswith("SFPP")}
+    assert all(bool(aliases) == knows for aliases in found.values()), found
+
+
 @pytest.mark.parametrize("numbers", ("INT", "FLOAT"))
 def test_numbers_keep_their_digits_on_the_page(comfy, numbers: str):
     """Without step and round the page turns 0.25 into 0.3 when it loads a workflow in API format."""
