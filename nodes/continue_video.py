@@ -11,7 +11,7 @@ from .host.continued import ContinuedClip
 from .host.encoding import encode_pictures
 from .host.progress import say
 from .sampler import MAX_SIDE
-from .vocabulary import CATEGORY, Clip
+from .vocabulary import CATEGORY, Clip, search_aliases
 
 
 def _side_input(name: str) -> io.Input:
@@ -33,6 +33,7 @@ class ContinueVideo(io.ComfyNode):
             node_id="SFPPContinueVideo",
             display_name="SFPP Continue Video",
             category=CATEGORY,
+            **search_aliases("video to video", "continue video", "extend clip", "self forcing", "long video"),
             description="Encodes the end of a clip, so that SFPP Sampler goes on from it. Wire clip into SFPP Decode "
             "To Video to get the clip and what follows as one film.",
             inputs=[

@@ -19,7 +19,7 @@ from .host.latents import Latent, video_latents
 from .host.live_film import LIVE_SETTINGS, reuse_live_film
 from .host.progress import InterruptibleBar
 from .host.sound import Audio, sound_of
-from .vocabulary import CATEGORY, Clip
+from .vocabulary import CATEGORY, Clip, search_aliases
 
 AS_MADE = 0.0
 MAX_FPS = 240.0
@@ -32,6 +32,7 @@ class DecodeToVideo(io.ComfyNode):
             node_id="SFPPDecodeToVideo",
             display_name="SFPP Decode To Video",
             category=CATEGORY,
+            **search_aliases("save video", "mp4", "VAE decode", "long video", "self forcing"),
             description="Decodes a film and writes it to an MP4 file frame by frame: a film of an hour takes no more "
             "memory than one of a second, and can be watched while it grows. The file carries the workflow: drop it on "
             "the page to get it back.",

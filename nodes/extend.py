@@ -20,7 +20,7 @@ from .host.network import wan_config
 from .host.progress import say
 from .host.sampling import Wishes, sample_chunks
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input
-from .vocabulary import CATEGORY, FilmState
+from .vocabulary import CATEGORY, FilmState, search_aliases
 
 
 class Extend(io.ComfyNode):
@@ -30,6 +30,7 @@ class Extend(io.ComfyNode):
             node_id="SFPPExtend",
             display_name="SFPP Extend",
             category=CATEGORY,
+            **search_aliases("self forcing", "continue video", "longer", "branch", "long video"),
             description="Continues a film exactly as if it had been made in one go, or lets a new prompt rule from "
             "here on. The state that comes in stays as it is: branch from it as often as you like.",
             inputs=[

@@ -6,7 +6,7 @@ import folder_paths
 from comfy_api.latest import io
 
 from .host.loading import AUTO_PRESET, PRESET_CHOICES, WEIGHT_DTYPES, load_model
-from .vocabulary import CATEGORY
+from .vocabulary import CATEGORY, search_aliases
 
 FOLDER = "diffusion_models"
 
@@ -18,6 +18,7 @@ class LoadModel(io.ComfyNode):
             node_id="SFPPLoadModel",
             display_name="SFPP Load Model",
             category=CATEGORY,
+            **search_aliases("self forcing", "causal", "long video", "wan", "LongLive", "checkpoint"),
             description="Loads a causal few-step Wan 2.1 model (Self-Forcing, LongLive, Causal-Forcing, ...) in "
             "whatever layout it was published, and remembers the rollout settings it was trained for.",
             inputs=[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import io
 
 from .host.tiny import load_tiny_clip, load_tiny_model, load_tiny_vae
-from .vocabulary import CATEGORY
+from .vocabulary import CATEGORY, search_aliases
 
 
 class LoadTiny(io.ComfyNode):
@@ -15,6 +15,7 @@ class LoadTiny(io.ComfyNode):
             node_id="SFPPLoadTiny",
             display_name="SFPP Load Tiny",
             category=CATEGORY,
+            **search_aliases("self forcing", "built-in model", "demo", "long video"),
             description="Loads the small model that comes with the pack: nothing to download, seconds of film in "
             "seconds of time on any CPU. It knows a toy world only: one coloured ball, boat, kite or lantern that "
             "moves left or right or bounces, slowly or quickly, in a desert, at sea, on a meadow or in the mountains.",

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sfpp_core.rollout.timed_lines import parse_timed_lines, spoken_time
 from .host.conditioning import scheduled
 from .host.progress import say
-from .vocabulary import CATEGORY
+from .vocabulary import CATEGORY, search_aliases
 
 MAX_SECONDS = 86400.0
 EXAMPLE = (
@@ -48,6 +48,7 @@ class PromptSchedule(io.ComfyNode):
             node_id="SFPPPromptSchedule",
             display_name="SFPP Prompt Schedule",
             category=CATEGORY,
+            **search_aliases("prompt travel", "timeline", "storyboard", "self forcing", "long video"),
             description="Prompts with the times of the film at which they begin, for SFPP Sampler and SFPP Extend. "
             "They change at the border of the nearest chunk.",
             inputs=[
@@ -98,6 +99,7 @@ class PromptAt(io.ComfyNode):
             node_id="SFPPPromptAt",
             display_name="SFPP Prompt At",
             category=CATEGORY,
+            **search_aliases("prompt travel", "timeline", "storyboard", "self forcing"),
             description="Gives a prompt the time of the film at which it begins, and adds it to a schedule: for "
             "prompts from any node that makes CONDITIONING. Chain several for a schedule.",
             inputs=[

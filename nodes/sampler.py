@@ -20,7 +20,7 @@ from .host.network import wan_config
 from .host.progress import say
 from .host.sampling import Wishes, preset_settings, sample_chunks
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input, rollout_inputs, rollout_settings
-from .vocabulary import CATEGORY, FilmState
+from .vocabulary import CATEGORY, FilmState, search_aliases
 
 MAX_SIDE = 8192
 """Pixels. No model comes near it; a digit too many must not fill the memory."""
@@ -45,6 +45,16 @@ class Sampler(io.ComfyNode):
             node_id="SFPPSampler",
             display_name="SFPP Sampler",
             category=CATEGORY,
+            **search_aliases(
+                "self forcing",
+                "long video",
+                "causal",
+                "autoregressive",
+                "KV cache",
+                "text to video",
+                "image to video",
+                "wan",
+            ),
             description="Makes a film of any length chunk by chunk with a rolling memory: every second costs the same "
             "time, and memory does not grow. Continue the film with SFPP Extend.",
             inputs=[

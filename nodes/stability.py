@@ -11,7 +11,7 @@ from ..sfpp_core.stability.judges.registry import JUDGES
 from ..sfpp_core.stability.score import SEGMENT_SECONDS
 from .host.progress import say
 from .host.stability import choose_judge, draw_report, rate_film
-from .vocabulary import CATEGORY, FilmReport
+from .vocabulary import CATEGORY, FilmReport, search_aliases
 
 
 def _advanced(widget: io.Input) -> io.Input:
@@ -27,6 +27,7 @@ class VisualStability(io.ComfyNode):
             node_id="SFPPVisualStability",
             display_name="SFPP Visual Stability",
             category=CATEGORY,
+            **search_aliases("video quality", "score", "drift", "flicker", "evaluate"),
             description="Rates how well a film keeps its exposure and detail, from 0 to 100, and says what it saw and "
             "when. The offline judge measures pixels on this machine. The others send the film to a model and cost "
             "money; the same film is never rated twice. Keys come from the environment of ComfyUI, never from a "
@@ -123,6 +124,7 @@ class StabilityReport(io.ComfyNode):
             node_id="SFPPStabilityReport",
             display_name="SFPP Stability Report",
             category=CATEGORY,
+            **search_aliases("plot", "chart", "video quality", "drift"),
             description="Draws how a film went: its ratings, exposure, contrast, sharpness, colour and motion over "
             "time, with the damages that were found. Gives all figures as JSON too.",
             inputs=[FilmReport.Input("report", tooltip="From SFPP Visual Stability.")],

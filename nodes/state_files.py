@@ -8,7 +8,7 @@ from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.rollout.state_file import load_state, save_state
 from .host.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
 from .host.progress import say
-from .vocabulary import CATEGORY, FilmState
+from .vocabulary import CATEGORY, FilmState, search_aliases
 
 
 class SaveState(io.ComfyNode):
@@ -18,6 +18,7 @@ class SaveState(io.ComfyNode):
             node_id="SFPPSaveState",
             display_name="SFPP Save State",
             category=CATEGORY,
+            **search_aliases("checkpoint a film", "resume", "self forcing"),
             description="Writes where a film stands to a file: its clean latents, prompts and settings, from which "
             "SFPP Extend continues it exactly.",
             inputs=[
@@ -55,6 +56,7 @@ class LoadState(io.ComfyNode):
             node_id="SFPPLoadState",
             display_name="SFPP Load State",
             category=CATEGORY,
+            **search_aliases("resume", "continue video", "self forcing"),
             description="Reads a film that SFPP Save State wrote. Continue it with SFPP Extend and the model that made "
             "it.",
             inputs=[

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 from comfy_api.latest import io
 
 CATEGORY = "SelfForcing++"
@@ -14,3 +16,9 @@ FilmReport = io.Custom("SFPP_STABILITY")
 
 Clip = io.Custom("SFPP_CLIP")
 """A clip that a film continues: a ContinuedClip."""
+
+
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Further words that the page's node search finds a node by, as arguments of Schema; none before ComfyUI 0.8."""
+    known = inspect.signature(io.Schema).parameters
+    return {"search_aliases": list(words)} if "search_aliases" in known else {}

@@ -14,28 +14,18 @@ from einops import reduce
 from PIL import Image
 
 from scripts.comfy_client import Preview, Progress, RunInterrupted, RunResult
-from scripts.comfy_server import ROOT, ComfyServer, ServerConfig
-from scripts.comfy_workflow import Workflow, load_workflow, with_inputs
+from scripts.comfy_server import ComfyServer, ServerConfig
+from scripts.comfy_workflow import with_inputs
+from scripts.workflows import files
 from tests.comfy.conftest import Comfy
-from tests.comfy.graphs import Graph, Studio
+from tests.comfy.graphs import Graph, Studio, equal
+from tests.comfy.shipped import FRAMES, NAMES, NUM_CHUNKS, PAGE, TINY, read_api, read_page, shortened
 
-PAGE = ROOT / "workflows"
-API = PAGE / "api"
-NAMES = sorted(path.stem for path in API.glob("*.json"))
-TINY = [name for name in NAMES if name.startswith("tiny_")]
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"Note", "MarkdownNote"}
 """Nodes that only the page knows."""
 ANY_TYPE = "*"
-
-FRAMES = {
-    "tiny_text_to_long_video": 21,
-    "tiny_extend_with_second_prompt": 21 + 12,
-    "tiny_film_with_stability_report": 21,
-}
-"""Length of the film when every node that makes some is asked for SHORT."""
-SHORT = {"SFPPSampler": 1.3, "SFPPExtend": 0.75}
-"""Seconds: two chunks to begin with, one to go on."""
+MUTED = 2
 
 
 @pytest.fixture
@@ -43,23 +33,10 @@ def studio(comfy) -> Studio:
     return Studio(comfy)
 
 
-def read_page(name: str) -> dict[str, Any]:
-    return json.loads((PAGE / f"{name}.json").read_text(encoding="utf-8"))
-
-
-def shortened(name: str, *, seed: int) -> Workflow:
-    """The workflow with SHORT lengths; with a seed of its own, ComfyUI finds nothing of it in its cache."""
-    workflow = with_inputs(load_workflow(API / f"{name}.json"), "SFPPSampler", seed=seed)
-    for class_type, seconds in SHORT.items():
-        if any(node["class_type"] == class_type for node in workflow.values()):
-            workflow = with_inputs(workflow, class_type, seconds=seconds)
-    return workflow
-
-
 def api_of_page(page: Mapping[str, Any], object_info: Mapping[str, Any]) -> dict[str, Any]:
     """What ComfyUI's page would queue for a workflow in its own format (version 0.4)."""
     links = {link[0]: link for link in page["links"]}
-    nodes = [node for node in page["nodes"] if node["type"] not in NOTES]
+    nodes = [node for node in page["nodes"] if node["type"] not in NOTES and node["mode"] != MUTED]
     return {str(node["id"]): _api_node(node, links, object_info[node["type"]]) for node in nodes}
 
 
@@ -90,11 +67,26 @@ def _widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator
 
 def test_there_is_one_of_each_format():
     assert NAMES and NAMES == sorted(path.stem for path in PAGE.glob("*.json"))
+    assert TINY == sorted(path.stem for path in PAGE.glob("*.jpg")), "pictures of its own film, where one can be made"
+
+
+def test_the_files_are_what_their_descriptions_say(comfy):
+    """Changed by hand, or a node has changed since: `python -m scripts.workflows` writes them anew."""
+    for path, text in files(comfy.client.object_info()):
+        written = json.loads(path.read_text(encoding="utf-8"))
+        assert without_loose_outputs(written) == without_loose_outputs(json.loads(text)), path.name
+
+
+def without_loose_outputs(workflow: dict[str, Any]) -> dict[str, Any]:
+    """A page's workflow without outputs that lead nowhere: newer versions of ComfyUI's own nodes have more of them."""
+    for node in workflow.get("nodes", ()):
+        node["outputs"] = [output for output in node["outputs"] if output["links"]]
+    return workflow
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_page_and_api_say_the_same(comfy, name: str):
-    assert api_of_page(read_page(name), comfy.client.object_info()) == load_workflow(API / f"{name}.json")
+    assert api_of_page(read_page(name), comfy.client.object_info()) == read_api(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -122,7 +114,7 @@ def test_the_page_accepts_its_format(name: str):
 def test_nodes_and_choices_exist(comfy, name: str):
     """Files apart, every widget holds something that the node offers."""
     info = comfy.client.object_info()
-    for node in load_workflow(API / f"{name}.json").values():
+    for node in read_api(name).values():
         specifications = info[node["class_type"]]["input"]
         known = {**specifications.get("required", {}), **specifications.get("optional", {})}
         assert node["inputs"].keys() <= known.keys()
@@ -140,20 +132,40 @@ def test_it_makes_the_promised_film(studio: Studio, comfy, name: str):
     page = read_page(name)
     events = []
     result = studio.run(workflow, on_event=events.append, extra_data={"extra_pnginfo": {"workflow": page}})
-    path = film_path(comfy.server, result)
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        assert (stream.width, stream.height, stream.average_rate) == (64, 64, 16)
-        assert sum(1 for _ in container.decode(stream)) == FRAMES[name]
-        tags = {key.lower(): value for key, value in container.metadata.items()}
-    assert json.loads(tags["workflow"]) == page
-    assert json.loads(tags["prompt"]) == workflow
-    assert_starts_with_its_index(path)
-    (sampler,) = (node_id for node_id, node in workflow.items() if node["class_type"] == "SFPPSampler")
-    progress = [event for event in events if isinstance(event, Progress) and event.node_id == sampler]
-    assert {event.maximum for event in progress} == {2} and progress[-1].value == 2, "two chunks"
+    paths = film_paths(comfy.server, result)
+    for path, num_frames in zip(paths, FRAMES[name], strict=True):
+        with av.open(str(path)) as container:
+            stream = container.streams.video[0]
+            assert (stream.width, stream.height, stream.average_rate) == (64, 64, 16)
+            assert sum(1 for _ in container.decode(stream)) == num_frames
+            tags = {key.lower(): value for key, value in container.metadata.items()}
+        assert json.loads(tags["workflow"]) == page
+        assert json.loads(tags["prompt"]) == workflow
+        assert_starts_with_its_index(path)
+        assert not list(path.parent.glob(".*")), "an unfinished file was left behind"
+    for node_id, node in workflow.items():
+        if num_chunks := NUM_CHUNKS.get(node["class_type"]):
+            progress = [event for event in events if isinstance(event, Progress) and event.node_id == node_id]
+            assert {event.maximum for event in progress} == {num_chunks} and progress[-1].value == num_chunks
     assert any(isinstance(event, Preview) for event in events)
-    assert not list(path.parent.glob(".*")), "an unfinished file was left behind"
+
+
+def test_three_endings_share_their_beginning(studio: Studio):
+    graph = Graph()
+    graph.workflow.update(shortened("tiny_branch_three_endings", seed=500))
+    keepers = [f"keep {node_id}" for node_id in ("11", "21", "31")]
+    for keeper in keepers:
+        samples = [keeper.removeprefix("keep "), 1]
+        graph.workflow[keeper] = {
+            "class_type": "SaveLatent",
+            "inputs": {"samples": samples, "filename_prefix": "latents/test"},
+        }
+    result = studio.run(graph)
+    first, *others = (studio.latent(result, keeper) for keeper in keepers)
+    made_before = 6
+    for other in others:
+        assert equal(first[:, :, :made_before], other[:, :, :made_before])
+        assert not equal(first[:, :, made_before:], other[:, :, made_before:])
 
 
 def test_the_film_is_rated_and_drawn(studio: Studio, comfy):
@@ -173,9 +185,14 @@ def test_the_film_is_rated_and_drawn(studio: Studio, comfy):
         assert image.width == 1024 and image.height > 500
 
 
+def film_paths(server: ComfyServer, result: RunResult) -> list[Path]:
+    films = (file for file in result.files() if file.filename.endswith(".mp4"))
+    return [server.output_directory / film.subfolder / film.filename for film in films]
+
+
 def film_path(server: ComfyServer, result: RunResult) -> Path:
-    (film,) = (file for file in result.files() if file.filename.endswith(".mp4"))
-    return server.output_directory / film.subfolder / film.filename
+    (path,) = film_paths(server, result)
+    return path
 
 
 def assert_starts_with_its_index(path: Path) -> None:

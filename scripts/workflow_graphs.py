@@ -1,0 +1,297 @@
+"""The workflows that come with the pack, described by hand. Names and node ids stay: people link to them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from scripts.workflow_description import Graph, Group, Node, Stack, Wire
+from scripts.workflow_notes import NOTES
+
+BLUE, GREEN, BROWN, PURPLE, GOLD = "#3f789e", "#8A8", "#b06634", "#a1309b", "#b58b2a"
+NARROW, MIDDLE, WIDE = 320, 360, 420
+PROMPT_HEIGHT = 150
+
+TINY = Node(id=1, type="SFPPLoadTiny")
+MODEL, CLIP, VAE = Wire(1, "model"), Wire(1, "clip"), Wire(1, "vae")
+
+SEED = 42
+TINY_SIZE = {"width": 64, "height": 64}
+
+
+def _prompt(node_id: int, text: str | Wire, *, clip: Wire = CLIP, title: str | None = None) -> Node:
+    inputs = {"text": text, "clip": clip}
+    return Node(id=node_id, type="CLIPTextEncode", inputs=inputs, title=title, height=PROMPT_HEIGHT)
+
+
+def _film(node_id: int, positive: Wire, seconds: float, *, title: str | None = None, **inputs: Any) -> Node:
+    settings = {"model": MODEL, "positive": positive, "seed": SEED, **TINY_SIZE, "seconds": seconds, **inputs}
+    return Node(id=node_id, type="SFPPSampler", inputs=settings, title=title)
+
+
+def _more(node_id: int, state: Wire, positive: Wire, seconds: float) -> Node:
+    inputs = {"model": MODEL, "state": state, "positive": positive, "seconds": seconds}
+    return Node(id=node_id, type="SFPPExtend", inputs=inputs)
+
+
+def _mp4(node_id: int, latent: Wire, name: str, *, vae: Wire = VAE, **inputs: Any) -> Node:
+    settings = {"latent": latent, "vae": vae, "filename_prefix": name, **inputs}
+    return Node(id=node_id, type="SFPPDecodeToVideo", inputs=settings)
+
+
+def _group(title: str, colour: str, width: int, *nodes: Node) -> tuple[Group, ...]:
+    """A column with one group of one stack."""
+    return (Group(title=title, colour=colour, stacks=(Stack(width=width, nodes=nodes),)),)
+
+
+def _text_to_long_video() -> Graph:
+    return Graph(
+        name="tiny_text_to_long_video",
+        note=NOTES["tiny_text_to_long_video"],
+        columns=(
+            _group(
+                "1  Model and prompt",
+                BLUE,
+                MIDDLE,
+                TINY,
+                _prompt(2, "A red ball glides slowly to the left in the desert."),
+            ),
+            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 60.0)),
+            _group("3  MP4", PURPLE, WIDE, _mp4(4, Wire(3, "latent"), "video/tiny_long_video")),
+        ),
+    )
+
+
+def _wan_text_to_long_video() -> Graph:
+    model, clip, vae = Wire(1, "model"), Wire(2, "CLIP"), Wire(3, "VAE")
+    text = (
+        "A weathered sailboat crosses a calm bay at golden hour, the camera drifting alongside at water level. Long "
+        "soft swells carry warm reflections of the low sun, the canvas sail breathes in a light wind, and gulls circle "
+        "far behind the mast. Realistic, steady motion, balanced exposure."
+    )
+    loaders = (
+        Node(id=1, type="SFPPLoadModel", inputs={"model_name": "self_forcing_dmd.pt"}),
+        Node(
+            id=2,
+            type="CLIPLoader",
+            inputs={"clip_name": "umt5_xxl_fp8_e4m3fn_scaled.safetensors", "type": "wan", "device": "default"},
+        ),
+        Node(id=3, type="VAELoader", inputs={"vae_name": "wan_2.1_vae.safetensors"}),
+        _prompt(4, text, clip=clip),
+    )
+    film = {"model": model, "positive": Wire(4, "CONDITIONING"), "seed": SEED, "seconds": 60.0}
+    return Graph(
+        name="wan_1.3b_text_to_long_video",
+        note=NOTES["wan_1.3b_text_to_long_video"],
+        columns=(
+            _group("1  Model and prompt", BLUE, WIDE, *loaders),
+            _group("2  Film", GREEN, MIDDLE, Node(id=5, type="SFPPSampler", inputs=film)),
+            _group("3  MP4", PURPLE, 480, _mp4(6, Wire(5, "latent"), "video/wan_long_video", vae=vae)),
+        ),
+    )
+
+
+def _extend_with_second_prompt() -> Graph:
+    state = Wire(5, "state")
+    return Graph(
+        name="tiny_extend_with_second_prompt",
+        note=NOTES["tiny_extend_with_second_prompt"],
+        columns=(
+            _group(
+                "1  Model and prompts",
+                BLUE,
+                MIDDLE,
+                TINY,
+                _prompt(2, "A red ball glides slowly to the left in the desert.", title="First prompt"),
+                _prompt(4, "A red ball bounces quickly up and down in the mountains.", title="Second prompt"),
+            ),
+            _group("2  Ten seconds", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 10.0)),
+            _group(
+                "3  Ten more",
+                BROWN,
+                MIDDLE,
+                _more(5, Wire(3, "state"), Wire(4, "CONDITIONING"), 10.0),
+                Node(
+                    id=7,
+                    type="SFPPSaveState",
+                    inputs={"state": state, "filename_prefix": "states/tiny_two_prompts"},
+                ),
+            ),
+            _group("4  MP4", PURPLE, WIDE, _mp4(6, Wire(5, "whole latent"), "video/tiny_two_prompts")),
+        ),
+    )
+
+
+ENDINGS = (
+    "A red boat glides slowly to the right in the open sea.",
+    "A blue boat glides slowly to the right in the mountains.",
+    "A yellow lantern bounces slowly up and down in a green meadow with flowers.",
+)
+
+
+def _ending(number: int, text: str) -> Group:
+    """Prompt, extension and film of one branch, in a row."""
+    prompt, extension, film = 10 * number, 10 * number + 1, 10 * number + 2
+    name = f"video/tiny_ending_{number}"
+    return Group(
+        title=f"3.{number}  Ending {number}",
+        colour=(BROWN, PURPLE, GOLD)[number - 1],
+        stacks=(
+            Stack(width=NARROW, nodes=(_prompt(prompt, text, title=f"Ending {number}"),)),
+            Stack(width=NARROW, nodes=(_more(extension, Wire(3, "state"), Wire(prompt, "CONDITIONING"), 10.0),)),
+            Stack(width=NARROW, nodes=(_mp4(film, Wire(extension, "whole latent"), name),)),
+        ),
+    )
+
+
+def _branch_three_endings() -> Graph:
+    return Graph(
+        name="tiny_branch_three_endings",
+        note=NOTES["tiny_branch_three_endings"],
+        columns=(
+            _group(
+                "1  Model and prompt",
+                BLUE,
+                MIDDLE,
+                TINY,
+                _prompt(2, "A blue boat glides slowly to the right in the open sea.", title="Beginning"),
+            ),
+            _group("2  The beginning", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 10.0)),
+            tuple(_ending(number, text) for number, text in enumerate(ENDINGS, start=1)),
+        ),
+    )
+
+
+SCHEDULE = """\
+0:00 A red ball glides slowly to the left in the desert.
+0:10 A red ball bounces quickly up and down in a green meadow with flowers.
+0:20 A yellow lantern bounces slowly up and down in the mountains."""
+
+
+def _prompt_schedule() -> Graph:
+    schedule = {"clip": CLIP, "lines": SCHEDULE, "recache": True}
+    return Graph(
+        name="tiny_prompt_schedule",
+        note=NOTES["tiny_prompt_schedule"],
+        columns=(
+            _group(
+                "1  Model and schedule",
+                BLUE,
+                WIDE,
+                TINY,
+                Node(id=2, type="SFPPPromptSchedule", inputs=schedule, height=330),
+            ),
+            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "schedule"), 30.0)),
+            _group("3  MP4", PURPLE, WIDE, _mp4(4, Wire(3, "latent"), "video/tiny_schedule")),
+        ),
+    )
+
+
+def _image_to_video() -> Graph:
+    picture = (
+        _film(3, Wire(2, "CONDITIONING"), 0.5, title="Nine frames"),
+        Node(id=4, type="VAEDecode", inputs={"samples": Wire(3, "latent"), "vae": VAE}),
+        Node(id=5, type="ImageFromBatch", inputs={"image": Wire(4, "IMAGE"), "batch_index": 8}, title="The last one"),
+    )
+    scaled = {"image": Wire(5, "IMAGE"), "upscale_method": "area", **TINY_SIZE, "crop": "center"}
+    start = (
+        Node(id=6, type="ImageScale", inputs=scaled, title="To the film's size"),
+        Node(id=7, type="PreviewImage", inputs={"images": Wire(6, "IMAGE")}),
+        Node(id=8, type="VAEEncode", inputs={"pixels": Wire(6, "IMAGE"), "vae": VAE}),
+    )
+    film = _film(9, Wire(2, "CONDITIONING"), 10.0, start=Wire(8, "LATENT"), title="Film")
+    own = Node(id=11, type="LoadImage", inputs={"image": "example.png"}, title="Your picture", is_muted=True)
+    return Graph(
+        name="tiny_image_to_video",
+        note=NOTES["tiny_image_to_video"],
+        columns=(
+            _group(
+                "1  Model and prompt",
+                BLUE,
+                MIDDLE,
+                TINY,
+                _prompt(2, "A yellow lantern glides slowly to the right in the mountains."),
+            )
+            + _group("Or your own picture", GOLD, MIDDLE, own),
+            _group("2  A picture", BROWN, NARROW, *picture),
+            _group("3  Beginning", GOLD, NARROW, *start),
+            _group("4  Film", GREEN, MIDDLE, film),
+            _group("5  MP4", PURPLE, WIDE, _mp4(10, Wire(9, "latent"), "video/tiny_from_picture")),
+        ),
+    )
+
+
+def _continue_video() -> Graph:
+    clip = (_film(3, Wire(2, "CONDITIONING"), 5.0, title="The clip"), _mp4(4, Wire(3, "latent"), "video/tiny_clip"))
+    end = Node(id=5, type="SFPPContinueVideo", inputs={"video": Wire(4, "video"), "vae": VAE})
+    size = {"width": Wire(5, "width"), "height": Wire(5, "height")}
+    film = _film(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), title="What follows")
+    return Graph(
+        name="tiny_continue_video",
+        note=NOTES["tiny_continue_video"],
+        columns=(
+            _group(
+                "1  Model and prompts",
+                BLUE,
+                MIDDLE,
+                TINY,
+                _prompt(2, "A red ball glides slowly to the left in the desert.", title="The clip's prompt"),
+                _prompt(8, "A red ball glides slowly to the left in the desert.", title="What follows"),
+            ),
+            _group("2  A clip", BROWN, MIDDLE, *clip),
+            _group("3  Its end", GOLD, NARROW, end),
+            _group("4  What follows", GREEN, MIDDLE, film),
+            _group(
+                "5  Both as one film",
+                PURPLE,
+                WIDE,
+                _mp4(7, Wire(6, "latent"), "video/tiny_continued", before=Wire(5, "clip")),
+            ),
+        ),
+    )
+
+
+def _film_with_stability_report() -> Graph:
+    text = Wire(2, "STRING")
+    prompt = "A blue boat glides slowly to the right in the open sea."
+    judge = {"video": Wire(5, "video"), "prompt": text, "segment_seconds": 10.0}
+    return Graph(
+        name="tiny_film_with_stability_report",
+        note=NOTES["tiny_film_with_stability_report"],
+        columns=(
+            _group(
+                "1  Model and prompt",
+                BLUE,
+                MIDDLE,
+                TINY,
+                Node(id=2, type="PrimitiveStringMultiline", inputs={"value": prompt}, height=PROMPT_HEIGHT),
+                _prompt(3, text),
+            ),
+            _group("2  Film", GREEN, MIDDLE, _film(4, Wire(3, "CONDITIONING"), 60.0)),
+            _group("3  MP4", BROWN, WIDE, _mp4(5, Wire(4, "latent"), "video/tiny_scored_film")),
+            _group(
+                "4  Judgement",
+                PURPLE,
+                MIDDLE,
+                Node(id=6, type="SFPPVisualStability", inputs=judge, height=420),
+                Node(id=8, type="PreviewAny", inputs={"source": Wire(6, "explanation")}, height=260),
+            ),
+            _group(
+                "5  Report",
+                GOLD,
+                720,
+                Node(id=7, type="SFPPStabilityReport", inputs={"report": Wire(6, "report")}, height=780),
+            ),
+        ),
+    )
+
+
+GRAPHS: tuple[Graph, ...] = (
+    _text_to_long_video(),
+    _wan_text_to_long_video(),
+    _extend_with_second_prompt(),
+    _branch_three_endings(),
+    _prompt_schedule(),
+    _image_to_video(),
+    _continue_video(),
+    _film_with_stability_report(),
+)
