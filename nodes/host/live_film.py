@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from .decoding import wan_vae
 from .identity import weights_identity
 from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
-from .projector import Picture
+from .projector import Picture, Preview
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +110,7 @@ class LiveFilm:
                 pixels = self._stream.push(frame.to(self._patcher.load_device, self._dtype))
                 frames = rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
                 self._writer.write(frames)
-                pictures += [_picture(frame) for frame in frames[1::2]]
+                pictures += [partial(_preview, frame) for frame in frames[1::2]]
         return pictures
 
     def record(self, samples: Tensor) -> Mapping[str, LiveRecord]:
@@ -156,7 +157,7 @@ def reuse_live_film(latent: Mapping[str, Any], vae: Any, target: Path, metadata:
     return True
 
 
-def _picture(frame: Tensor) -> Picture:
+def _preview(frame: Tensor) -> Preview:
     """A frame H W C in [0, 1] as ComfyUI sends previews."""
     image = Image.fromarray(frame.clamp(0, 1).mul(255).round().byte().numpy())
     return "JPEG", image, latent_preview.MAX_PREVIEW_RESOLUTION

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import latent_preview
@@ -21,6 +24,9 @@ from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from .projector import Picture, Projector
 
 logger = logging.getLogger(__name__)
+
+BAR_SECONDS, WORDS_SECONDS = 0.1, 0.5
+"""From one message to the next at least."""
 
 
 class SamplingProgress:
@@ -47,6 +53,7 @@ class SamplingProgress:
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
         self._reused = 0
         self._pace = Pace()
+        self._words_pause = Pause(WORDS_SECONDS)
 
     def __enter__(self) -> SamplingProgress:
         self._projector.__enter__()
@@ -74,6 +81,9 @@ class SamplingProgress:
         self._reused += is_reused
         done = len(state.chunks) - len(self._before.chunks)
         self._bar.update(done, self._num_chunks)
+        is_last = done == self._num_chunks
+        if not (is_last or self._words_pause.is_over()):
+            return
         left = self._pace.seconds_left(self._num_chunks - done)
         parts = [
             f"chunk {done} of {self._num_chunks}",
@@ -81,7 +91,7 @@ class SamplingProgress:
             *([f"{self._reused} reused from disk"] if self._reused else []),
             *([f"about {spoken(left)} left"] if left else []),
         ]
-        say(" · ".join(parts), log=done == self._num_chunks)
+        say(" · ".join(parts), log=is_last)
 
     def stopped(self, film: RolloutState, num_kept: int) -> None:
         """Something ended the making early, when so many of the film's chunks were on disk."""
@@ -97,22 +107,42 @@ class SamplingProgress:
         if self._previewer is None:
             return []
         # ComfyUI's previewers show the first frame that they are given.
-        return [self._previewer.decode_latent_to_preview_image("JPEG", frame) for frame in latents.split(1, dim=2)]
+        show = self._previewer.decode_latent_to_preview_image
+        return [partial(show, "JPEG", frame) for frame in latents.split(1, dim=2)]
 
 
 class InterruptibleBar:
     """A progress bar that never misses an interrupt.
 
-    ComfyUI's own asks too, but from 0.9.2 on it is throttled: between its updates an interrupt would go unseen.
+    ComfyUI's own asks too, but from 0.9.2 on it is throttled: between its updates an interrupt would go unseen. What it
+    sends is throttled here for all versions: a small model makes a hundred calls a second.
     """
 
     def __init__(self) -> None:
         self._bar = ProgressBar(1)
+        self._pause = Pause(BAR_SECONDS)
 
     def update(self, done: float, total: int) -> None:
         """Raises InterruptProcessingException if the artist has stopped the run."""
         interrupt_if_asked()
-        self._bar.update_absolute(done, total)
+        if done >= total or self._pause.is_over():
+            self._bar.update_absolute(done, total)
+
+
+class Pause:
+    """Tells what may be sent again from what would be too much."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._until = -math.inf
+
+    def is_over(self) -> bool:
+        """Whether so much time has gone by since this was last true."""
+        now = time.monotonic()
+        if now < self._until:
+            return False
+        self._until = now + self._seconds
+        return True
 
 
 def interrupt_if_asked() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
+import torch
 from comfy_api import feature_flags
 from comfy_execution.progress import get_progress_state
 from comfy_execution.utils import get_executing_context
@@ -17,8 +18,10 @@ from server import PromptServer
 SECONDS = 5.0
 """How much of the film is played: what a window of 21 latent frames holds."""
 
-Picture = tuple[str, Any, int | None]
-"""What ComfyUI sends as a preview: format, PIL image, and the side that it is scaled down to."""
+Preview = tuple[str, Any, int | None]
+"""What ComfyUI sends: format, PIL image, and the side that it is scaled to."""
+Picture = Callable[[], Preview]
+"""Makes its preview when it is shown. Few of a fast film's are."""
 
 
 class Projector:
@@ -67,20 +70,21 @@ class Projector:
         """Where the node's bar is, which the message repeats."""
         self._position = (done, total)
 
+    @torch.inference_mode()
     def _play(self) -> None:
         self._has_something.wait()
         while not self._is_over.is_set():
             with self._lock:
                 pictures = [*self._film, *self._at_work]
             for picture in pictures:
-                self._send(picture, *self._position)
+                self._send(picture(), *self._position)
                 if self._is_over.wait(1 / self._per_second):
                     return
             if not pictures:  # there were some, which nobody gave anew
                 self._is_over.wait(1 / self._per_second)
 
 
-def _sender() -> Callable[[Picture, float, int], None]:
+def _sender() -> Callable[[Preview, float, int], None]:
     """Sends previews for the node at work. ComfyUI's own progress bar also asks for interrupts, which belong to the
     node's thread, and knows the node at work only there."""
     context = get_executing_context()
@@ -89,7 +93,7 @@ def _sender() -> Callable[[Picture, float, int], None]:
         return _send_nothing
     node_id, registry = context.node_id, get_progress_state()
 
-    def send(picture: Picture, done: float, total: int) -> None:
+    def send(picture: Preview, done: float, total: int) -> None:
         client = server.client_id
         registry.update_progress(node_id, done, total, picture)
         if not feature_flags.supports_feature(server.sockets_metadata, client, "supports_preview_metadata"):
@@ -98,5 +102,5 @@ def _sender() -> Callable[[Picture, float, int], None]:
     return send
 
 
-def _send_nothing(picture: Picture, done: float, total: int) -> None:
+def _send_nothing(picture: Preview, done: float, total: int) -> None:
     del picture, done, total

@@ -26,8 +26,10 @@ CHUNKS_OF_A_MINUTE = 81
 @pytest.fixture(scope="module")
 def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
     """A server that keeps finished chunks, as one does unless it is told otherwise."""
-    with ComfyServer(ServerConfig(base_directory=tmp_path_factory.mktemp("keeping"))) as server:
-        yield Comfy(server)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.delenv("SFPP_SPOOL_GB", raising=False)
+        with ComfyServer(ServerConfig(base_directory=tmp_path_factory.mktemp("keeping"))) as server:
+            yield Comfy(server)
 
 
 @pytest.fixture
