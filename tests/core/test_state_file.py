@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,3 +131,28 @@ def test_a_film_of_before_there_were_forms_is_as_computed(saved: Path, tmp_path:
     del description["cache_form"]
     save_file(load_file(saved), tmp_path / "old.safetensors", {HEADER: json.dumps(description)})
     assert load_state(tmp_path / "old.safetensors").cache_form == "computed"
+
+
+class Marker:
+    """What a hostile file would do when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self._path,)
+
+
+@pytest.mark.parametrize(
+    "write",
+    [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content))],
+    ids=["torch.save", "pickle"],
+)
+def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[[object, Path], object]) -> None:
+    touched, path = tmp_path / "touched", tmp_path / "film.sfpp.safetensors"
+    write({"latents": torch.zeros(1), "run": Marker(touched)}, path)
+    with pytest.raises(StateFileError, match=r"film\.sfpp\.safetensors is a damaged state"):
+        load_state(path)
+    assert not touched.exists()
+    pickle.loads(pickle.dumps(Marker(touched)))
+    assert touched.exists(), "the file would have done nothing, so this test shows nothing"
