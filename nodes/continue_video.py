@@ -6,24 +6,14 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND
 from .host.continued import ContinuedClip
 from .host.encoding import encode_pictures
 from .host.progress import say
-from .sampler import MAX_SIDE
+from .size_widgets import side_input
 from .vocabulary import CATEGORY, Clip, search_aliases
 
-
-def _side_input(name: str) -> io.Input:
-    return io.Int.Input(
-        name,
-        default=0,
-        min=0,
-        max=MAX_SIDE,
-        step=WAN21.size_multiple,
-        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. The clip is scaled "
-        "to cover it and cut evenly. 0: the clip's own.",
-    )
+FITTED = "The clip is scaled to cover it and cut evenly. 0: the clip's own."
 
 
 class ContinueVideo(io.ComfyNode):
@@ -49,8 +39,8 @@ class ContinueVideo(io.ComfyNode):
                     tooltip="How much of the clip's end the model sees. 5 fill the window of most models; less lets it "
                     "forget how things moved. At 16 frames a second, whatever the clip's own rate.",
                 ),
-                _side_input("width"),
-                _side_input("height"),
+                side_input("width", FITTED, default=0, least=0),
+                side_input("height", FITTED, default=0, least=0),
             ],
             outputs=[
                 io.Latent.Output("start", display_name="start", tooltip="For start of SFPP Sampler."),

@@ -20,22 +20,10 @@ from .host.network import wan_config
 from .host.progress import say
 from .host.sampling import Wishes, preset_settings, sample_chunks
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input, rollout_inputs, rollout_settings
+from .size_widgets import MAX_SIDE, side_input
 from .vocabulary import CATEGORY, FilmState, search_aliases
 
-MAX_SIDE = 8192
-"""Pixels. No model comes near it; a digit too many must not fill the memory."""
-
-
-def _side_input(name: str, default: int) -> io.Int.Input:
-    return io.Int.Input(
-        name,
-        default=default,
-        min=WAN21.size_multiple,
-        max=MAX_SIDE,
-        step=WAN21.size_multiple,
-        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. Stay near what the "
-        "model was trained at: 832x480 for Wan 2.1 1.3B, 64x64 for the built-in model.",
-    )
+NEAR_TRAINING = "Stay near what the model was trained at: 832x480 for Wan 2.1 1.3B, 64x64 for the built-in model."
 
 
 class Sampler(io.ComfyNode):
@@ -77,8 +65,8 @@ class Sampler(io.ComfyNode):
                     tooltip="Chooses the noise, which is the same on every machine. The same seed and settings give "
                     "the same film, made in one go or in pieces.",
                 ),
-                _side_input("width", default=832),
-                _side_input("height", default=480),
+                side_input("width", NEAR_TRAINING, default=832),
+                side_input("height", NEAR_TRAINING, default=480),
                 io.Float.Input(
                     "seconds",
                     default=5.0,
