@@ -107,7 +107,7 @@ def test_a_film_in_a_file_is_rated_and_drawn(studio: Studio, comfy, films):
     assert said["video"] == "whole.mp4" and said["prompt"] == "clouds"
     assert [(part["start"], part["end"]) for part in said["segments"]] == [(0.0, 2.0), (2.0, SECONDS)]
     assert said["curves"]["time"][-1] == pytest.approx(SECONDS - 1 / 16)
-    assert ticks(events, rating) > 10, "the bar does not move while the film is measured"
+    assert ticks(events, rating) > 3, "the bar does not move while the film is measured"
     plot = shown_picture(comfy, result, report)
     assert plot.width == 1024 and plot.height > 500
     assert len(plot.convert("RGB").getcolors(1 << 24)) > 20, "the plot is empty"
@@ -156,7 +156,7 @@ def test_pictures_count_like_the_same_film_as_a_video(studio: Studio, films):
     other = studio.run(graph, on_event=events.append)
     assert text(other, other_score) == text(one, one_score)
     assert text(other, second) == text(one, first) and len(text(one, first).splitlines()) == 4
-    assert ticks(events, second) < 10, "the same pictures were measured again"
+    assert ticks(events, second) < 3, "the same pictures were measured again"
 
 
 @pytest.mark.parametrize("count", (1, 2))
