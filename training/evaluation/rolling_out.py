@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.past import Encoding
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise
-from sfpp_core.rollout.state import Chunk, RolloutState
+from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.latent_format import to_model_space
 from sfpp_core.wan.transformer import WanTransformer
@@ -52,10 +53,12 @@ class NoisyPast(Rollout):
     student does not see exactly it cannot copy exactly.
     """
 
-    def _commit(self, chunk: Chunk, *, given: bool) -> float:
+    def _commit(self, encoding: Encoding, *, given: bool) -> float:
         sigma = 0.0 if given else self.state.config.context_noise / NUM_TIMESTEPS
+        chunk = encoding.chunk
         noise = self._noise(self._cache.num_frames, CONTEXT_STEP, tuple(chunk.latents.shape))
-        return super()._commit(replace(chunk, latents=add_noise(chunk.latents, noise, sigma)), given=given)
+        noised = replace(chunk, latents=add_noise(chunk.latents, noise, sigma))
+        return super()._commit(replace(encoding, chunk=noised), given=given)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
