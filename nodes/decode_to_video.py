@@ -71,8 +71,8 @@ class DecodeToVideo(io.ComfyNode):
                     round=0.001,
                     optional=True,
                     tooltip="Frames per second of the file, such as 24, 25, 29.97 or 30. 0: as made, "
-                    f"{FRAMES_PER_SECOND}. Otherwise frames are "
-                    "shown twice or left out, none is invented; the film keeps its length and its speed.",
+                    f"{FRAMES_PER_SECOND}. Otherwise frames are shown twice or left out, none is invented; the film "
+                    "keeps its length and its speed.",
                 ),
                 io.Boolean.Input(
                     "thumbnail",

@@ -6,12 +6,11 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.timed_lines import parse_timed_lines, spoken_time
+from ..sfpp_core.rollout.timed_lines import LATEST_SECONDS, parse_timed_lines, spoken_time
 from .host.conditioning import scheduled
 from .host.progress import say
 from .vocabulary import CATEGORY, search_aliases
 
-MAX_SECONDS = 86400.0
 EXAMPLE = (
     "0:00 A red ball glides slowly to the left in the desert.\n0:20 A blue boat bounces slowly up and down at sea."
 )
@@ -41,6 +40,12 @@ def _recache_input() -> io.Input:
     )
 
 
+def _schedule_output() -> io.Output:
+    return io.Conditioning.Output(
+        "schedule", display_name="schedule", tooltip="For positive of SFPP Sampler or SFPP Extend."
+    )
+
+
 class PromptSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -63,18 +68,16 @@ class PromptSchedule(io.ComfyNode):
                 _crossfade_input(),
                 _recache_input(),
             ],
-            outputs=[
-                io.Conditioning.Output(
-                    "schedule", display_name="schedule", tooltip="For positive of SFPP Sampler or SFPP Extend."
-                )
-            ],
+            outputs=[_schedule_output()],
         )
 
     @classmethod
     def validate_inputs(cls, lines: str | None = None) -> bool | str:
         """Refuse a schedule that cannot be read before anything is loaded; one that is wired in is read later."""
+        if lines is None:
+            return True
         try:
-            parse_timed_lines(lines if lines is not None else EXAMPLE)
+            parse_timed_lines(lines)
         except ValueError as error:
             return str(error)
         return True
@@ -108,7 +111,7 @@ class PromptAt(io.ComfyNode):
                     "seconds",
                     default=0.0,
                     min=0.0,
-                    max=MAX_SECONDS,
+                    max=LATEST_SECONDS,
                     step=0.5,
                     round=0.01,
                     tooltip="When it begins, in seconds from the beginning of the film. The first prompt of a film "
@@ -120,11 +123,7 @@ class PromptAt(io.ComfyNode):
                     "earlier", optional=True, tooltip="Prompts with other times, from SFPP Prompt At or Schedule."
                 ),
             ],
-            outputs=[
-                io.Conditioning.Output(
-                    "schedule", display_name="schedule", tooltip="For positive of SFPP Sampler or SFPP Extend."
-                )
-            ],
+            outputs=[_schedule_output()],
         )
 
     @classmethod

@@ -19,6 +19,8 @@ from typing import Final
 
 from filelock import FileLock, Timeout
 
+from .locks import let_go, lock_file, try_lock
+
 _HIDDEN: Final = "."
 _VISIBLE: Final = "unfinished."
 _OURS: Final = re.compile(
@@ -65,14 +67,14 @@ def remove_leftovers(folder: Path) -> None:
             if match := _OURS.fullmatch(name):
                 left[match["unfinished"] or match["lock"]].append(folder / name)
     for token, paths in left.items():
-        lock = _claim(folder, token)
+        lock = try_lock(_lock_path(folder, token))
         if lock is None:
-            continue
+            continue  # its process lives, or that cannot be told
         for path in paths:
             if path != Path(lock.lock_file):
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
-        _let_go(lock)
+        let_go(lock)
 
 
 @contextmanager
@@ -86,7 +88,7 @@ def _unfinished(path: Path, prefix: str) -> Iterator[Path]:
         with suppress(PermissionError):  # on Windows, while somebody looks at it: the next clean-up takes it
             temporary.unlink(missing_ok=True)
         if lock is not None:
-            _let_go(lock)
+            let_go(lock)
 
 
 def _new_claim(folder: Path) -> tuple[str, FileLock | None]:
@@ -94,7 +96,7 @@ def _new_claim(folder: Path) -> tuple[str, FileLock | None]:
     while True:
         token = secrets.token_hex(4)
         try:
-            lock = _acquired(folder, token)
+            lock = lock_file(_lock_path(folder, token))
         except Timeout:
             continue  # a clean-up came upon the new lock before we had it
         except (OSError, NotImplementedError):
@@ -104,26 +106,5 @@ def _new_claim(folder: Path) -> tuple[str, FileLock | None]:
         lock.release()  # the clean-up has removed it, and the next would not see that we hold it
 
 
-def _claim(folder: Path, token: str) -> FileLock | None:
-    """The lock of an unfinished file; None while its process lives, or if that cannot be told."""
-    try:
-        return _acquired(folder, token)
-    except (OSError, NotImplementedError):
-        return None
-
-
-def _acquired(folder: Path, token: str) -> FileLock:
-    # A generator that holds the lock may be closed by another thread than the one that began it.
-    lock = FileLock(folder / f".{token}.sfpp-lock", timeout=0, thread_local=False)
-    lock.acquire()
-    return lock
-
-
-def _let_go(lock: FileLock) -> None:
-    """Remove a lock's file: on Windows, that can only be done once the lock is released."""
-    path = Path(lock.lock_file)
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
-    lock.release()
-    with suppress(OSError):
-        path.unlink(missing_ok=True)
+def _lock_path(folder: Path, token: str) -> Path:
+    return folder / f".{token}.sfpp-lock"

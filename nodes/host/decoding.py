@@ -41,6 +41,20 @@ def wan_vae(vae: Any) -> WanVAE:
     return own.eval()
 
 
+def vae_patcher(vae: Any) -> ModelPatcher:
+    """The core's VAE in the dtype of a ComfyUI VAE, for ComfyUI to bring to its device. Raises as `wan_vae`.
+
+    A patcher of its own: the weights must be whole on the device, wherever ComfyUI keeps or maps its copy of them.
+    """
+    own = wan_vae(vae).to(vae.vae_dtype)
+    return ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
+
+
+def as_frames(pixels: Tensor) -> Tensor:
+    """Pixels [1, 3, F, H, W] in [-1, 1] as frames F H W C in [0, 1], float32 on the CPU."""
+    return rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
+
+
 class Film(Protocol):
     """What takes the frames."""
 
@@ -68,9 +82,7 @@ def decode_film(
         ValueError: before anything is decoded, if the VAE is not Wan 2.1's.
         OOM_EXCEPTION: ComfyUI's; not even the smallest tiles fit.
     """
-    own = wan_vae(vae).to(vae.vae_dtype)
-    # A patcher of its own: the weights must be whole on the device, wherever ComfyUI keeps or maps its copy of them.
-    patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
+    patcher = vae_patcher(vae)
     tiling = Tiling(height=samples.shape[3], width=samples.shape[4])
     memory.load_models_gpu([patcher], memory_required=_estimate(vae, tiling), force_full_load=True)
     while not _fits(patcher, vae.vae_dtype, samples, tiling, open_film, on_frame):
@@ -92,7 +104,7 @@ def _fits(
         with open_film() as film:
             for done, latent in enumerate(samples.split(1, dim=2), start=1):
                 pixels = stream.push(latent.to(patcher.load_device, dtype))
-                film.write(rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c"))
+                film.write(as_frames(pixels))
                 on_frame(done, samples.shape[2])
     except Exception as error:
         if not is_out_of_memory(error):

@@ -8,12 +8,11 @@ from typing import Any
 import comfy.model_management as memory
 import numpy as np
 import torch
-from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...sfpp_core.wan.geometry import WAN21
 from ...sfpp_core.wan.vae import EncodeStream
-from .decoding import wan_vae
+from .decoding import vae_patcher
 from .progress import InterruptibleBar
 
 
@@ -23,9 +22,8 @@ def encode_pictures(vae: Any, pictures: Iterable[np.ndarray], num_frames: int) -
     Computes on the device and in the dtype that ComfyUI chose for this VAE; no more than a latent frame's pictures are
     held. Raises ValueError if the VAE is not Wan 2.1's.
     """
-    own = wan_vae(vae).to(vae.vae_dtype)
-    patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
-    stream, bar, latents = EncodeStream(own), InterruptibleBar(), []
+    patcher = vae_patcher(vae)
+    stream, bar, latents = EncodeStream(patcher.model), InterruptibleBar(), []
     for done, picture in enumerate(pictures, start=1):
         if done == 1:
             height, width = picture.shape[:2]

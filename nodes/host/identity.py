@@ -29,8 +29,7 @@ def model_identity(model: ModelPatcher) -> str:
     for name, parameter in sorted(model.model.diffusion_model.named_parameters()):
         original = model.backup.get(f"diffusion_model.{name}")
         weight = parameter if original is None else original.weight
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(_signs(weight.detach()))
+        digest.update(_weight_part(name, weight))
     for name in sorted(model.patches):
         digest.update(name.encode())
         for part in _patch_parts(model.patches[name]):
@@ -42,8 +41,7 @@ def weights_identity(module: nn.Module) -> str:
     """Hexadecimal fingerprint of a module's weights, read as those of a MODEL are."""
     digest = hashlib.sha256()
     for name, weight in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(weight.shape)}".encode())
-        digest.update(_signs(weight.detach()))
+        digest.update(_weight_part(name, weight))
     return digest.hexdigest()[:32]
 
 
@@ -57,8 +55,10 @@ def _sample(tensor: Tensor) -> Tensor:
     return torch.cat([flat[start : start + RUN_LENGTH].float() for start in starts]).cpu()
 
 
-def _signs(weight: Tensor) -> bytes:
-    return np.packbits(torch.signbit(_sample(weight)).numpy()).tobytes()
+def _weight_part(name: str, weight: Tensor) -> bytes:
+    """What a weight adds to a fingerprint: its name, shape and the signs of a sample."""
+    signs = np.packbits(torch.signbit(_sample(weight.detach())).numpy()).tobytes()
+    return f"{name}{tuple(weight.shape)}".encode() + signs
 
 
 def _patch_parts(value: Any) -> Iterator[bytes]:

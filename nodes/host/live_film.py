@@ -13,7 +13,6 @@ from typing import Any
 import comfy.model_management as memory
 import latent_preview
 from comfy.model_patcher import ModelPatcher
-from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
@@ -25,7 +24,7 @@ from ...sfpp_core.video.container import make_whole
 from ...sfpp_core.video.writer import VideoWriter
 from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from ...sfpp_core.wan.vae import DecodeStream
-from .decoding import wan_vae
+from .decoding import as_frames, vae_patcher
 from .identity import weights_identity
 from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
@@ -63,8 +62,7 @@ class LiveFilm:
 
         plan: names what is made of the state, see `FilmSpool.plan`. Raises ValueError if the VAE is not Wan 2.1's.
         """
-        own = wan_vae(vae).to(vae.vae_dtype)
-        self._patcher = ModelPatcher(own, load_device=vae.device, offload_device=memory.vae_offload_device())
+        self._patcher = vae_patcher(vae)
         self._step = int(vae.memory_used_decode((1, WAN21.channels, 1, *state.shape[2:]), vae.vae_dtype))
         self._to_vae_space = model.model.process_latent_out
         self._dtype = vae.vae_dtype
@@ -74,7 +72,7 @@ class LiveFilm:
         height, width = (side * WAN21.spatial_stride for side in state.shape[2:])
         self._writer = VideoWriter(self.path, width, height, crf=DEFAULT_CRF, codec=H264)
         self._before = state
-        self._stream: DecodeStream | None = DecodeStream(own)
+        self._stream: DecodeStream | None = DecodeStream(self._patcher.model)
         self._resources = ExitStack()
         self._is_whole = False
 
@@ -84,13 +82,16 @@ class LiveFilm:
 
     def load(self) -> None:
         """Bring the VAE's weights to their device, if something has moved them away."""
-        memory.load_models_gpu([self._patcher], memory_required=self._step, force_full_load=True)
+        if self._stream is None:
+            return
+        with self._expendable():
+            memory.load_models_gpu([self._patcher], memory_required=self._step, force_full_load=True)
 
     def __enter__(self) -> LiveFilm:
         with self._expendable():
             self._resources.enter_context(self._writer)
-            self.load()
             say(f"The film grows in {self.path.parent}, for any player.")
+        self.load()
         for chunk in self._before.chunks:
             self.push(chunk.latents)
         return self
@@ -108,7 +109,7 @@ class LiveFilm:
             for frame in self._to_vae_space(latents).split(1, dim=2) if self._stream else ():
                 interrupt_if_asked()
                 pixels = self._stream.push(frame.to(self._patcher.load_device, self._dtype))
-                frames = rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
+                frames = as_frames(pixels)
                 self._writer.write(frames)
                 pictures += [partial(_preview, frame) for frame in frames[1::2]]
         return pictures

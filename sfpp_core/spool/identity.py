@@ -28,7 +28,7 @@ def tensor_digest(tensor: Tensor) -> str:
     """Hexadecimal SHA-256 of a tensor's shape, type and values, wherever it lies."""
     plain = tensor.detach().to("cpu").contiguous()
     digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
-    digest.update(plain.view(torch.uint8).numpy() if plain.ndim else plain.reshape(1).view(torch.uint8).numpy())
+    digest.update(plain.flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
+from ..locks import let_go, try_lock
 
 GATE = ".gate"
 """In the spool's folder: held while a film's folder is taken or removed, never for long."""
@@ -32,19 +32,17 @@ def in_use(folder: Path) -> Iterator[None]:
 
     Raises OSError if the folder cannot be made.
     """
-    hold = FileLock(folder / HOLD.replace("*", f"{os.getpid()}_{secrets.token_hex(4)}"), thread_local=False)
+    name = HOLD.replace("*", f"{os.getpid()}_{secrets.token_hex(4)}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _gate(folder.parent, GATE_SECONDS):
         folder.mkdir(exist_ok=True)
-        with suppress(OSError, NotImplementedError):
-            hold.acquire(timeout=0)
+        hold = try_lock(folder / name)
         _touch(folder)
     try:
         yield
     finally:
-        hold.release()
-        with suppress(OSError):
-            Path(hold.lock_file).unlink(missing_ok=True)
+        if hold is not None:
+            let_go(hold)
         _touch(folder)
 
 
@@ -81,16 +79,12 @@ def clean(root: Path, *, most_bytes: int, most_seconds: float) -> Cleaned:
 @contextmanager
 def _gate(root: Path, timeout: float) -> Iterator[bool]:
     """Alone among all that take or remove films; whether that is so."""
-    lock = FileLock(root / GATE, thread_local=False)
-    is_ours = False
-    if root.is_dir():
-        with suppress(OSError, NotImplementedError):
-            lock.acquire(timeout=timeout)
-            is_ours = True
+    lock = try_lock(root / GATE, timeout=timeout) if root.is_dir() else None
     try:
-        yield is_ours
+        yield lock is not None
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
 
 
 def _films(root: Path) -> list[Path]:
@@ -115,12 +109,8 @@ def _size(folder: Path) -> int:
 def _is_held(folder: Path) -> bool:
     """Whether a living process holds the folder. What a dead one left is removed."""
     for path in folder.glob(HOLD):
-        lock = FileLock(path, thread_local=False)
-        try:
-            lock.acquire(timeout=0)
-        except (OSError, NotImplementedError):
-            return True  # held, or nobody can tell
-        lock.release()
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
+        lock = try_lock(path)
+        if lock is None:
+            return True  # or nobody can tell
+        let_go(lock)
     return False
