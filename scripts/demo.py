@@ -24,8 +24,8 @@ from scripts.command_line import require_writable, stop_in_order_on_signals
 
 WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 
-# Node classes whose progress bar stands for seconds of film, and what the bar is called meanwhile.
-_STAGES = {"SFPPSampler": "making", "SFPPDecodeToVideo": "writing"}
+_FILMING = "SFPPSampler"
+"""The node class whose progress bar stands for seconds of film; it decodes and writes what it makes."""
 
 # Far beyond what a laptop takes per second of film; only a server that hangs gets here.
 _TIMEOUT_PER_SECOND_S = 60.0
@@ -33,32 +33,29 @@ _TIMEOUT_BASE_S = 600.0
 
 
 class FilmProgress:
-    """Shows the progress of the nodes in seconds of film, one bar after the other."""
+    """Shows how much of the film is made, in seconds of film."""
 
     def __init__(self, workflow: Workflow, seconds: float) -> None:
-        self._stages = {node_id: _STAGES.get(node["class_type"]) for node_id, node in workflow.items()}
+        self._nodes = {node_id for node_id, node in workflow.items() if node["class_type"] == _FILMING}
         self._seconds = seconds
         self._bar: tqdm | None = None
-        self._node_id: str | None = None
 
     def __call__(self, event: Event) -> None:
         """Take an event of the run."""
-        if not isinstance(event, Progress) or self._stages.get(event.node_id) is None:
+        if not isinstance(event, Progress) or event.node_id not in self._nodes:
             return
-        if event.node_id != self._node_id:
-            self._begin(event.node_id)
+        if self._bar is None:
+            self._bar = self._begun()
         self._bar.update(self._seconds * event.value / event.maximum - self._bar.n)
 
     def close(self) -> None:
-        """End the bar that is shown, if there is one."""
+        """End the bar, if there is one."""
         if self._bar is not None:
             self._bar.close()
 
-    def _begin(self, node_id: str) -> None:
-        self.close()
-        self._node_id = node_id
-        self._bar = tqdm(
-            desc=self._stages[node_id],
+    def _begun(self) -> tqdm:
+        return tqdm(
+            desc="making",
             total=self._seconds,
             bar_format="{desc}: {n:.1f} of {total:.1f} s of film |{bar}| {elapsed} passed, {remaining} left",
             # A terminal redraws one line; in a log file each update is a line of its own.

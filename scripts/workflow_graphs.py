@@ -55,7 +55,7 @@ def _text_to_long_video() -> Graph:
                 TINY,
                 _prompt(2, "A red ball glides slowly to the left in the desert."),
             ),
-            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 60.0)),
+            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 60.0, vae=VAE)),
             _group("3  MP4", PURPLE, WIDE, _mp4(4, Wire(3, "latent"), "video/tiny_long_video")),
         ),
     )

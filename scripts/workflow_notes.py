@@ -23,7 +23,7 @@ Press **Run**. Nothing to download; it runs on any CPU.
 {_WORLD}
 
 **Time:** about one second a second of film on two CPU cores. The node says how much is left.
-Wire **vae** into **SFPP Sampler** to see the film itself while it is made.
+The film plays in **SFPP Sampler** and grows on disk while it is made, because **vae** is wired into it.
 
 **Longer films:** set **seconds**. The last second costs what the first does, and memory does not grow. {_KEPT}
 

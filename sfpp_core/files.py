@@ -23,6 +23,7 @@ from .locks import let_go, lock_file, try_lock
 
 _HIDDEN: Final = "."
 _VISIBLE: Final = "unfinished."
+_MARK: Final = ".sfpp-"
 _OURS: Final = re.compile(
     r"(?:\.|unfinished\.).+\.(?P<unfinished>[0-9a-f]{8})\.sfpp-tmp(?:\.[^.]+)?|\.(?P<lock>[0-9a-f]{8})\.sfpp-lock"
 )
@@ -64,7 +65,8 @@ def remove_leftovers(folder: Path) -> None:
     left: dict[str, list[Path]] = defaultdict(list)
     with suppress(PermissionError):
         for name in os.listdir(folder):
-            if match := _OURS.fullmatch(name):
+            # The short test first: a long film's folder has thousands of names, and is gone through at every chunk.
+            if _MARK in name and (match := _OURS.fullmatch(name)):
                 left[match["unfinished"] or match["lock"]].append(folder / name)
     for token, paths in left.items():
         lock = try_lock(_lock_path(folder, token))

@@ -47,7 +47,7 @@ class SamplingProgress:
         if previews_per_second is None:
             previews_per_second = FRAMES_PER_SECOND / WAN21.temporal_stride
             self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
-        self._projector = Projector(previews_per_second)
+        self._projector = Projector(previews_per_second, max(state.shape[2:]) * WAN21.spatial_stride)
         self._before = state
         self._num_chunks = num_chunks
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))

@@ -17,6 +17,8 @@ from server import PromptServer
 
 SECONDS = 5.0
 """How much of the film is played: what a window of 21 latent frames holds."""
+SMALL_SIDE = 256
+"""Pixels. ComfyUI enlarges previews to twice that and more, which says nothing new of a film that is no larger."""
 
 Preview = tuple[str, Any, int | None]
 """What ComfyUI sends: format, PIL image, and the side that it is scaled to."""
@@ -30,9 +32,10 @@ class Projector:
     Every client that shows ComfyUI's previews shows this one: it is the same message, sent more often.
     """
 
-    def __init__(self, per_second: float) -> None:
-        """per_second: pictures a second of film."""
+    def __init__(self, per_second: float, film_side: int) -> None:
+        """per_second: pictures a second of film. film_side: the longer side of the film in pixels."""
         self._per_second = per_second
+        self._most_side = max(film_side, SMALL_SIDE)
         self._film: deque[Picture] = deque(maxlen=round(SECONDS * per_second))
         self._at_work: Sequence[Picture] = ()
         self._lock = threading.Lock()
@@ -77,11 +80,15 @@ class Projector:
             with self._lock:
                 pictures = [*self._film, *self._at_work]
             for picture in pictures:
-                self._send(picture(), *self._position)
+                self._send(self._of_its_size(picture()), *self._position)
                 if self._is_over.wait(1 / self._per_second):
                     return
             if not pictures:  # there were some, which nobody gave anew
                 self._is_over.wait(1 / self._per_second)
+
+    def _of_its_size(self, preview: Preview) -> Preview:
+        form, image, side = preview
+        return form, image, side and min(side, self._most_side)
 
 
 def _sender() -> Callable[[Preview, float, int], None]:
