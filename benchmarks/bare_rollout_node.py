@@ -30,18 +30,23 @@ class BareRollout:
                 "model": ("MODEL",),
                 "positive": ("CONDITIONING",),
                 "seed": ("INT", {"default": 0, "min": 0, "max": 2**63}),
+                "width": ("INT", {"default": 64, "min": 16, "max": 8192}),
+                "height": ("INT", {"default": 64, "min": 16, "max": 8192}),
                 "chunks": ("INT", {"default": 1, "min": 1, "max": 10_000}),
             }
         }
 
-    def make(self, model: Any, positive: list, seed: int, chunks: int) -> tuple[dict[str, Any]]:
+    def make(
+        self, model: Any, positive: list, seed: int, width: int, height: int, chunks: int
+    ) -> tuple[dict[str, Any]]:
         import comfy.model_management as memory
 
         network = _pack("nodes.host.network")
         state_module, rollout_module = _pack("sfpp_core.rollout.state"), _pack("sfpp_core.rollout.rollout")
         settings = _pack("nodes.host.sampling").preset_settings(model)
         memory.load_models_gpu([model])
-        state = state_module.RolloutState(config=settings, seed=seed, model_id="bare", shape=(1, 16, 8, 8))
+        shape = (1, 16, height // 8, width // 8)
+        state = state_module.RolloutState(config=settings, seed=seed, model_id="bare", shape=shape)
         rollout = rollout_module.Rollout(
             network.HostNetwork(model), state, positive[0][0], dtype=network.compute_dtype(model)
         )

@@ -23,7 +23,6 @@ from .locks import let_go, lock_file, try_lock
 
 _HIDDEN: Final = "."
 _VISIBLE: Final = "unfinished."
-_MARK: Final = ".sfpp-"
 _OURS: Final = re.compile(
     r"(?:\.|unfinished\.).+\.(?P<unfinished>[0-9a-f]{8})\.sfpp-tmp(?:\.[^.]+)?|\.(?P<lock>[0-9a-f]{8})\.sfpp-lock"
 )
@@ -39,11 +38,8 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         FileNotFoundError: the folder does not exist.
     """
-    with _unfinished(path, _HIDDEN) as temporary:
+    with working_in(path.parent) as workplace, workplace.replacing(path.name) as temporary:
         yield temporary
-        with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
 
 
 @contextmanager
@@ -52,8 +48,51 @@ def growing(path: Path) -> Iterator[Path]:
 
     Raises as `replacing`, and removes what dead processes left, too.
     """
-    with _unfinished(path, _VISIBLE) as temporary:
+    with working_in(path.parent) as workplace, workplace.unfinished(path.name, _VISIBLE) as temporary:
         yield temporary
+
+
+@contextmanager
+def working_in(folder: Path) -> Iterator[Workplace]:
+    """A place for many files of one writer: what costs time, the lock and the cleaning, is done once.
+
+    Raises as `remove_leftovers`.
+    """
+    remove_leftovers(folder)
+    token, lock = _new_claim(folder)
+    try:
+        yield Workplace(folder, token)
+    finally:
+        if lock is not None:
+            let_go(lock)
+
+
+class Workplace:
+    """A folder, and the token that tells this writer's unfinished files from others'."""
+
+    def __init__(self, folder: Path, token: str) -> None:
+        self.folder = folder
+        self._token = token
+
+    @contextmanager
+    def replacing(self, name: str) -> Iterator[Path]:
+        """As `replacing`, for the file `name` of the folder, without looking for what others left."""
+        with self.unfinished(name, _HIDDEN) as temporary:
+            yield temporary
+            with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
+                os.fsync(file.fileno())
+            os.replace(temporary, self.folder / name)
+
+    @contextmanager
+    def unfinished(self, name: str, prefix: str) -> Iterator[Path]:
+        """Yield a path in the folder for what will be `name`; in the end, whatever lies there is removed."""
+        whole = Path(name)
+        temporary = self.folder / f"{prefix}{whole.stem}.{self._token}.sfpp-tmp{whole.suffix}"
+        try:
+            yield temporary
+        finally:
+            with suppress(PermissionError):  # on Windows, while somebody looks at it: the next clean-up takes it
+                temporary.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -65,8 +104,7 @@ def remove_leftovers(folder: Path) -> None:
     left: dict[str, list[Path]] = defaultdict(list)
     with suppress(PermissionError):
         for name in os.listdir(folder):
-            # The short test first: a long film's folder has thousands of names, and is gone through at every chunk.
-            if _MARK in name and (match := _OURS.fullmatch(name)):
+            if match := _OURS.fullmatch(name):
                 left[match["unfinished"] or match["lock"]].append(folder / name)
     for token, paths in left.items():
         lock = try_lock(_lock_path(folder, token))
@@ -77,20 +115,6 @@ def remove_leftovers(folder: Path) -> None:
                 with suppress(OSError):
                     path.unlink(missing_ok=True)
         let_go(lock)
-
-
-@contextmanager
-def _unfinished(path: Path, prefix: str) -> Iterator[Path]:
-    remove_leftovers(path.parent)
-    token, lock = _new_claim(path.parent)
-    temporary = path.with_name(f"{prefix}{path.stem}.{token}.sfpp-tmp{path.suffix}")
-    try:
-        yield temporary
-    finally:
-        with suppress(PermissionError):  # on Windows, while somebody looks at it: the next clean-up takes it
-            temporary.unlink(missing_ok=True)
-        if lock is not None:
-            let_go(lock)
 
 
 def _new_claim(folder: Path) -> tuple[str, FileLock | None]:

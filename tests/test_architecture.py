@@ -223,6 +223,11 @@ def test_every_path_that_a_document_names_exists(document: Path):
                 assert _exists(word), f"{word} is named but not there"
 
 
+@pytest.mark.parametrize("document", _documents(), ids=_name)
+def test_no_document_holds_two_versions_of_a_merge(document: Path):
+    assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", document.read_text(encoding="utf-8"), re.MULTILINE)
+
+
 def _exists(word: str) -> bool:
     """Whether a path in a text is there; `*`, `NAME` and `{a,b}` stand for any name."""
     word = word.rstrip(".,;:").split("::")[0]

@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..files import replacing
+from ..files import Workplace
 from .identity import tensor_digest
 
 LATENTS = "latents"
@@ -19,10 +19,10 @@ class DamagedChunkError(ValueError):
     """A file that does not hold the chunk that it should; the message names the file and says why."""
 
 
-def write_chunk(path: Path, key: str, latents: Tensor) -> None:
+def write_chunk(workplace: Workplace, name: str, key: str, latents: Tensor) -> None:
     """Write latents [B, C, T, H, W], float32, as the chunk `key`. Raises OSError if the disk does not take them."""
     described = {"key": key, "sha256": tensor_digest(latents)}
-    with replacing(path) as temporary:
+    with workplace.replacing(name) as temporary:
         temporary.write_bytes(save({LATENTS: latents.detach().to("cpu", torch.float32).contiguous()}, described))
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..files import Workplace, working_in
 from ..rollout.direction import Direction
 from ..rollout.state import Chunk, RolloutState
 from .chunk_file import DamagedChunkError, read_chunk, write_chunk
@@ -56,6 +57,7 @@ class Spool:
         with ExitStack() as held:
             try:
                 held.enter_context(in_use(folder))
+                workplace = held.enter_context(working_in(folder))
             except OSError as problem:
                 raise SpoolError(
                     f"{folder} cannot be made: {problem.strerror or problem}. Finished chunks are kept there; make "
@@ -63,7 +65,7 @@ class Spool:
                 ) from problem
             # Behind the hold: what is still to be written when the block ends is written while the folder is held.
             writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
-            film = FilmSpool(folder, chain, state, writer)
+            film = FilmSpool(workplace, chain, state, writer)
             yield film
             film.finish()
 
@@ -71,9 +73,9 @@ class Spool:
 class FilmSpool:
     """The chunks of one film that come after a state."""
 
-    def __init__(self, folder: Path, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor) -> None:
+    def __init__(self, workplace: Workplace, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor) -> None:
         """writer: has one thread."""
-        self.folder = folder
+        self._workplace = workplace
         self._chain = chain
         self._state = state
         self._writer = writer
@@ -82,15 +84,19 @@ class FilmSpool:
         """Number of the first chunk that could not be written."""
         self._found: str | None = None
 
+    @property
+    def folder(self) -> Path:
+        """Where the chunks are."""
+        return self._workplace.folder
+
     def find(self, text: Tensor, *, recache: bool = False) -> Tensor | None:
         """The next chunk's latents, if `text` [1 or B, L, text_dim] is to rule it; None if not made, or damaged.
 
         recache: whether the past is encoded anew for it.
         """
         key = self._chain.key(text, recache=recache)
-        path = self._path(key)
         try:
-            latents = read_chunk(path, key, self._next_shape())
+            latents = read_chunk(self.folder / self._name(key), key, self._next_shape())
         except FileNotFoundError:
             return None
         except DamagedChunkError as damage:
@@ -108,7 +114,7 @@ class FilmSpool:
         if self._found != key:
             while len(self._waiting) >= MOST_WAITING:
                 self._await_oldest()
-            job = self._writer.submit(write_chunk, self._path(key), key, chunk.latents)
+            job = self._writer.submit(write_chunk, self._workplace, self._name(key), key, chunk.latents)
             self._waiting.append((len(self._state.chunks), job))
         self._chain.add(chunk, state)
         self._state = state
@@ -143,5 +149,5 @@ class FilmSpool:
         batch, channels, height, width = self._state.shape
         return batch, channels, self._state.config.chunk_frames(self._state.num_frames), height, width
 
-    def _path(self, key: str) -> Path:
-        return self.folder / f"{len(self._state.chunks):06d}_{key[:KEY_LENGTH]}.safetensors"
+    def _name(self, key: str) -> str:
+        return f"{len(self._state.chunks):06d}_{key[:KEY_LENGTH]}.safetensors"
