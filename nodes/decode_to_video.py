@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from comfy_api.latest import InputImpl, io, ui
@@ -127,12 +129,11 @@ class DecodeToVideo(io.ComfyNode):
                 f"before is {before.width}x{before.height} pixels, the film {width}x{height}. Wire width and height of "
                 "SFPP Continue Video into SFPP Sampler."
             )
-        file = new_output_file(filename_prefix, ".mp4", width=width, height=height)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
-        def film() -> AbstractContextManager[Film]:
+        def film(path: Path) -> AbstractContextManager[Film]:
             writer = VideoWriter(
-                file.path,
+                path,
                 width,
                 height,
                 fps=exact_rate(fps or FRAMES_PER_SECOND),
@@ -145,9 +146,10 @@ class DecodeToVideo(io.ComfyNode):
             return writer if before is None else behind(before, writer)
 
         is_live = (codec, crf, fps or FRAMES_PER_SECOND) == LIVE_SETTINGS and sound is None and before is None
-        if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):
-            decode_film(vae, samples, film, InterruptibleBar().update)
-        if thumbnail:
-            save_thumbnail(file.path, metadata=metadata)
+        with new_output_file(filename_prefix, ".mp4", width=width, height=height) as file:
+            if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):
+                decode_film(vae, samples, partial(film, file.path), InterruptibleBar().update)
+            if thumbnail:
+                save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=preview)

@@ -40,8 +40,8 @@ class SaveState(io.ComfyNode):
 
     @classmethod
     def execute(cls, state: RolloutState, filename_prefix: str) -> io.NodeOutput:
-        file = new_output_file(filename_prefix, STATE_SUFFIX)
-        save_state(state, file.path)
+        with new_output_file(filename_prefix, STATE_SUFFIX) as file:
+            save_state(state, file.path)
         name = f"{file.subfolder}/{file.filename}".lstrip("/")
         say(f"Saved in the output folder: {name}")
         # As text for the page, and as a file for clients that fetch what a run has made.

@@ -23,8 +23,6 @@ class HostAttention:
         return rearrange(out, "b l (h d) -> b l h d", h=num_heads)
 
 
-def attention_name(transformer_options: dict[str, Any]) -> str:
+def attention_kernel(transformer_options: dict[str, Any]) -> Any:
     """Which kernel that is."""
-    chosen = transformer_options.get("optimized_attention_override", optimized_attention)
-    kind = chosen if hasattr(chosen, "__qualname__") else type(chosen)
-    return f"{kind.__module__}.{kind.__qualname__}"
+    return transformer_options.get("optimized_attention_override", optimized_attention)

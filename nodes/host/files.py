@@ -7,12 +7,17 @@ import os
 import reprlib
 import unicodedata
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
+from filelock import Timeout
+
+from ...sfpp_core.locks import let_go, lock_file
 
 STATE_SUFFIX = ".sfpp.safetensors"
 """Ending of a saved film state, by which SFPP Load State finds it among other files."""
@@ -33,18 +38,43 @@ class OutputFile:
     subfolder: str
 
 
-def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> OutputFile:
+@contextmanager
+def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Iterator[OutputFile]:
     """The next free numbered file for a prefix, as ComfyUI's own save nodes name theirs.
 
-    The prefix may hold sub-folders and placeholders such as %year%. Raises ValueError as `prefix_problem` says.
+    Its number is nobody else's until the block ends, though nothing of that name is there yet: several servers may
+    share an output folder. The prefix may hold sub-folders and placeholders such as %year%. Raises ValueError as
+    `prefix_problem` says.
     """
     if problem := prefix_problem(prefix):
         raise ValueError(problem)
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
-    filename = f"{name}_{counter:05}_{suffix}"
-    return OutputFile(path=Path(folder, filename), filename=filename, subfolder=subfolder)
+    for number in count(counter):
+        filename = f"{name}_{number:05}_{suffix}"
+        path = Path(folder, filename)
+        with _held(path) as is_ours:
+            if is_ours and not path.exists():
+                yield OutputFile(path=path, filename=filename, subfolder=subfolder)
+                return
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a name; whether nobody else does. Where the file system has no locks, none is refused."""
+    try:
+        lock = lock_file(path.with_name(f".{path.name}.sfpp-number"))
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        lock = None
+    try:
+        yield True
+    finally:
+        if lock is not None:
+            let_go(lock)
 
 
 def prefix_problem(prefix: str) -> str | None:

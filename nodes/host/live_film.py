@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import comfy.model_management as memory
 import latent_preview
 from comfy.model_patcher import ModelPatcher
@@ -25,7 +26,7 @@ from ...sfpp_core.video.writer import VideoWriter
 from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from ...sfpp_core.wan.vae import DecodeStream
 from .decoding import as_frames, vae_patcher
-from .identity import weights_identity
+from .identity import module_values
 from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
 from .projector import Picture, Preview
@@ -143,7 +144,7 @@ class LiveFilm:
 
 def decoder_identity(vae: Any) -> str:
     """What decides the pixels of a ComfyUI VAE."""
-    return f"{weights_identity(vae.first_stage_model)} {vae.vae_dtype} {vae.device}"
+    return f"{module_values(vae.first_stage_model)} {vae.vae_dtype} {vae.device}"
 
 
 def reuse_live_film(latent: Mapping[str, Any], vae: Any, target: Path, metadata: Mapping[str, str]) -> bool:
@@ -153,8 +154,12 @@ def reuse_live_film(latent: Mapping[str, Any], vae: Any, target: Path, metadata:
         return False
     if record.vae != decoder_identity(vae) or record.latents != tensor_digest(latent["samples"]):
         return False
-    with replacing(target) as temporary:
-        make_whole(record.path, temporary, fps=FRAMES_PER_SECOND, metadata=metadata)
+    try:
+        with replacing(target) as temporary:
+            make_whole(record.path, temporary, fps=FRAMES_PER_SECOND, metadata=metadata)
+    except (FileNotFoundError, av.error.InvalidDataError) as problem:
+        logger.info("The film that grew beside the sampler is gone or damaged; it is decoded anew: %s", problem)
+        return False
     return True
 
 

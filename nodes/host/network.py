@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...sfpp_core.checkpoint import expected_shapes
 from ...sfpp_core.wan.config import WanConfig, infer_config
@@ -14,6 +14,8 @@ from ...sfpp_core.wan.forward import KeyValueCache, TextContext, embed_text, pre
 from ...sfpp_core.wan.geometry import WAN21
 from .attention import HostAttention
 
+COMPILED = "_orig_mod."
+"""What torch.compile puts into the names of the weights of a block."""
 WHAT_FITS = "Wire a Wan 2.1 text-to-video model (1.3B or 14B), from SFPP Load Model or Load Diffusion Model."
 
 
@@ -41,7 +43,7 @@ class HostNetwork:
 def wan_config(model: ModelPatcher) -> WanConfig:
     """The sizes of a MODEL's transformer. Raises ValueError, saying what the MODEL is, if the sampler cannot run it."""
     modules = getattr(model.model, "diffusion_model", None)
-    shapes = {name: tuple(weight.shape) for name, weight in modules.named_parameters()} if modules is not None else {}
+    shapes = {name: tuple(weight.shape) for name, _, weight in named_weights(modules)} if modules is not None else {}
     try:
         config = infer_config(shapes)
     except (KeyError, ValueError) as error:
@@ -49,6 +51,13 @@ def wan_config(model: ModelPatcher) -> WanConfig:
     if reason := _why_unfit(shapes, config):
         raise ValueError(f"MODEL is {reason}. {WHAT_FITS}")
     return config
+
+
+def named_weights(modules: nn.Module) -> Iterator[tuple[str, str, nn.Parameter]]:
+    """Each weight under Wan's name and under the one that ComfyUI knows it by: compiled blocks stay in a MODEL once it
+    was loaded with them."""
+    for name, weight in modules.named_parameters():
+        yield name.replace(COMPILED, ""), name, weight
 
 
 def compute_dtype(model: ModelPatcher) -> torch.dtype:

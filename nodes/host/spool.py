@@ -39,7 +39,12 @@ def film_spool(state: RolloutState, circumstances: Mapping[str, str]) -> Iterato
 
 
 def _clean(root: Path, gigabytes: float, days: float) -> None:
-    cleaned = clean(root, most_bytes=int(gigabytes * 1e9), most_seconds=days * 86400)
+    try:
+        cleaned = clean(root, most_bytes=int(gigabytes * 1e9), most_seconds=days * 86400)
+    except OSError as problem:
+        # A folder that somebody removes by hand meanwhile, or another user's: no reason to make no film.
+        logger.warning("The spool could not be cleaned: %s", problem)
+        return
     if cleaned.folders:
         logger.info(
             "Removed %d films from the spool (%.2f GB); %.2f GB are left. %s and %s set its limits.",

@@ -90,9 +90,11 @@ class Direction:
         if index < 0:
             return Ruling(text=self.first_text() if latest is None else latest, recache=False)
         cue = self.cues[index]
-        if index > 0 and ends - cue.seconds < cue.crossfade:
-            share = (ends - cue.seconds) / cue.crossfade
-            return Ruling(text=_between(self.cues[index - 1].text, cue.text, share), recache=False)
+        if ends - cue.seconds < cue.crossfade:
+            before = self.cues[index - 1].text if index > 0 else _text_before(cue.seconds, state)
+            if before is not None:
+                share = (ends - cue.seconds) / cue.crossfade
+                return Ruling(text=_between(before, cue.text, share), recache=False)
         return Ruling(text=cue.text, recache=cue.recache and latest is not None and not _same(latest, cue.text))
 
 
@@ -100,6 +102,16 @@ def _span(state: RolloutState) -> tuple[float, float]:
     """Seconds of film at which the next chunk begins and ends."""
     made = state.num_frames
     return WAN21.seconds(made), WAN21.seconds(state.config.frames_after(1, made=made))
+
+
+def _text_before(seconds: float, state: RolloutState) -> Tensor | None:
+    """What ruled the film's last chunk whose middle lies before a time; None if there is none."""
+    found, made = None, 0
+    for chunk in state.chunks:
+        begins, made = made, made + chunk.num_frames
+        if (WAN21.seconds(begins) + WAN21.seconds(made)) / 2 < seconds:
+            found = state.texts[chunk.text]
+    return found
 
 
 def _between(first: Tensor, second: Tensor, share: float) -> Tensor:

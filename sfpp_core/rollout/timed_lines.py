@@ -7,7 +7,7 @@ import reprlib
 from dataclasses import dataclass
 from itertools import pairwise
 
-TIME = re.compile(r"(?:(?:(\d+):)?(\d+):(\d{1,2}(?:\.\d+)?)|(\d+(?:\.\d+)?)\s?s)(?=\s|$)")
+TIME = re.compile(r"(?:(?:(\d+):)?(\d+):(\d{2}(?:\.\d+)?)|(\d+(?:\.\d+)?)\s?s)(?=\s|$)")
 """1:02:03, 2:03, 0:07.5, or seconds with their unit: 90s, 7.5 s."""
 LIKE_A_TIME = re.compile(r"\W*\d+\s*:\s*\d|[^\w\s]+\d+(?:\.\d+)?\s?s\b|\d+(?:\.\d+)?\s?s[^\w\s]")
 """How a line begins whose time was mistyped, such as [0:20], 0:20, or 20s: and a prompt."""
@@ -26,19 +26,27 @@ class TimedPrompt:
 def parse_timed_lines(text: str) -> list[TimedPrompt]:
     """The prompts of lines such as `0:20 the sea at night`.
 
-    Times rise. A line without one goes on with the prompt above it; above the first time it begins at 0:00. Empty lines
-    and those that begin with # are passed over.
+    Times rise and are all of one form: beside 0:20, "80s synthwave" would be no time. A line without one goes on with
+    the prompt above it; above the first time it begins at 0:00. Empty lines and those that begin with # are passed
+    over.
 
     Raises:
-        ValueError: no prompt, a time without one, what looks like a time and is none, seconds or minutes of 60 and
-            more, more than a day, or a time that is not later than the one before.
+        ValueError: no prompt, a time without one, what looks like a time and is none, times of both forms, seconds or
+            minutes of 60 and more, more than a day, or a time that is not later than the one before.
     """
     found: list[tuple[float, str]] = []
+    first_time: re.Match[str] | None = None
     for line in (line.strip() for line in text.splitlines()):
         if not line or line.startswith("#"):
             continue
         time = TIME.match(line)
         if time:
+            first_time = first_time or time
+            if _is_in_seconds(time) != _is_in_seconds(first_time):
+                raise ValueError(
+                    f"the line {_shortened(line)} begins with a time of another form than {first_time.group()}. Write "
+                    "all times alike; if it is no time, begin the line with another word."
+                )
             found.append((_seconds(time, line), line[time.end() :].strip()))
         elif LIKE_A_TIME.match(line):
             raise ValueError(f"the line {_shortened(line)} begins with no time. Type it as 0:20 or 90s, then a blank.")
@@ -48,6 +56,10 @@ def parse_timed_lines(text: str) -> list[TimedPrompt]:
         else:
             found.append((0.0, line))
     return _checked(found)
+
+
+def _is_in_seconds(time: re.Match[str]) -> bool:
+    return time.groups()[-1] is not None
 
 
 def _seconds(time: re.Match[str], line: str) -> float:

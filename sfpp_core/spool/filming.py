@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+import torch
+
 from ..rollout.direction import Direction
 from ..rollout.rollout import Rollout
 from ..rollout.state import Chunk
@@ -31,7 +33,8 @@ def film_on(
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration. prepare: called once, before
     the first chunk that has to be made: a film that is all there needs no weights.
-    Raises SpoolError if a chunk cannot be kept, and whatever the network or the rollout's `on_call` raises.
+    Raises SpoolError if a chunk cannot be kept, ValueError if one holds values that are no numbers, and whatever the
+    network or the rollout's `on_call` raises.
     """
     is_prepared = False
     for _ in range(num_chunks):
@@ -42,5 +45,16 @@ def film_on(
             prepare()
             is_prepared = True
         chunk = next(rollout.run(1)) if found is None else rollout.append(found)
+        _require_finite(chunk, number=len(rollout.state.chunks))
         spool.keep(chunk, rollout.state)
         yield Filmed(chunk=chunk, is_reused=found is not None)
+
+
+def _require_finite(chunk: Chunk, *, number: int) -> None:
+    """A chunk that overflowed would spoil all that follow, and be found again when the film is queued again."""
+    if not torch.isfinite(chunk.latents).all():
+        raise ValueError(
+            f"chunk {number} holds values that are no numbers (NaN): the model overflowed. All {number - 1} before it "
+            "are safe. Load the model in bfloat16 or float32 instead of float16 or fp8 (weight_dtype), or lower the "
+            "strength of its LoRAs, and queue again."
+        )

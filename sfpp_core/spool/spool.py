@@ -134,8 +134,10 @@ class FilmSpool:
         number, job = self._waiting.popleft()
         try:
             job.result()
-        except OSError as problem:
+        except BaseException as problem:
             self._failed = number if self._failed is None else self._failed
+            if not isinstance(problem, OSError):
+                raise
             raise SpoolError(
                 f"chunk {number + 1} could not be written to {self.folder}: {problem.strerror or problem}. All "
                 f"{number} before it are safe: make space on that disk and queue the same workflow again."

@@ -5,6 +5,7 @@ Axes: T frames, H height, W width, C colours (RGB).
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
@@ -26,6 +27,8 @@ from .container import make_whole, open_growing
 from .frame_rate import times_shown
 from .sound import Sound, SoundTrack
 
+logger = logging.getLogger(__name__)
+
 
 class VideoWriter:
     """A context manager that takes frames and leaves an MP4 (yuv420p) behind, or nothing at all.
@@ -33,8 +36,9 @@ class VideoWriter:
     The film grows in the same folder as unfinished.NAME..., which players show as far as it is. When the `with` block
     ends well, a copy with one index in front takes the film's own name, replacing any file of that name, and the
     unfinished one goes, as it does on an error or an interrupt inside the block. So for a moment a film takes twice its
-    size on disk. Memory does not grow with the length but for the file's own index, some hundred bytes a frame. Equal
-    frames give equal bytes; with sound, on processors of the same kind.
+    size on disk; where there is no room for that, the film stays as it has grown. Memory does not grow with the length
+    but for the file's own index, some hundred bytes a frame. Equal frames give equal bytes; with sound, on processors
+    of the same kind.
 
     Args:
         path: the MP4 to be; its folder must exist.
@@ -153,8 +157,18 @@ class VideoWriter:
         if self._track is not None:
             self._container.mux(self._track.rest())
         self._container.close()
-        with replacing(self.path) as whole:
-            make_whole(self._growing, whole, fps=self._fps, metadata=self._metadata)
+        try:
+            with replacing(self.path) as whole:
+                make_whole(self._growing, whole, fps=self._fps, metadata=self._metadata)
+        except OSError as problem:
+            # What has grown is all of the film. Only its index is in pieces.
+            os.replace(self._growing, self.path)
+            logger.warning(
+                "%s is whole and plays, but its index could not be put in front (%s): dropped on ComfyUI's page it may "
+                "not bring its workflow back.",
+                self.path,
+                problem.strerror or problem,
+            )
 
     def _close_quietly(self) -> None:
         """An error while closing a file that is thrown away must not hide the one that led here."""

@@ -10,10 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from filelock import FileLock
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from scripts.comfy_client import ComfyClient, NodeFailed, Progress, RunInterrupted, RunResult
 from scripts.comfy_errors import ComfyError
 from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_core.tiny.family import weights_path
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import OTHER_PROMPT, PROMPT, TIMEOUT_S, Graph, Studio, equal
 from tests.small_disk import small_disk
@@ -22,13 +27,59 @@ SPOOL = "sfpp_spool"
 MINUTE = 60.0
 CHUNKS_OF_A_MINUTE = 81
 
+NODES = """
+import torch
+from comfy.ldm.modules.attention import optimized_attention
+
+
+def scaled(scale, kept=None):
+    def attention(func, q, *args, **kwargs):
+        return func(q * scale, *args, **kwargs)
+
+    return attention
+
+
+class Attention:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "change", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",), "scale": ("FLOAT", {"min": 0.0, "max": 10.0, "step": 0.01})}}
+
+    def change(self, model, scale):
+        model = model.clone()
+        model.model_options["transformer_options"]["optimized_attention_override"] = scaled(scale)
+        return (model,)
+
+
+class CompileBlocks:
+    RETURN_TYPES, FUNCTION, CATEGORY = ("MODEL",), "change", "tests"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def change(self, model):
+        model = model.clone()
+        for index, block in enumerate(model.get_model_object("diffusion_model").blocks):
+            model.add_object_patch(f"diffusion_model.blocks.{index}", torch.compile(block, backend="eager"))
+        return (model,)
+
+
+NODE_CLASS_MAPPINGS = {"TestAttention": Attention, "TestCompileBlocks": CompileBlocks}
+"""
+"""What other packs do to a MODEL: kernels that one factory makes, and compiled blocks."""
+
 
 @pytest.fixture(scope="module")
 def keeping(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
     """A server that keeps finished chunks, as one does unless it is told otherwise."""
     with pytest.MonkeyPatch.context() as environment:
         environment.delenv("SFPP_SPOOL_GB", raising=False)
-        with ComfyServer(ServerConfig(base_directory=tmp_path_factory.mktemp("keeping"))) as server:
+        base = tmp_path_factory.mktemp("keeping")
+        (base / "custom_nodes").mkdir()
+        (base / "custom_nodes" / "test_nodes.py").write_text(NODES)
+        with ComfyServer(ServerConfig(base_directory=base)) as server:
             yield Comfy(server)
 
 
@@ -127,6 +178,70 @@ def _num_frames(server: ComfyServer, content: bytes) -> int:
     path.write_bytes(content)
     with av.open(str(path)) as container:
         return sum(1 for _ in container.decode(video=0))
+
+
+def test_the_same_weights_in_another_form_make_another_film(keeping: Comfy, studio: Studio):
+    """Rounded to eight bits and loaded in float32, they have the same signs, sizes and types as before."""
+    forget(keeping)
+    folder = keeping.server.models_directory("diffusion_models")
+    weights = load_file(weights_path("student"))
+    with safe_open(weights_path("student"), "pt") as file:
+        description = file.metadata()
+    rounded = {name: weight.to(torch.float8_e4m3fn).to(weight.dtype) for name, weight in weights.items()}
+    films = []
+    for name, stored in (("exact.safetensors", weights), ("rounded.safetensors", rounded)):
+        save_file(stored, folder / name, description)
+        graph = Graph()
+        _, clip, _ = graph.tiny()
+        settings = {"model_name": name, "weight_dtype": "default", "prefer_ema": True, "preset": "auto"}
+        model = [graph.add("SFPPLoadModel", **settings), 0]
+        films += studio.latents(graph, graph.film(model, graph.text(clip), seconds=1.0, seed=311)[0])
+    assert not equal(*films)
+    assert len({path.parent for path in chunks(keeping.server)}) == 2
+
+
+def test_kernels_that_one_factory_made_are_told_apart(keeping: Comfy, studio: Studio):
+    forget(keeping)
+    films = []
+    for scale in (1.0, 0.5, 1.0):
+        graph = Graph()
+        model, clip, _ = graph.tiny()
+        model = [graph.add("TestAttention", model=model, scale=scale), 0]
+        films += studio.latents(graph, graph.film(model, graph.text(clip), seconds=1.0, seed=313)[0])
+        keeping.client.free()
+    first, other, again = films
+    assert not equal(first, other) and equal(first, again)
+    assert len({path.parent for path in chunks(keeping.server)}) == 2, "a kernel that was used before was not found"
+
+
+def test_a_model_with_compiled_blocks_goes_on(keeping: Comfy, studio: Studio):
+    """Once it was loaded with them, and until another model is, its weights have other names."""
+    forget(keeping)
+    films = []
+    for is_compiled in (False, True):
+        graph = Graph()
+        model, clip, _ = graph.tiny()
+        if is_compiled:
+            model = [graph.add("TestCompileBlocks", model=model), 0]
+        _, whole, _ = graph.more(model, graph.film(model, graph.text(clip), seed=314)[1])
+        films += studio.latents(graph, whole)
+        forget(keeping)
+    assert equal(*films)
+
+
+def test_a_number_that_another_server_is_writing_to_is_left_to_it(keeping: Comfy, studio: Studio):
+    """It has no file of that name yet, only a hold on it."""
+    graph, _, decode = film_graph(0.5, seed=312)
+    graph.workflow[decode]["inputs"]["filename_prefix"] = "shared/film"
+    folder = keeping.server.output_directory / "shared"
+    folder.mkdir()
+    with FileLock(folder / ".film_00001_.mp4.sfpp-number"):
+        result = studio.run(graph)
+    assert [file.filename for file in result.files()] == ["film_00002_.mp4"]
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".sfpp-number") == [
+        "film_00002_.mp4",
+        "film_00002_.png",
+    ]
 
 
 def test_a_node_that_fails_further_on_costs_no_sampling(keeping: Comfy, studio: Studio):

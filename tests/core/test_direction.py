@@ -64,6 +64,16 @@ def test_a_crossfade_takes_its_time_and_ends_with_the_text_itself() -> None:
         torch.testing.assert_close(text, (1 - share) * A + share * B)
 
 
+def test_a_crossfade_begins_with_what_ruled_a_film_before_its_schedule() -> None:
+    direction = Direction([Cue(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
+    rules = [A, A]
+    for _ in range(4):
+        rules.append(direction.ruling(film(rules)).text)
+    assert names([(text, False) for text in rules]) == "AA--BB"
+    for text, share in zip(rules[2:4], (1 / 3, 2 / 3), strict=True):
+        torch.testing.assert_close(text, (1 - share) * A + share * B)
+
+
 def test_texts_of_other_lengths_are_mixed_as_an_encoder_pads_them() -> None:
     short = B[:, :2]
     direction = Direction([Cue(text=A), Cue(text=short, seconds=0.5625, crossfade=2 * CHUNK)])

@@ -69,6 +69,30 @@ def test_what_is_there_is_not_made_again_and_is_the_same(tmp_path: Path) -> None
     assert torch.equal(longer.latents, elsewhere.latents)
 
 
+def test_a_chunk_that_overflowed_ends_the_film_and_is_not_kept(tmp_path: Path) -> None:
+    class Overflowing:
+        """A network that gives no numbers from its fifth call on: in the second chunk."""
+
+        def __init__(self) -> None:
+            self._network, self._calls = random_transformer(), 0
+            self.config, self.embed_text = self._network.config, self._network.embed_text
+
+        def __call__(self, *inputs: object, **options: object) -> torch.Tensor:
+            self._calls += 1
+            flow = self._network(*inputs, **options)
+            return flow * float("nan") if self._calls >= 5 else flow
+
+    rollout, made = Rollout(Overflowing(), empty_state(CONFIG), SEA), []
+    with (
+        pytest.raises(ValueError, match=r"chunk 2 holds values that are no numbers .* All 1 before it are safe"),
+        torch.inference_mode(),
+        Spool(tmp_path).film(empty_state(CONFIG), HERE) as spool,
+    ):
+        made.extend(film_on(rollout, PLAIN, 6, spool))
+    assert len(list(tmp_path.glob("*/0*.safetensors"))) == 1
+    assert Takes(tmp_path, empty_state(CONFIG)).made == 5
+
+
 def test_an_extension_finds_what_the_longer_film_had(tmp_path: Path) -> None:
     whole = Takes(tmp_path, empty_state(CONFIG), num_chunks=8)
     half = Takes(tmp_path, empty_state(CONFIG), num_chunks=4)

@@ -20,6 +20,25 @@ from sfpp_core.video.reader import VideoReader
 from sfpp_core.video.writer import VideoWriter
 from tests.core.films import HEIGHT, WIDTH, moving_square, names, read, write
 from tests.core.memory import ROOT, needs_peak, probe
+from tests.small_disk import small_disk
+
+
+def test_a_film_that_is_whole_stays_where_there_is_no_room_for_its_copy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with small_disk(tmp_path, megabytes=1):
+        frames = torch.rand(24, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+        with VideoWriter(tmp_path / "film.mp4", 64, 64, crf=0, metadata={"prompt": "{}"}) as writer:
+            for _ in range(8):
+                writer.write(frames)
+                taken = sum(path.stat().st_size for path in tmp_path.iterdir())
+                if taken > 6e5:
+                    break
+        assert "its index could not be put in front" in caplog.text
+        assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
+        with av.open(tmp_path / "film.mp4") as film:
+            assert film.metadata["prompt"] == "{}"
+            assert sum(1 for _ in film.decode(video=0)) == writer.num_frames
 
 
 def test_frames_come_back_in_order_and_number(tmp_path: Path) -> None:
