@@ -39,7 +39,8 @@ def rollout_inputs() -> list[io.Input]:
             min=AS_PRESET,
             max=1024,
             tooltip="First latent frames that stay in view for ever and hold the look of the film, at the price of "
-            "motion. 0 for Self-Forcing++, 3 for LongLive. -1: from the model's preset.",
+            "motion. 0 in the Self-Forcing++ paper, 3 for LongLive and the built-in model. -1: from the model's "
+            "preset.",
         ),
         io.String.Input(
             "steps",
@@ -65,8 +66,8 @@ def rollout_inputs() -> list[io.Input]:
             max=1000.0,
             step=1.0,
             round=0.001,
-            tooltip="Timestep (0 to 1000) that the model is told when it remembers a finished chunk. 0 says clean. "
-            "-1: from the model's preset.",
+            tooltip="How noisy (0 to 1000) the model is told a finished chunk is when it remembers it. 0 says clean. "
+            "Leave it unless the model's author says otherwise. -1: from the model's preset.",
         ),
     ]
 

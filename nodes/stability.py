@@ -50,8 +50,9 @@ class VisualStability(io.ComfyNode):
                     "judge",
                     options=list(JUDGES),
                     tooltip="offline: measured here, nothing is sent anywhere. gemini: the judge of the Self-Forcing++ "
-                    "paper; needs GEMINI_API_KEY in ComfyUI's environment. openai: any server that speaks OpenAI's "
-                    "protocol; needs OPENAI_BASE_URL or OPENAI_API_KEY there. Scores of different judges do not "
+                    "paper; needs the package google-genai, and GEMINI_API_KEY in ComfyUI's environment. openai: any "
+                    "server that speaks OpenAI's protocol; needs the package openai, and OPENAI_BASE_URL or "
+                    "OPENAI_API_KEY there. Scores of different judges do not "
                     "compare.",
                 ),
                 io.Float.Input(

@@ -10,7 +10,8 @@ yellow, green, blue, purple or white** and moves **left or right** or **bounces*
 **desert, sea, meadow or mountains**."""
 
 _KEPT = """\
-Finished chunks are kept on disk: after Cancel or a crash, queue the same workflow again and it goes on from there."""
+What is finished is kept on disk, in pieces of 0.75 s of film: after Cancel or a crash, queue the same workflow again
+and it goes on from there."""
 
 _WRAPPED = {
     "tiny_text_to_long_video": f"""\
@@ -134,8 +135,8 @@ SFPP Continue Video to 64. A causal Wan 2.1 student takes any clip.
 One minute of film, and a judgement of it: no network, no GPU.
 
 **Change first:** the prompt. It is written once and goes to the sampler and to the judge. Then **judge**: *offline*
-measures pixels and sends nothing anywhere; *gemini* is the paper's judge and needs GEMINI_API_KEY in the environment
-of ComfyUI.
+measures pixels and sends nothing anywhere; *gemini* is the paper's judge and needs the package `google-genai` and
+GEMINI_API_KEY in the environment of ComfyUI.
 
 **SFPP Visual Stability** rates ten seconds at a time from 0 to 5, makes a score from 0 to 100, and says what it saw
 and when. **SFPP Stability Report** draws exposure, contrast, sharpness, colour and motion over time, with the damages
