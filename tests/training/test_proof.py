@@ -52,11 +52,12 @@ def small_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }
     change = {arm: {"5": estimate(0.0), "50": estimate(-16.04, -20.0, -10.0)} for arm in means}
     stability = {"title": "Visual Stability", "digits": 1, "mean": means, "change_since_shortest": change}
+    by_motion = {arm: {"50": {"bounce": 0.104, "left": 1.0}} for arm in means}
     report = {
         "config": {"arms": [{"name": "first"}, {"name": "second"}], "prompts": 4, "takes": 2, "seed": 21}
         | {"precision": "bfloat16"},
         "machine": {"device": "x86_64", "threads": 1, "torch": "2.11.0"},
-        "measures": {"stability": stability},
+        "measures": {"stability": stability, "by_attribute": {"dynamic_degree": {"motion": by_motion}}},
     }
     (tmp_path / "small.json").write_text(json.dumps(report))
     monkeypatch.setattr(findings, "FOLDER", tmp_path)
@@ -81,5 +82,11 @@ def test_tables_say_what_the_report_says() -> None:
         "| at 50 s | Visual Stability |",
         "| --- | --- |",
         "| first | 80.0 [70.0, 90.0] |",
+    ]
+    assert findings.by_attribute("small", "dynamic_degree", "motion", "50").splitlines() == [
+        "| at 50 s | bounce | left |",
+        "| --- | --- | --- |",
+        "| first | 10 | 100 |",
+        "| second | 10 | 100 |",
     ]
     assert "4 held-out prompts, 2 films of each, seed 21" in findings.how("small")

@@ -56,7 +56,7 @@ def findings(results: Results, baseline: str, referee: Referee | None, truth: st
 
 
 def _by_attribute(results: Results, referee: Referee) -> dict[str, Any]:
-    """Bias of luminance and error of colour, for each value of each attribute."""
+    """Bias of luminance, error of colour and dynamic degree, for each value of each attribute."""
     return {
         field: {
             name: {
@@ -70,7 +70,7 @@ def _by_attribute(results: Results, referee: Referee) -> dict[str, Any]:
             }
             for name in ATTRIBUTES
         }
-        for field in ("luminance_error", "colour_error")
+        for field in ("luminance_error", "colour_error", "dynamic_degree")
     }
 
 

@@ -44,6 +44,15 @@ def at_length(evaluation: str, length: str, measures: Sequence[str], arms: Seque
     return in_markdown([f"at {length} s", *(found[name]["title"] for name in measures)], rows)
 
 
+def by_attribute(evaluation: str, field: str, attribute: str, length: str) -> str:
+    """A row an arm, a column a value of what prompts ask for, in percent, at one length in seconds."""
+    found = report(evaluation)["measures"]["by_attribute"][field][attribute]
+    arms = arms_of(evaluation)
+    values = list(found[arms[0]][length])
+    rows = [[arm, *(f"{100 * found[arm][length][value]:.0f}" for value in values)] for arm in arms]
+    return in_markdown([f"at {length} s", *values], rows)
+
+
 def how(evaluation: str) -> str:
     """What an evaluation's figures were measured on."""
     config, machine = report(evaluation)["config"], report(evaluation)["machine"]
