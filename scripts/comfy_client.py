@@ -21,15 +21,20 @@ from typing import Any
 
 import requests
 
+from scripts.comfy_address import ServerAddress
 from scripts.comfy_errors import (
     ComfyError,
     NodeFailed,
+    ResultGone,
     RunInterrupted,
     RunLost,
     RunTimedOut,
     ServerUnreachable,
+    StrangeAnswer,
+    Unsendable,
     UploadRefused,
     WorkflowRefused,
+    refusal,
 )
 from scripts.comfy_events import Event, EventSocket, Message, OnEvent, Preview, Progress, Queued
 from scripts.comfy_follow import RunFollower
@@ -48,11 +53,14 @@ __all__ = [
     "Preview",
     "Progress",
     "Queued",
+    "ResultGone",
     "RunInterrupted",
     "RunLost",
     "RunResult",
     "RunTimedOut",
     "ServerUnreachable",
+    "StrangeAnswer",
+    "Unsendable",
     "UploadRefused",
     "Workflow",
     "WorkflowRefused",
@@ -60,6 +68,9 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# What ComfyUI refuses a workflow with: not valid, larger than it takes, or such that validating it fails.
+_REFUSALS = frozenset({400, 413, 500})
 
 # Half a minute: a node that is in the middle of a step comes to its end.
 _STOP_TRIES = 60
@@ -73,12 +84,14 @@ class ComfyClient:
         """Make a client; nothing is sent yet.
 
         Args:
-            url: address of the server, such as "http://127.0.0.1:8188".
+            url: address of the server, such as "http://127.0.0.1:8188" or "https://NAME:PASSWORD@host/path"; ValueError
+                is raised if it is none.
             client_id: how the server tells its listeners apart; made up if None. It goes with every workflow: without
                 one the server leaves the outputs of cached nodes out of the history.
         """
-        self._http = HttpConnection(url)
-        self.url = self._http.url
+        self._address = ServerAddress.parse(url)
+        self._http = HttpConnection(self._address)
+        self.url = self._address.url
         self.client_id = client_id or uuid.uuid4().hex
 
     def run(
@@ -102,17 +115,18 @@ class ComfyClient:
             prompt_id: id for the run, from `new_prompt_id`; made up if None.
 
         Raises:
-            WorkflowRefused, NodeFailed, RunInterrupted, RunLost, RunTimedOut, ServerUnreachable.
+            WorkflowRefused, Unsendable, NodeFailed, RunInterrupted, RunLost, RunTimedOut, ServerUnreachable,
+            StrangeAnswer.
         """
         # Known before it is sent: whatever happens while the server takes it, the run can be stopped.
         prompt_id = prompt_id or new_prompt_id()
         # Connected first, so that the run's first events are not missed.
-        with EventSocket(self.url, self.client_id) as events:
+        with EventSocket(self._address, self.client_id) as events:
             try:
                 self.queue(workflow, extra_data=extra_data, prompt_id=prompt_id)
                 follower = RunFollower(self, prompt_id, events, on_event, timeout_s=timeout_s, patience_s=patience_s)
                 return follower.result()
-            except (WorkflowRefused, NodeFailed, RunInterrupted, RunLost):
+            except (WorkflowRefused, Unsendable, NodeFailed, RunInterrupted, RunLost):
                 raise
             except BaseException:
                 self._abandon(prompt_id)
@@ -132,14 +146,13 @@ class ComfyClient:
             "client_id": self.client_id,
             "extra_data": dict(extra_data or {}),
         }
-        response = self._http.request("POST", "/prompt", json=body, accept_errors=True)
+        response = self._http.request("POST", "/prompt", json=body, accept=_REFUSALS)
         answer = json_object(response)
-        node_errors = answer.get("node_errors") or {}
         if not response.ok:
-            raise WorkflowRefused(_error_object(answer, response), node_errors)
+            raise refusal(answer, f"{response.status_code} {response.reason}")
         if answer.get("prompt_id") != prompt_id:
-            raise ComfyError(f"POST /prompt: the answer of {self._http.name} is not ComfyUI's: {response.text[:500]}")
-        if node_errors:
+            raise StrangeAnswer(f"POST /prompt: the answer of {self.url} is not ComfyUI's: {response.text[:500]}")
+        if node_errors := answer.get("node_errors"):
             self._abandon(prompt_id)
             raise WorkflowRefused({}, node_errors)
         return prompt_id
@@ -149,7 +162,7 @@ class ComfyClient:
 
         A run that is not over after `timeout_s` seconds raises RunTimedOut and goes on.
         """
-        with EventSocket(self.url, self.client_id) as events:
+        with EventSocket(self._address, self.client_id) as events:
             return RunFollower(self, prompt_id, events, on_event, timeout_s=timeout_s, patience_s=0.0).result()
 
     def result(self, prompt_id: str) -> RunResult | None:
@@ -159,16 +172,19 @@ class ComfyClient:
 
     def history(self, prompt_id: str) -> dict[str, Any] | None:
         """The server's record of a run that has ended, or None."""
-        return self.get_json(f"/history/{prompt_id}").get(prompt_id)
+        return self._http.get_object(f"/history/{prompt_id}").get(prompt_id)
 
     def place_in_queue(self, prompt_id: str) -> int | None:
         """How many runs come before this one: 0 if it is running; None if it neither runs nor waits."""
-        queue = self.get_json("/queue")
-        running = [entry[1] for entry in queue["queue_running"]]
+        queue = self._http.get_object("/queue")
+        try:
+            running = [entry[1] for entry in queue["queue_running"]]
+            # The server gives its heap as it lies in memory; entries begin with their number, which is their order.
+            waiting = [entry[1] for entry in sorted(queue["queue_pending"], key=lambda entry: entry[0])]
+        except (LookupError, TypeError) as error:
+            raise StrangeAnswer(f"GET /queue: the answer of {self.url} is not ComfyUI's: {str(queue)[:500]}") from error
         if prompt_id in running:
             return 0
-        # The server gives its heap as it lies in memory; entries begin with their number, which is their order.
-        waiting = [entry[1] for entry in sorted(queue["queue_pending"], key=lambda entry: entry[0])]
         return len(running) + waiting.index(prompt_id) if prompt_id in waiting else None
 
     def interrupt(self, prompt_id: str | None = None) -> None:
@@ -181,7 +197,7 @@ class ComfyClient:
 
     def object_info(self, node_class: str | None = None) -> dict[str, Any]:
         """The server's description of every node class, or of one: class -> description."""
-        return self.get_json("/object_info" if node_class is None else f"/object_info/{node_class}")
+        return self._http.get_object("/object_info" if node_class is None else f"/object_info/{node_class}")
 
     def free(self) -> None:
         """Have the server unload its models and forget the results of earlier runs."""
@@ -200,11 +216,11 @@ class ComfyClient:
             OSError: the file cannot be read.
             UploadRefused: it is larger than the server takes.
         """
-        limit = self.get_json("/features").get("max_upload_size", math.inf)
+        limit = self._http.get_object("/features").get("max_upload_size", math.inf)
         size = path.stat().st_size
         if size > limit:
             raise UploadRefused(
-                f"{path} has {size / 2**20:.1f} MiB and {self._http.name} takes {limit / 2**20:.1f} MiB at most; copy "
+                f"{path} has {size / 2**20:.1f} MiB and {self.url} takes {limit / 2**20:.1f} MiB at most; copy "
                 f"the file into the server's {folder} folder and give its name there, or start the server with "
                 "a larger --max-upload-size"
             )
@@ -212,7 +228,7 @@ class ComfyClient:
             form = {"files": {"image": (path.name, file)}, "data": {"type": folder}}
             answer = json_object(self._http.request("POST", "/upload/image", **form))
         if "name" not in answer:
-            raise ComfyError(f"POST /upload/image: {self._http.name} did not say under what name it keeps {path}")
+            raise StrangeAnswer(f"POST /upload/image: {self.url} did not say under what name it keeps {path}")
         return "/".join(part for part in (answer.get("subfolder"), answer["name"]) if part)
 
     def get(self, path: str) -> requests.Response:
@@ -224,25 +240,41 @@ class ComfyClient:
         return self._http.get_json(path)
 
     def read(self, file: OutputFile) -> bytes:
-        """The content of a file that a run made. For large files use `download`."""
-        return self._http.request("GET", "/view", params=file.query()).content
+        """The content of a file that a run made. For large files use `download`. Raises ResultGone as that does."""
+        return self._view(file).content
 
     def download(self, file: OutputFile, directory: Path, *, name: str | None = None) -> Path:
         """Copy a file that a run made into a local folder, in pieces; return where it is.
 
         It is called `name`, or as on the server. It appears only when it is complete, and replaces one of that name.
+
+        Raises:
+            ResultGone: the server does not have it any more.
+            OSError: it cannot be written.
         """
         directory.mkdir(parents=True, exist_ok=True)
         # Whatever path the server's word contains, the file lands in `directory`.
         target = directory / (name or Path(file.filename).name)
-        response = self._http.request("GET", "/view", params=file.query(), stream=True)
+        response = self._view(file, stream=True)
         try:
             with response, replacing(target) as partial, open(partial, "wb") as out:
                 for piece in response.iter_content(1 << 20):
                     out.write(piece)
         except requests.RequestException as error:
-            raise ServerUnreachable(f"{self._http.name} was lost in the middle of {file.filename}: {error}") from error
+            raise ServerUnreachable(f"{self.url} was lost in the middle of {file.filename}: {error}") from error
         return target
+
+    def _view(self, file: OutputFile, *, stream: bool = False) -> requests.Response:
+        response = self._http.request("GET", "/view", params=file.query(), stream=stream, accept={404})
+        if response.status_code == 404:
+            raise ResultGone(
+                f"{self.url} does not have {file.filename} any more: somebody removed it, or the server was restarted, "
+                "which empties its temp folder; queue the workflow again"
+            )
+        # ComfyUI shows no pages here, whatever a file is called: this would be a proxy's, saved under a film's name.
+        if response.headers.get("Content-Type", "").startswith("text/html"):
+            raise StrangeAnswer(f"GET /view: {self.url} answers with a page and not with {file.filename}")
+        return response
 
     def _abandon(self, prompt_id: str) -> None:
         """Stop a run whether it is queued or running; the error that led here matters more than one from this.
@@ -264,10 +296,3 @@ class ComfyClient:
 def new_prompt_id() -> str:
     """An id for a run that is not queued yet: a UUID in lower case, the one form that every server accepts."""
     return str(uuid.uuid4())
-
-
-def _error_object(answer: Mapping[str, Any], response: requests.Response) -> dict[str, Any]:
-    error = answer.get("error")
-    if isinstance(error, dict):
-        return error
-    return {"type": "http_error", "message": f"{response.status_code} {response.reason}", "details": str(error or "")}

@@ -16,7 +16,8 @@ _WRITE_NUMBERS = "27|28|30|69|122"
 """Too large, disk full, read-only, quota on macOS and on Linux: written out, for the server may be another system."""
 
 _WRITE_MESSAGE = re.compile(
-    rf"\[Errno ({_WRITE_NUMBERS})\]|\b(code:|os error) ({_WRITE_NUMBERS})\b|\[WinError 112\]|No space left on device"
+    rf"\[Errno ({_WRITE_NUMBERS})\]|\bOs {{ code: ({_WRITE_NUMBERS})\b|\(os error ({_WRITE_NUMBERS})\)|\[WinError 112\]"
+    "|No space left on device"
 )
 """As the errors of Python, of Rust, which safetensors passes on, and of Windows print themselves."""
 
@@ -26,7 +27,19 @@ class ComfyError(RuntimeError):
 
 
 class ServerUnreachable(ComfyError):
-    """Nobody answers at the server's address."""
+    """Nobody answers at the server's address, or only to say that it cannot answer now."""
+
+
+class StrangeAnswer(ComfyError):
+    """An answer that ComfyUI does not give: somebody else is at the address, or a proxy speaks in its place."""
+
+
+class Unsendable(ComfyError):
+    """What is to be sent is no JSON, for it holds a number such as NaN."""
+
+
+class ResultGone(ComfyError):
+    """The server does not have a file any more that a run made."""
 
 
 class RunLost(ComfyError):
@@ -93,6 +106,19 @@ def node_failure(report: Mapping[str, Any]) -> NodeFailed:
     if kind in _MEMORY_EXCEPTIONS or _MEMORY_MESSAGE.search(message):
         return OutOfMemory(report)
     return OutputNotWritten(report) if _WRITE_MESSAGE.search(message) else NodeFailed(report)
+
+
+def refusal(answer: Mapping[str, Any], status: str) -> WorkflowRefused:
+    """What a server's answer to a workflow says; a proxy's says nothing, and then the HTTP status has to do."""
+    error = answer.get("error")
+    if not isinstance(error, dict):
+        error = {"type": "http_error", "message": status, "details": str(error or "")}
+    return WorkflowRefused(error, answer.get("node_errors") or {})
+
+
+def is_passing(status: int) -> bool:
+    """Whether an HTTP status that is an error may be gone on the next try: too many requests, or trouble behind it."""
+    return status == 429 or status >= 500
 
 
 def _sentence(error: Mapping[str, Any]) -> str:

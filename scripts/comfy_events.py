@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import websocket
 
-from scripts.comfy_errors import ServerUnreachable
+from scripts.comfy_address import ServerAddress
+from scripts.comfy_errors import ComfyError, ServerUnreachable, StrangeAnswer, is_passing
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,17 @@ _IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
 _SILENCE_S = 1.0
 _CONNECT_TIMEOUT_S = 10.0
 
-LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
-"""Hosts that are this machine: no proxy can reach them for us, whatever the environment names."""
+_NOBODY_THERE = (
+    OSError,
+    websocket.WebSocketAddressException,
+    websocket.WebSocketConnectionClosedException,
+    websocket.WebSocketProxyException,
+    websocket.WebSocketTimeoutException,
+)
+
+# What else a handshake raises: somebody has answered it, but not as ComfyUI does. The last two come out of older
+# versions of the library when they are redirected to a login page, or when the port speaks something else.
+_SOMEBODY_ELSE = (websocket.WebSocketException, ValueError, LookupError)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,25 +87,33 @@ OnEvent = Callable[[Event], None]
 class EventSocket:
     """The websocket of one client id, as an endless supply of events; connects again when it is cut off."""
 
-    def __init__(self, url: str, client_id: str) -> None:
-        parts = urlsplit(url)
-        scheme = "wss" if parts.scheme == "https" else "ws"
-        self._url = url
-        self._address = f"{scheme}://{parts.netloc}{parts.path}/ws?clientId={client_id}"
-        self._no_proxy = [parts.hostname] if parts.hostname in LOOPBACK_HOSTS else None
+    def __init__(self, address: ServerAddress, client_id: str) -> None:
+        self._url = address.url
+        # "http" becomes "ws", and so "https" becomes "wss".
+        self._address = f"ws{address.url.removeprefix('http')}/ws?clientId={client_id}"
+        self._header = None if address.authorization is None else [f"Authorization: {address.authorization}"]
+        self._no_proxy = [address.host] if address.is_loopback else None
         self._socket: websocket.WebSocket | None = None
         self.was_cut = False
-        """Whether the connection was ever lost: only then can the server have been restarted."""
+        """Whether the connection was lost since the run was last known to the server: only then can that have been
+        restarted."""
 
     def __enter__(self) -> EventSocket:
+        """Connect. Raises ServerUnreachable, or StrangeAnswer if who answers is not ComfyUI."""
         try:
             self._connect()
-        except (OSError, websocket.WebSocketException) as error:
-            raise ServerUnreachable(f"no answer from ComfyUI at {self._url}: {error}") from error
+        except ComfyError:
+            self._close()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
         self._close()
+
+    def note_that_run_is_known(self) -> None:
+        """The server has just named the run among its own: what cut us off before this connection was no restart."""
+        if self._socket is not None:
+            self.was_cut = False
 
     def next(self, prompt_id: str) -> Event | None:
         """The next event of a run; None after a moment of silence or a lost connection: look at the history then."""
@@ -117,7 +134,7 @@ class EventSocket:
             return self._socket.recv()
         except websocket.WebSocketTimeoutException:
             return None
-        except (OSError, websocket.WebSocketException) as error:
+        except (ComfyError, OSError, websocket.WebSocketException) as error:
             if self._socket is not None:  # once for each loss, not for each try to connect again
                 logger.warning("lost the websocket to %s (%s); connecting again", self._url, error)
             self.was_cut = True
@@ -126,13 +143,33 @@ class EventSocket:
             return None
 
     def _connect(self) -> None:
-        self._socket = websocket.create_connection(
-            self._address, timeout=_CONNECT_TIMEOUT_S, http_no_proxy=self._no_proxy
+        """Raises as `__enter__`; the socket may be there all the same, and is to be closed then."""
+        try:
+            self._socket = websocket.create_connection(
+                self._address, timeout=_CONNECT_TIMEOUT_S, http_no_proxy=self._no_proxy, header=self._header
+            )
+            self._socket.settimeout(_SILENCE_S)
+            # Has to be the first message. Servers that know it say with each preview which node it comes from.
+            flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
+            self._socket.send(json.dumps(flags))
+        except _NOBODY_THERE as error:
+            raise ServerUnreachable(f"no answer from ComfyUI at {self._url}: {error}") from error
+        except _SOMEBODY_ELSE as error:
+            raise self._no_handshake(error) from error
+
+    def _no_handshake(self, error: Exception) -> ComfyError:
+        """What it means that a handshake was answered and came to nothing."""
+        if not isinstance(error, websocket.WebSocketBadStatusException):
+            reason = str(error)
+        elif is_passing(error.status_code):
+            return ServerUnreachable(f"no answer from ComfyUI at {self._url}: {error.status_code}")
+        else:
+            # Its own words are all headers and the whole page.
+            reason = f"{error.status_code} {error.status_message}"
+        return StrangeAnswer(
+            f"{self._url} does not take ComfyUI's websocket ({reason}); check the address, the name and password in "
+            "it, and any proxy on the way"
         )
-        self._socket.settimeout(_SILENCE_S)
-        # Has to be the first message. Servers that know it say with each preview which node it comes from.
-        flags = {"type": "feature_flags", "data": {"supports_preview_metadata": True}}
-        self._socket.send(json.dumps(flags))
 
     def _close(self) -> None:
         if self._socket is not None:
@@ -146,15 +183,22 @@ def decode(frame: str | bytes, prompt_id: str) -> Event | None:
 
 
 def _decode_text(frame: str, prompt_id: str) -> Event | None:
-    if not frame:  # the connection is being closed
-        return None
-    message = json.loads(frame)
-    kind, data = message.get("type"), message.get("data") or {}
-    if data.get("prompt_id") != prompt_id:
+    # Nothing in it can be relied on: packs broadcast what they like, in forms of their own. It is empty when the
+    # connection is being closed.
+    message = _object_in(frame)
+    kind, data = message.get("type"), message.get("data")
+    if not isinstance(data, dict) or data.get("prompt_id") != prompt_id:
         return None
     if kind == "progress":
-        return Progress(node_id=str(data["node"]), value=data["value"], maximum=data["max"])
+        return _progress(data)
     return Message(kind=str(kind), data=data)
+
+
+def _progress(data: Mapping[str, Any]) -> Progress | None:
+    value, maximum = data.get("value"), data.get("max")
+    if not isinstance(value, int | float) or not isinstance(maximum, int | float):
+        return None
+    return Progress(node_id=str(data.get("node")), value=value, maximum=maximum)
 
 
 def _decode_binary(frame: bytes, prompt_id: str) -> Event | None:
@@ -166,8 +210,17 @@ def _decode_binary(frame: bytes, prompt_id: str) -> Event | None:
         return Preview(node_id=None, mime_type=_IMAGE_TYPES.get(second, "image/jpeg"), image=frame[8:])
     if kind != _PREVIEW_WITH_METADATA:
         return None
-    metadata = json.loads(frame[8 : 8 + second])
+    metadata = _object_in(frame[8 : 8 + second])
     if metadata.get("prompt_id") != prompt_id:
         return None
     mime_type = metadata.get("image_type", "image/jpeg")
     return Preview(node_id=metadata.get("node_id"), mime_type=mime_type, image=frame[8 + second :])
+
+
+def _object_in(text: str | bytes) -> dict[str, Any]:
+    """The JSON object that a text is; empty if it is anything else."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

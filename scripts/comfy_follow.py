@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
-from scripts.comfy_errors import RunInterrupted, RunLost, RunTimedOut, ServerUnreachable
+from scripts.comfy_errors import RunInterrupted, RunLost, RunTimedOut, ServerUnreachable, StrangeAnswer
 from scripts.comfy_events import Event, EventSocket, Message, OnEvent, Queued
 from scripts.comfy_results import RunResult
 
@@ -51,7 +51,8 @@ class RunFollower:
             events: where its events come from.
             on_event: called with each of them.
             timeout_s: seconds from now after which RunTimedOut is raised.
-            patience_s: seconds for which a server that has answered may be away before ServerUnreachable is raised.
+            patience_s: seconds for which a server that has answered may be away, or somebody else answer in its place,
+                before ServerUnreachable or StrangeAnswer is raised.
         """
         self._records = records
         self._prompt_id = prompt_id
@@ -71,7 +72,7 @@ class RunFollower:
         Raises:
             NodeFailed, RunInterrupted: how the run ended in place of a result.
             RunLost: the server was restarted and does not know the run any more.
-            RunTimedOut, ServerUnreachable: as the constructor's arguments say.
+            RunTimedOut, ServerUnreachable, StrangeAnswer: as the constructor's arguments say.
         """
         while True:
             result = self._step()
@@ -92,7 +93,7 @@ class RunFollower:
                 result = self._soon()
             else:
                 result = None
-        except ServerUnreachable:
+        except (ServerUnreachable, StrangeAnswer):
             if time.monotonic() - self._heard_at > self._patience_s:
                 raise
             return None
@@ -116,6 +117,7 @@ class RunFollower:
             if result is None:
                 raise self._gone()
             return result
+        self._events.note_that_run_is_known()
         if num_ahead != self._num_ahead:
             self._num_ahead = num_ahead
             self._tell(Queued(prompt_id=self._prompt_id, num_ahead=num_ahead))

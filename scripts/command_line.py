@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import tempfile
@@ -14,6 +15,12 @@ def stop_in_order_on_signals() -> None:
     signal.signal(signal.SIGTERM, _exit_in_order)
     # A shell starts its background jobs deaf to interrupts; they are to be stopped in order there too.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def print_whatever_can_be_shown() -> None:
+    """Have stdout write characters that its encoding lacks as escapes, as stderr does: no job fails over a name."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def require_writable(folder: Path) -> None:

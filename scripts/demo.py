@@ -20,7 +20,7 @@ from tqdm import tqdm
 from scripts.comfy_client import ComfyClient, ComfyError, Event, Progress
 from scripts.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
 from scripts.comfy_workflow import Workflow, load_workflow, with_inputs
-from scripts.command_line import require_writable, stop_in_order_on_signals
+from scripts.command_line import print_whatever_can_be_shown, require_writable, stop_in_order_on_signals
 
 WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 
@@ -67,6 +67,7 @@ def main() -> int:
     """Command line of the demo."""
     arguments = parse_arguments()
     stop_in_order_on_signals()
+    print_whatever_can_be_shown()
     try:
         film = make_film(arguments)
     except (ServerError, ComfyError, OSError) as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,11 @@ OWN_PREFIX = "SFPP"
 
 
 def own_nodes(object_info: Mapping[str, Any]) -> dict[str, Any]:
-    """The nodes of the pack, by id."""
-    return {name: object_info[name] for name in sorted(object_info) if name.startswith(OWN_PREFIX)}
+    """The nodes of the pack, by id. Raises ValueError if the server has none of them."""
+    found = {name: object_info[name] for name in sorted(object_info) if name.startswith(OWN_PREFIX)}
+    if not found:
+        raise ValueError("this ComfyUI has no nodes of the pack; name a server that has loaded it, or none")
+    return found
 
 
 def node_texts(object_info: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +67,12 @@ def files(object_info: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write locales/en from the nodes' own texts.")
     parser.add_argument("--server", help="address of a ComfyUI that runs this version of the pack")
-    for path, text in files(object_info_of(parser.parse_args().server)):
+    object_info = object_info_of(parser.parse_args().server)
+    try:
+        texts = list(files(object_info))
+    except ValueError as error:
+        sys.exit(f"locales: {error}")
+    for path, text in texts:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT))

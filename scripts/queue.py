@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from scripts.comfy_client import ComfyClient, OutputFile, RunLost, RunResult, Workflow, new_prompt_id
+from scripts.comfy_client import ComfyClient, RunLost, RunResult, Workflow, new_prompt_id
 from scripts.comfy_inputs import Input
 from scripts.comfy_workflow import load_workflow
-from scripts.command_line import require_writable, stop_in_order_on_signals
+from scripts.command_line import print_whatever_can_be_shown, require_writable, stop_in_order_on_signals
 from scripts.queue_arguments import parse_arguments
 from scripts.queue_outcome import EXPECTED, ExitCode, InputUnreadable, exit_code_of
 from scripts.queue_progress import RunProgress
+from scripts.queue_results import fetch
 from scripts.queue_settings import Settable, Setting, SettingError, Value, with_values
 from scripts.queue_uploads import with_uploads
 
@@ -61,6 +62,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Command line; the exit code says what a scheduler may do next."""
     arguments = parse_arguments(words)
     stop_in_order_on_signals()
+    print_whatever_can_be_shown()
     record = Record(workflow=str(arguments.workflow), server=arguments.server.url)
     began = time.monotonic()
     message: str | None = None
@@ -95,7 +97,7 @@ def _carry_out(arguments: argparse.Namespace, record: Record) -> None:
     result = _run(arguments, with_values(workflow, values), record)
     record.outputs, record.cached_nodes = dict(result.outputs), sorted(result.cached_nodes)
     for file in dict.fromkeys(file for file in result.files() if file.folder != "input"):
-        path = None if arguments.out is None else _fetch(client, file, arguments.out)
+        path = None if arguments.out is None else fetch(client, file, arguments.out, patience_s=arguments.patience)
         record.files.append({**asdict(file), "path": None if path is None else str(path)})
         if not arguments.json:
             print(path or "/".join(part for part in (file.folder, file.subfolder, file.filename) if part), flush=True)
@@ -141,24 +143,6 @@ def _run(arguments: argparse.Namespace, workflow: Workflow, record: Record) -> R
         finally:
             if progress is not None:
                 progress.close()
-
-
-def _fetch(client: ComfyClient, file: OutputFile, folder: Path) -> Path:
-    """Copy a file that the run made into the folder, beside files that are there already; return where it is."""
-    path = _free_path(folder / Path(file.filename).name)
-    try:
-        return client.download(file, folder, name=path.name)
-    except OSError as error:
-        raise OSError(f"{path} could not be written: {error.strerror or error}") from error
-
-
-def _free_path(path: Path) -> Path:
-    """This path, numbered if there is such a file: every server counts its films from 1, and none may be lost."""
-    candidate, number = path, 0
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.stem} ({number}){path.suffix}")
-    return candidate
 
 
 def _print_inputs(arguments: argparse.Namespace) -> None:

@@ -7,10 +7,12 @@ from enum import IntEnum
 from scripts.comfy_client import (
     ComfyError,
     NodeFailed,
+    ResultGone,
     RunInterrupted,
     RunLost,
     RunTimedOut,
     ServerUnreachable,
+    Unsendable,
     UploadRefused,
     WorkflowRefused,
 )
@@ -45,7 +47,7 @@ MEANINGS = {
     ExitCode.NODE_FAILED: "a node failed; retrying the same will most likely fail again",
     ExitCode.OUT_OF_MEMORY: "the server has too little memory; retry on a larger one or with smaller settings",
     ExitCode.NOT_WRITTEN: "a disk is full or an output cannot be written, here or on the server; make room and retry",
-    ExitCode.INTERRUPTED: "somebody stopped the run at the server; retry if they agree",
+    ExitCode.INTERRUPTED: "somebody stopped the run at the server, or removed its result; retry if they agree",
     ExitCode.NOT_COMFYUI: "the server's answer is not ComfyUI's; check the address and any proxy",
     ExitCode.TIMED_OUT: "the run was not over in time and was stopped",
     ExitCode.SIGINT: "stopped here by Ctrl-C; the run was stopped too",
@@ -60,6 +62,7 @@ class InputUnreadable(Exception):
 # The first kind that fits decides.
 _BY_ERROR: tuple[tuple[type[Exception], ExitCode], ...] = (
     (WorkflowRefused, ExitCode.REFUSED),
+    (Unsendable, ExitCode.REFUSED),
     (UploadRefused, ExitCode.REFUSED),
     (SettingError, ExitCode.REFUSED),
     (InputUnreadable, ExitCode.NO_INPUT),
@@ -69,6 +72,7 @@ _BY_ERROR: tuple[tuple[type[Exception], ExitCode], ...] = (
     (OutputNotWritten, ExitCode.NOT_WRITTEN),
     (NodeFailed, ExitCode.NODE_FAILED),
     (RunInterrupted, ExitCode.INTERRUPTED),
+    (ResultGone, ExitCode.INTERRUPTED),
     (RunTimedOut, ExitCode.TIMED_OUT),
     (ComfyError, ExitCode.NOT_COMFYUI),
     (OSError, ExitCode.NOT_WRITTEN),

@@ -5,7 +5,7 @@ fraction of a second; two runs at once wait for each other; what a killed run le
 
 Environment variables:
     COMFYUI_DIR  a ComfyUI folder to use in place of the one that is unpacked to ``.comfyui``
-    SFPP_VENV    where the virtual environment goes, in place of ``.venv``
+    SFPP_VENV    where the virtual environment goes, in place of ``.venv``: a new or empty folder
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def main() -> int:
     environment = Path(os.environ.get("SFPP_VENV") or ROOT / ".venv").absolute()
     started = time.monotonic()
     try:
+        refuse_foreign(environment)
         with locked(environment):
             comfyui = prepare(environment)
     except SetupError as error:
@@ -74,6 +75,20 @@ def prepare(environment: Path) -> Path:
         install_packages(environment, comfyui)
         stamp.write_text(wanted)
     return comfyui
+
+
+def refuse_foreign(environment: Path) -> None:
+    """Raise SetupError if something lies at ``environment`` that no earlier run has made: building would remove it."""
+    try:
+        is_ours = (environment / LOCK_NAME).exists() or not any(environment.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError:  # a file, or a folder that we may not look into
+        is_ours = False
+    if not is_ours:
+        raise SetupError(
+            f"{environment} was not made by this script; move it away, or name a new or empty folder in SFPP_VENV"
+        )
 
 
 @contextlib.contextmanager

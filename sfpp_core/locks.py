@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 
 def lock_file(path: Path, *, timeout: float = 0.0) -> FileLock:
@@ -37,3 +38,33 @@ def let_go(lock: FileLock) -> None:
     lock.release()
     with suppress(OSError):
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def first_free(paths: Iterable[Path]) -> Iterator[Path]:
+    """Hold the first of these names that no file has and nobody holds, for a file that is not there before the end.
+
+    Where the file system has no locks, a name that no file has is free.
+    """
+    for path in paths:
+        with _held(path) as is_ours:
+            if is_ours and not path.exists():
+                yield path
+                return
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a name; whether nobody else does."""
+    try:
+        lock = lock_file(path.with_name(f".{path.name}.sfpp-number"))
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        lock = None
+    try:
+        yield True
+    finally:
+        if lock is not None:
+            let_go(lock)

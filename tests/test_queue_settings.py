@@ -241,6 +241,9 @@ def test_a_file_that_is_to_be_uploaded_is_marked_and_has_to_be_there(tmp_path: P
         ["--retries", "-1"],
         ["--retries", "1.5"],
         ["--server", "127.0.0.1:8188"],
+        ["--server", "http://h:abc"],
+        ["--server", "http://h:99999"],
+        ["--server", "http://h/?token=x"],
         ["--nothing"],
     ],
 )
@@ -279,6 +282,8 @@ def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
         ("SafetensorError", 'Os { code: 28, kind: StorageFull, message: "..." }', OutputNotWritten),
         ("OSError", "[WinError 112] There is not enough space on the disk", OutputNotWritten),
         ("OSError", "[Errno 2] No such file or directory: '/models/a [Errno 280]'", NodeFailed),
+        ("DownloadError", "HTTP error code: 30", NodeFailed),
+        ("RuntimeError", "os error 28 frames from the end", NodeFailed),
         ("ValueError", "memory is out of reach", NodeFailed),
     ],
 )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from scripts import browser
+
 ROOT = Path(__file__).resolve().parent.parent
 
 PYPROJECT = """
@@ -39,8 +41,9 @@ class Checkout:
         (self.comfyui / "requirements.txt").write_text("packaging\n")
 
     def start(self, **variables: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "COMFYUI_DIR": str(self.comfyui), "PYTHON": sys.executable, **variables}
+        environment = {**os.environ, "COMFYUI_DIR": str(self.comfyui), "PYTHON": sys.executable}
         environment.pop("SFPP_VENV", None)
+        environment.update(variables)
         return subprocess.Popen(
             [self.folder / "scripts" / "setup"],
             env=environment,
@@ -63,6 +66,7 @@ class Checkout:
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Checkout:
     """One checkout, set up once; the tests below change it and set it up again."""
     checkout = Checkout(tmp_path_factory.mktemp("checkout"))
+    checkout.environment.mkdir()  # an empty folder is as good as none
     status, output = checkout.setup()
     assert status == 0, output
     return checkout
@@ -114,3 +118,38 @@ def test_wrong_comfyui_folder_is_named(checkout: Checkout):
     status, output = checkout.setup(COMFYUI_DIR=str(checkout.folder))
     assert status == 1
     assert str(checkout.folder) in output and "main.py" in output
+
+
+@pytest.mark.parametrize("at_its_default_place", [False, True])
+def test_a_folder_that_it_did_not_make_is_left_alone(tmp_path: Path, at_its_default_place: bool):
+    checkout = Checkout(tmp_path)
+    theirs = checkout.environment if at_its_default_place else tmp_path / "their environment"
+    kept = theirs / "lib" / "of somebody else"
+    kept.mkdir(parents=True)
+    status, output = checkout.setup(**({} if at_its_default_place else {"SFPP_VENV": str(theirs)}))
+    assert status == 1 and f"{theirs} was not made by this script; move it away" in output
+    assert [*theirs.rglob("*")] == [kept.parent, kept]
+
+
+def test_a_file_in_place_of_the_environment_is_named(tmp_path: Path):
+    path = tmp_path / "venv"
+    path.write_text("a note")
+    status, output = Checkout(tmp_path).setup(SFPP_VENV=str(path))
+    assert status == 1 and f"{path} was not made by this script" in output
+    assert path.read_text() == "a note"
+
+
+@pytest.mark.parametrize("content", ["#!/bin/sh\nexit 100\n", "no program"], ids=["fails", "does not start"])
+def test_a_browser_that_cannot_be_installed_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], content: str
+):
+    apt_get = tmp_path / "apt-get"
+    apt_get.write_text(content)
+    apt_get.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("COMFY_BROWSER", raising=False)
+    monkeypatch.setattr(browser, "PROGRAMS", ("chromium",))
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    browser.main()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("browser: it cannot be installed, and the tests that need it will fail: ")

@@ -15,9 +15,8 @@ from typing import Any
 
 import folder_paths
 from comfy.cli_args import args
-from filelock import Timeout
 
-from ...sfpp_core.locks import let_go, lock_file
+from ...sfpp_core.locks import first_free
 
 STATE_SUFFIX = ".sfpp.safetensors"
 """Ending of a saved film state, by which SFPP Load State finds it among other files."""
@@ -51,30 +50,8 @@ def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
-    for number in count(counter):
-        filename = f"{name}_{number:05}_{suffix}"
-        path = Path(folder, filename)
-        with _held(path) as is_ours:
-            if is_ours and not path.exists():
-                yield OutputFile(path=path, filename=filename, subfolder=subfolder)
-                return
-
-
-@contextmanager
-def _held(path: Path) -> Iterator[bool]:
-    """Hold a name; whether nobody else does. Where the file system has no locks, none is refused."""
-    try:
-        lock = lock_file(path.with_name(f".{path.name}.sfpp-number"))
-    except Timeout:
-        yield False
-        return
-    except (OSError, NotImplementedError):
-        lock = None
-    try:
-        yield True
-    finally:
-        if lock is not None:
-            let_go(lock)
+    with first_free(Path(folder, f"{name}_{number:05}_{suffix}") for number in count(counter)) as path:
+        yield OutputFile(path=path, filename=path.name, subfolder=subfolder)
 
 
 def prefix_problem(prefix: str) -> str | None:
