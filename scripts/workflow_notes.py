@@ -23,7 +23,7 @@ Press **Run**. Nothing to download; it runs on any CPU.
 
 {_WORLD}
 
-**Time:** about one second a second of film on two CPU cores. The node says how much is left.
+**Time:** about half a second a second of film on one CPU core. The node says how much is left.
 The film plays in **SFPP Sampler** and grows on disk while it is made, because **vae** is wired into it.
 
 **Longer films:** set **seconds**. The last second costs what the first does, and memory does not grow. {_KEPT}
@@ -60,7 +60,7 @@ had been made in one go.
 
 **Change first:** the second prompt. Only what follows it is made again.
 
-**Time:** about one second a second of film on two CPU cores.
+**Time:** about half a second a second of film on one CPU core.
 
 **Longer films:** wire `state` into one more **SFPP Extend**, as often as you like. **SFPP Save State** keeps the end
 in `output/states`: tomorrow, **SFPP Load State** takes the place of the sampler.
@@ -91,7 +91,7 @@ prompt above it.
 **recache** decides how a change looks. *Renew the memory*: at once, in the same picture. *Keep the memory*: slowly,
 as old frames leave the model's sight (5 s). **crossfade** blends two prompts over some seconds.
 
-**Time:** about one second a second of film on two CPU cores.
+**Time:** about half a second a second of film on one CPU core.
 
 **Longer films:** more lines and more **seconds**. A schedule that changes late finds what came before the change on
 disk, and goes on from there.
@@ -109,7 +109,7 @@ film's width and height.
 
 **Change first:** the picture, then the prompt, which should describe what is in it.
 
-**Time:** about one second a second of film on two CPU cores. `seconds` come on top of the picture.
+**Time:** about half a second a second of film on one CPU core. `seconds` come on top of the picture.
 
 **Longer films:** set **seconds**, or wire `state` into **SFPP Extend**.""",
     "tiny_continue_video": """\
@@ -126,7 +126,7 @@ SFPP Continue Video to 64. A causal Wan 2.1 student takes any clip.
 
 **Change first:** the prompt of what follows; it should fit the clip's end.
 
-**Time:** about one second a second of film on two CPU cores, and some seconds to read the clip's end.
+**Time:** about half a second a second of film on one CPU core, and some seconds to read the clip's end.
 
 **Longer films:** set **seconds** of *What follows*, or wire its `state` into **SFPP Extend**.""",
     "tiny_film_with_stability_report": f"""\
@@ -142,7 +142,7 @@ GEMINI_API_KEY in the environment of ComfyUI.
 and when. **SFPP Stability Report** draws exposure, contrast, sharpness, colour and motion over time, with the damages
 marked.
 
-**Time:** about one second a second of film on two CPU cores, and some seconds for the judge.
+**Time:** about half a second a second of film on one CPU core, and some seconds for the judge.
 
 **Longer films:** set **seconds** of the sampler. The film is read from its file piece by piece, however long.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,10 @@ import pytest
 from tests.training.smoke_family import CONFIGS
 from training.config import load_config
 from training.proof import findings
+from training.proof.__main__ import PAGE
 from training.stages import evaluate, self_forcing, sfpp
 
+ROOT = CONFIGS.parents[2]
 OVERLAYS = sorted((CONFIGS / "proof").glob("*.yaml"))
 ARM = re.compile(r"\$\(eval \$\(call arm,(\w+),(\w+)(?:,([^)]*))?\)")
 RUNS = {name: (stage, words.split()) for name, stage, words in ARM.findall((CONFIGS / "Makefile").read_text())}
@@ -38,6 +42,14 @@ def test_what_an_evaluation_compares_is_made_by_the_makefile(overlay: Path) -> N
             trained = load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)
             updates = int(rest[1])
             assert 0 < updates <= trained.steps and updates % trained.run.export_every == 0
+
+
+def test_the_page_says_what_was_measured() -> None:
+    """Every table of docs/proof.md is what the reports in docs/proof/ make it."""
+    assert (ROOT / PAGE).read_text(encoding="utf-8").count("[[[cog") > len(OVERLAYS)
+    check = [sys.executable, "-m", "cogapp", "--check", "-P", "-I", ".", str(PAGE)]
+    done = subprocess.run(check, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}\nrun: python -m training.proof"
 
 
 def estimate(mean: float | None, low: float | None = None, high: float | None = None) -> dict[str, float | None]:
