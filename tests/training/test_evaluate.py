@@ -219,6 +219,8 @@ def test_what_cannot_be_evaluated_is_refused_at_once(
         ({"kind": "teacher", "overlap": 3}, "are a student's"),
         ({"kind": "truth", "weights": "x"}, "has no weights"),
         ({"autoencoded": True}, "leave that to the truth"),
+        ({"light_crossing": 60.0}, "leave light_crossing to the truth"),
+        ({"kind": "truth", "light_crossing": 0.0}, "seconds above 0"),
         ({"cache_noise": 1000.0}, "a timestep from 0 to below 1000"),
         ({"cache_noise": 10.0, "context_noise": 20.0}, "leave context_noise out"),
     ],

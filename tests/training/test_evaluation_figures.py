@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
+from itertools import islice
 
 import numpy as np
 import pytest
@@ -21,7 +22,14 @@ from training.evaluation.feeds import FilmCutShort, Measuring
 from training.evaluation.figures import FilmFigures, curve_edges, drift_curves
 from training.evaluation.lengths import END_FRAMES, Ends, frames_of, latent_frames_of
 from training.evaluation.referee import light_of
-from training.evaluation.truth import attributes_in, autoencoded, true_films, true_scene, true_windows
+from training.evaluation.truth import (
+    attributes_in,
+    autoencoded,
+    films_of_wandering_light,
+    true_films,
+    true_scene,
+    true_windows,
+)
 from training.scenes import Motion, describe, render, sample_scene
 
 
@@ -157,6 +165,24 @@ def test_true_scenes_are_of_the_prompt_and_vary_in_what_it_leaves_open() -> None
 def test_true_films_in_pieces_are_the_rendered_films() -> None:
     scenes = [sample_scene(9, index) for index in range(2)]
     assert torch.equal(torch.cat(list(true_films(scenes, 100, 32)), dim=2), render(scenes, 0, 100, 32, 32))
+
+
+def test_light_that_wanders_has_at_any_moment_the_distribution_of_the_scenes() -> None:
+    scenes = [sample_scene(9, index) for index in range(200)]
+    pieces = islice(films_of_wandering_light(scenes, 64, 8, 3.0, range(len(scenes))), 0, None, 15)
+    first, last = (piece[:, :, 0].mean(dim=(1, 2, 3)) for piece in pieces)
+    still = render(scenes, 0, 1, 8, 8).mean(dim=(1, 2, 3, 4))
+    torch.testing.assert_close(first, still)
+    assert (last - still).abs().mean() > 0.1
+    assert abs(last.mean() - still.mean()) < 0.06 and last.std() / still.std() == pytest.approx(1, abs=0.1)
+
+
+def test_light_wanders_slowly_and_turns_back_at_the_ends() -> None:
+    scene = replace(sample_scene(9, 3), exposure=1.19)
+    film = torch.cat(list(films_of_wandering_light([scene], 30 * 16, 8, 10.0, [1])), dim=2)
+    light = film[0].mean(dim=(0, 2, 3))
+    assert light.diff().abs().max() < 0.02 and light.max() - light.min() > 0.2
+    assert abs(light[-1] - light[0]) < light.max() - light.min()
 
 
 def test_autoencoded_films_come_out_in_pieces_as_they_would_whole() -> None:

@@ -38,6 +38,9 @@ class ArmConfig:
     """Latent frames that a window begins with after the cache was dropped, as CausVid goes on; 0 rolls the cache."""
     autoencoded: bool = False
     """Truth through the autoencoder: what a generator that makes no mistake would show."""
+    light_crossing: float | None = None
+    """Seconds in which the truth's light goes from one end of its range to the other and back again, for ever: what a
+    generator would show that makes no mistake within a few seconds and remembers nothing beyond. None: light stays."""
 
     def __post_init__(self) -> None:
         named = self.name.replace("_", "").replace("-", "").replace("+", "").isalnum()
@@ -51,6 +54,14 @@ class ArmConfig:
         require(
             self.kind == TRUTH or not self.autoencoded,
             f"arm {self.name} is a {self.kind}, whose films are autoencoded anyway; leave that to the truth.",
+        )
+        require(
+            self.kind == TRUTH or self.light_crossing is None,
+            f"arm {self.name} is a {self.kind}, whose light is its own; leave light_crossing to the truth.",
+        )
+        require(
+            self.light_crossing is None or self.light_crossing > 0,
+            f"light_crossing of arm {self.name} is {self.light_crossing}; seconds above 0, or leave it out.",
         )
         require(
             self.kind != TRUTH or self.weights is None,

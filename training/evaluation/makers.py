@@ -28,7 +28,7 @@ from .decoding import FilmDecoder
 from .lengths import END_LATENT_FRAMES
 from .records import FilmKey
 from .rolling_out import Cast, Student
-from .truth import attributes_in, autoencoded, true_films, true_scene
+from .truth import attributes_in, autoencoded, films_of_wandering_light, true_films, true_scene
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -170,15 +170,22 @@ class TruthMaker:
             bench.height == bench.width,
             f"height is {bench.height} and width {bench.width}; procedural scenes are judged as squares.",
         )
-        self._bench, self._autoencoded = bench, arm.autoencoded
+        self._bench, self._arm = bench, arm
         self.identity = {"truth": "scenes", "autoencoded": arm.autoencoded}
+        if arm.light_crossing is not None:
+            self.identity["light_crossing"] = arm.light_crossing
 
     def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
         """See FilmMaker."""
         prompts, seed = self._bench.conditioning.prompts, self._bench.seed
         scenes = [true_scene(attributes_in(prompts[key.prompt]), seed, key.prompt, "film", key.take) for key in keys]
-        films = true_films(scenes, WAN21.pixel_frames(latent_frames), self._bench.height)
-        return autoencoded(films, self._bench.vae) if self._autoencoded else films
+        frames, size = WAN21.pixel_frames(latent_frames), self._bench.height
+        if self._arm.light_crossing is None:
+            films = true_films(scenes, frames, size)
+        else:
+            seeds = [self._bench.film_seed(key) for key in keys]
+            films = films_of_wandering_light(scenes, frames, size, self._arm.light_crossing, seeds)
+        return autoencoded(films, self._bench.vae) if self._arm.autoencoded else films
 
 
 def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:

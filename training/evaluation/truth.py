@@ -13,10 +13,11 @@ from itertools import chain
 import torch
 from torch import Tensor
 
+from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
 
 from ..config import ConfigError
-from ..scenes import Attributes, Colour, Motion, ObjectKind, SceneSpec, render, sample_scene
+from ..scenes import HISTORY_RANGES, Attributes, Colour, Motion, ObjectKind, SceneSpec, render, sample_scene
 from ..scenes.attributes import Choice
 from ..scenes.prompts import PLACE_PHRASES, SPEED_WORDS
 from ..seeding import generator_for
@@ -28,6 +29,7 @@ LATEST_START = 100_000
 """Windows begin at any frame up to here; any window has the same distribution."""
 _SCENES = 2**40
 """History is drawn from these indices on, far beyond all scenes that anybody trains on or holds out."""
+_LIGHT = ("exposure", "tint")
 _WAYS = {Motion.LEFT: "left", Motion.RIGHT: "right", Motion.BOUNCE: "up"}
 
 
@@ -76,6 +78,35 @@ def true_films(scenes: Sequence[SceneSpec], frames: int, size: int) -> Iterator[
     """Films of scenes in pieces, B 3 F H W in [-1, 1]."""
     for start in range(0, frames, FRAMES_A_PIECE):
         yield render(scenes, start, min(FRAMES_A_PIECE, frames - start), size, size)
+
+
+def films_of_wandering_light(
+    scenes: Sequence[SceneSpec], frames: int, size: int, crossing: float, seeds: Sequence[int]
+) -> Iterator[Tensor]:
+    """Films as of `true_films` whose exposure and white balance do not stay: each goes to and fro through its range, at
+    a pace of its own (0.7 to 1.3 crossings in `crossing` seconds), so that any moment's light is distributed as the
+    scenes' is. Pieces of 4 frames, B 3 F H W in [-1, 1]."""
+    ways = [generator_for(seed, "wandering light") for seed in seeds]
+    paces = [{name: _pace(way) / (crossing * FRAMES_PER_SECOND) for name in _LIGHT} for way in ways]
+    for start in range(0, frames, WAN21.temporal_stride):
+        lit = [
+            replace(scene, **{name: _wandered(scene, name, start * pace[name]) for name in _LIGHT})
+            for scene, pace in zip(scenes, paces, strict=True)
+        ]
+        yield render(lit, start, min(WAN21.temporal_stride, frames - start), size, size)
+
+
+def _pace(way: torch.Generator) -> float:
+    """Up or down, in crossings."""
+    size, turn = torch.rand(2, generator=way).tolist()
+    return (0.7 + 0.6 * size) * (1 if turn < 0.5 else -1)
+
+
+def _wandered(scene: SceneSpec, name: str, way: float) -> float:
+    """A quantity of the scene after `way` crossings of its range, turned back at the ends: uniform if it began so."""
+    low, high = HISTORY_RANGES[name]
+    there = ((getattr(scene, name) - low) / (high - low) + way) % 2
+    return low + (high - low) * (there if there <= 1 else 2 - there)
 
 
 def autoencoded(pieces: Iterator[Tensor], vae: WanVAE) -> Iterator[Tensor]:
