@@ -63,7 +63,9 @@ def small_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "second": {"5": estimate(95.96), "50": estimate(None)},
     }
     change = {arm: {"5": estimate(0.0), "50": estimate(-16.04, -20.0, -10.0)} for arm in means}
+    difference = {"first": {"5": estimate(0.0)}, "second": {"5": estimate(4.0)}}
     stability = {"title": "Visual Stability", "digits": 1, "mean": means, "change_since_shortest": change}
+    stability |= {"difference_from_first": difference}
     by_motion = {arm: {"50": {"bounce": 0.104, "left": 1.0}} for arm in means}
     report = {
         "config": {"arms": [{"name": "first"}, {"name": "second"}], "prompts": 4, "takes": 2, "seed": 21}
@@ -79,17 +81,19 @@ def small_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("small_report")
 def test_tables_say_what_the_report_says() -> None:
     rows = findings.by_length("small", "stability").splitlines()
+    assert rows[0] == "Visual Stability:"
     assert rows[2:] == [
         "| arm | 5 s | 50 s |",
         "| --- | --- | --- |",
         "| first | 96.0 [95.0, 97.0] | 80.0 [70.0, 90.0] |",
         "| second | 96.0 | - |",
     ]
-    assert (
-        findings.by_length("small", "stability", "change_since_shortest")
-        .splitlines()[4]
-        .endswith("| -16.0 [-20.0, -10.0] |")
-    )
+    change = findings.by_length("small", "stability", "change_since_shortest").splitlines()
+    assert change[0] == "Visual Stability, change since 5 s:"
+    assert change[4].endswith("| -16.0 [-20.0, -10.0] |")
+    difference = findings.by_length("small", "stability", "difference_from_first").splitlines()
+    assert difference[0] == "Visual Stability, less that of `first`:"
+    assert difference[5].endswith("| +4.0 |")
     assert findings.at_length("small", "50", ["stability"], ["first"]).splitlines() == [
         "| at 50 s | Visual Stability |",
         "| --- | --- |",

@@ -14,6 +14,9 @@ FOLDER = Path("docs/proof")
 """From the repository's root."""
 
 
+_CHANGE, _DIFFERENCE, _MULTIPLE = "change_since_shortest", "difference_from_", "multiple_of_truth"
+
+
 @cache
 def report(evaluation: str) -> dict[str, Any]:
     """What an evaluation found, as the evaluate stage wrote it."""
@@ -29,9 +32,18 @@ def by_length(evaluation: str, measure: str, kind: str = "mean") -> str:
     """A row an arm, a column a length. kind: mean, change_since_shortest, difference_from_..., multiple_of_truth."""
     found = report(evaluation)["measures"][measure]
     rows, arms = found[kind], arms_of(evaluation)
-    digits = 2 if kind == "multiple_of_truth" else found["digits"]
-    is_signed = kind.startswith(("change", "difference"))
-    return f"{found['title']}:\n\n" + table(rows, arms, list(rows[arms[0]]), digits=digits, signed=is_signed)
+    digits = 2 if kind == _MULTIPLE else found["digits"]
+    lengths = list(rows[arms[0]])
+    cells = table(rows, arms, lengths, digits=digits, signed=kind.startswith((_CHANGE, _DIFFERENCE)))
+    return f"{found['title']}{_in_words(kind, lengths)}:\n\n{cells}"
+
+
+def _in_words(kind: str, lengths: Sequence[str]) -> str:
+    if kind == _CHANGE:
+        return f", change since {lengths[0]} s"
+    if kind == _MULTIPLE:
+        return ", as a multiple of the truth's"
+    return f", less that of `{kind.removeprefix(_DIFFERENCE)}`" if kind.startswith(_DIFFERENCE) else ""
 
 
 def at_length(evaluation: str, length: str, measures: Sequence[str], arms: Sequence[str] | None = None) -> str:
@@ -56,9 +68,10 @@ def by_attribute(evaluation: str, field: str, attribute: str, length: str) -> st
 def how(evaluation: str) -> str:
     """What an evaluation's figures were measured on."""
     config, machine = report(evaluation)["config"], report(evaluation)["machine"]
+    films = f"{config['takes']} film{'s' if config['takes'] > 1 else ''}"
     return (
-        f"{config['prompts']} held-out prompts, {config['takes']} films of each, seed {config['seed']}, "
-        f"{config['precision']}, on {machine['device']} with {machine['threads']} thread(s) a process and PyTorch "
+        f"{config['prompts']} held-out prompts, {films} of each, seed {config['seed']}, "
+        f"{config['precision']}, on {machine['device']}, threads a process: {machine['threads']}, PyTorch "
         f"{machine['torch']} ([configuration](../training/configs/tiny/proof/{evaluation}.yaml), "
         f"[all figures](proof/{evaluation}.json))."
     )

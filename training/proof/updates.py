@@ -49,6 +49,7 @@ def plot_updates(path: Path) -> None:
             axes.vlines(places, low, high, color=COLOURS[index], linewidth=1.2)
         ticks = np.append(updates[0] / 2, updates)
         dress(axes, f"{found['title']}, at {LENGTH} s", ticks, ["0", *map(str, updates)])
+        axes.tick_params(axis="x", labelrotation=45)
         axes.set_xlabel("updates", fontproperties=font(BODY_POINTS), color=INK)
     figure.axes[0].legend(prop=font(BODY_POINTS), frameon=False)
     with replacing(path) as temporary:
