@@ -49,7 +49,7 @@ MEASURES: Final[tuple[Measure, ...]] = (
         scale=_percent,
         digits=1,
     ),
-    Measure(name="flow_variance", title="Flow variance in windows of 8 frames", field="flow_variance", digits=4),
+    Measure(name="flow_variance", title="Flow variance in windows of 8 frames", field="flow_variance", digits=6),
     Measure(
         name="no_repeat",
         title="NoRepeat, %",
