@@ -122,7 +122,7 @@ FINISHED = {
     "evaluate": Case(
         stage="evaluate",
         words=(
-            *(JUDGE, VAE, ARMS, "baseline=student", *PROMPT_FILE[:1], "prompts=2", "takes=1", "batch=1"),
+            *(JUDGE, VAE, ARMS, "baselines=[student]", *PROMPT_FILE[:1], "prompts=2", "takes=1", "batch=1"),
             *("lengths=[5]", "height=16", "width=16", "truth_scenes=1", "prompts_kept=0"),
         ),
     ),

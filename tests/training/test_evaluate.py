@@ -50,7 +50,7 @@ def config(files: Path, out: Path, **changes: object) -> Config:
         "run": RunConfig(out=str(out), device="cpu"),
         "precision": "float32",
         "arms": ARMS,
-        "baseline": "student",
+        "baselines": ["student"],
         "conditioning": ConditioningConfig(prompts=str(files / "prompts.txt")),
         "reader": str(files / "reader.safetensors"),
         "prompts": 2,
@@ -145,7 +145,7 @@ def test_a_second_run_makes_nothing_and_a_crash_costs_one_film(files: Path, fini
 
 
 def test_two_processes_find_what_one_finds(files: Path, finished: Path, tmp_path: Path) -> None:
-    truth = config(files, tmp_path, arms=ARMS[:1], baseline="truth")
+    truth = config(files, tmp_path, arms=ARMS[:1], baselines=["truth"])
     assert not run(truth, World(rank=1, size=2)), "the report waits for the other process"
     assert not (tmp_path / "report.json").exists()
     assert run(truth, World(rank=0, size=2))
@@ -155,7 +155,7 @@ def test_two_processes_find_what_one_finds(files: Path, finished: Path, tmp_path
 
 
 def test_a_run_is_paused_between_batches(files: Path, tmp_path: Path) -> None:
-    paused = config(files, tmp_path, arms=ARMS[:1], baseline="truth")
+    paused = config(files, tmp_path, arms=ARMS[:1], baselines=["truth"])
     paused = replace(paused, run=replace(paused.run, max_minutes=1e-9))
     assert not run(paused)
     assert not (tmp_path / "report.json").exists()
@@ -169,7 +169,7 @@ def test_other_weights_are_other_films(files: Path, tmp_path: Path) -> None:
     arms = [ArmConfig(name="mine", weights=str(path))]
     for number in (1, 2):
         write_weights(path, network.state_dict(), header)
-        settings = config(files, tmp_path, arms=arms, baseline="mine", lengths=[5.0], prompts=1, reader=None)
+        settings = config(files, tmp_path, arms=arms, baselines=["mine"], lengths=[5.0], prompts=1, reader=None)
         assert run(settings)
         assert len(read_records(tmp_path)) == number
         with torch.no_grad():
@@ -197,7 +197,8 @@ def test_a_line_without_an_end_is_cut_off_and_a_strange_one_refused(tmp_path: Pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"baseline": "nobody"}, "baseline is 'nobody', no arm; it must be one of truth, student"),
+        ({"baselines": ["nobody"]}, "name one or more of the arms: truth, student"),
+        ({"baselines": []}, "name one or more of the arms"),
         ({"arms": [ARMS[1], ARMS[1]]}, "arms are called student, student; give each a name of its own"),
         ({"lengths": [5.0, 4.0]}, "they must rise, from at least 5 seconds"),
         ({"lengths": []}, "they must rise"),

@@ -19,9 +19,10 @@ NO_FIGURE = "-"
 DISTANCE_DIGITS = 2
 
 
-def findings(results: Results, baseline: str, referee: Referee | None, truth: str | None) -> dict[str, Any]:
+def findings(results: Results, baselines: Sequence[str], referee: Referee | None, truth: str | None) -> dict[str, Any]:
     """Every estimate by measure, arm and length, JSON.
 
+    baselines: names of the arms that differences are taken from.
     truth: name of the arm that dynamic degrees are told as a multiple of; None for none.
     """
     arms, lengths = results.arms, results.lengths
@@ -36,10 +37,11 @@ def findings(results: Results, baseline: str, referee: Referee | None, truth: st
             "digits": measure.digits,
             "mean": table(lambda arm, length, of=measure: results.mean(of, arm, length)),
             "change_since_shortest": table(lambda arm, length, of=measure: results.change(of, arm, length)),
-            f"difference_from_{baseline}": table(
-                lambda arm, length, of=measure: results.difference(of, arm, baseline, length)
-            ),
         }
+        for baseline in baselines:
+            found[measure.name][f"difference_from_{baseline}"] = table(
+                lambda arm, length, of=measure, other=baseline: results.difference(of, arm, other, length)
+            )
         if truth and measure.name.startswith("dynamic_degree"):
             found[measure.name]["multiple_of_truth"] = table(
                 lambda arm, length, of=measure: results.ratio(of, arm, truth, length)
@@ -80,17 +82,17 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def write_markdown(path: Path, found: dict[str, Any], results: Results, baseline: str, heading: str) -> None:
+def write_markdown(path: Path, found: dict[str, Any], results: Results, baselines: Sequence[str], heading: str) -> None:
     """Write the tables: a row an arm, a column a length, means with their 95 % intervals."""
-    parts = [f"# {heading}", _preface(results, baseline)]
+    parts = [f"# {heading}", _preface(results, baselines)]
     for name, of_measure in found.items():
         if name == "by_attribute":
             continue
-        for kind, label in _kinds(baseline).items():
+        for kind, label in _kinds(baselines).items():
             if kind in of_measure and (kind == "mean" or name in HEADLINES):
                 title = f"## {of_measure['title']}{label}"
                 digits = 3 if kind == "multiple_of_truth" else of_measure["digits"]
-                is_signed = kind in _signed(baseline)
+                is_signed = kind in _signed(baselines)
                 rows = table(of_measure[kind], results.arms, results.lengths, digits=digits, signed=is_signed)
                 parts.append(f"{title}\n\n{rows}")
     with replacing(path) as temporary:
@@ -101,26 +103,26 @@ HEADLINES = ("stability", "stability_end", "dynamic_degree", "dynamic_degree_end
 """Measures whose changes and differences are told in report.md; those of all are in report.json."""
 
 
-def _kinds(baseline: str) -> dict[str, str]:
+def _kinds(baselines: Sequence[str]) -> dict[str, str]:
     return {
         "mean": "",
         "change_since_shortest": ", change since the shortest length",
-        f"difference_from_{baseline}": f", difference from {baseline}",
+        **{f"difference_from_{baseline}": f", difference from {baseline}" for baseline in baselines},
         "multiple_of_truth": ", as a multiple of the truth's",
     }
 
 
-def _signed(baseline: str) -> tuple[str, ...]:
-    return "change_since_shortest", f"difference_from_{baseline}"
+def _signed(baselines: Sequence[str]) -> tuple[str, ...]:
+    return "change_since_shortest", *(f"difference_from_{baseline}" for baseline in baselines)
 
 
-def _preface(results: Results, baseline: str) -> str:
+def _preface(results: Results, baselines: Sequence[str]) -> str:
     prompts, takes = results.shape
     return (
         f"{prompts} prompts, {takes} films of each, the same seeds in every arm. Columns are seconds of film; in "
         "brackets 95 % confidence intervals over prompts (bootstrap of prompts and of films within them; of Frechet "
-        f"distances, jackknife over prompts). Differences are of the same prompt and seed, from {baseline}. What each "
-        "figure is: training/evaluation/figures.py and referee.py."
+        f"distances, jackknife over prompts). Differences are of the same prompt and seed, from "
+        f"{', '.join(baselines)}. What each figure is: training/evaluation/figures.py and referee.py."
     )
 
 

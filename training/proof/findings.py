@@ -28,10 +28,10 @@ def arms_of(evaluation: str) -> list[str]:
     return [arm["name"] for arm in report(evaluation)["config"]["arms"]]
 
 
-def by_length(evaluation: str, measure: str, kind: str = "mean") -> str:
+def by_length(evaluation: str, measure: str, kind: str = "mean", arms: Sequence[str] | None = None) -> str:
     """A row an arm, a column a length. kind: mean, change_since_shortest, difference_from_..., multiple_of_truth."""
     found = report(evaluation)["measures"][measure]
-    rows, arms = found[kind], arms_of(evaluation)
+    rows, arms = found[kind], arms or arms_of(evaluation)
     digits = 2 if kind == _MULTIPLE else found["digits"]
     lengths = list(rows[arms[0]])
     cells = table(rows, arms, lengths, digits=digits, signed=kind.startswith((_CHANGE, _DIFFERENCE)))

@@ -28,7 +28,7 @@ SIDE_STEP = 0.02
 def plot_updates(path: Path) -> None:
     """One panel a measure of films of 50 s; one line a method, from the student that all began with."""
     arms = arms_of(EVALUATION)
-    start, truth = report(EVALUATION)["config"]["baseline"], arms[0]
+    (start,), truth = report(EVALUATION)["config"]["baselines"], arms[0]
     methods = list(dict.fromkeys(arm.split(BETWEEN)[0] for arm in arms if BETWEEN in arm))
     figure = Figure(figsize=(1024 / DPI, 760 / DPI), dpi=DPI, facecolor="white", layout="constrained")
     for measure, axes in zip(MEASURES, figure.subplots(2, 2).flat, strict=True):

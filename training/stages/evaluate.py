@@ -58,8 +58,8 @@ class Config(StageConfig):
 
     arms: list[ArmConfig]
     """What is compared."""
-    baseline: str
-    """Name of the arm that the others' differences are taken from."""
+    baselines: list[str]
+    """Names of the arms that the others' differences are taken from."""
     conditioning: ConditioningConfig
     """The prompts: held-out ones."""
     prompts: int = 32
@@ -90,7 +90,10 @@ class Config(StageConfig):
         StageConfig.__post_init__(self)
         names = [arm.name for arm in self.arms]
         require(len(set(names)) == len(names) > 0, f"arms are called {', '.join(names)}; give each a name of its own.")
-        require(self.baseline in names, f"baseline is {self.baseline!r}, no arm; it must be one of {', '.join(names)}.")
+        require(
+            bool(self.baselines) and set(self.baselines) <= set(names),
+            f"baselines are {self.baselines}; name one or more of the arms: {', '.join(names)}.",
+        )
         for name in ("prompts", "takes", "batch", "truth_scenes"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         require(self.prompts_kept >= 0, f"prompts_kept is {self.prompts_kept}; it must be 0 or more.")
@@ -235,10 +238,10 @@ def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
     results = Results(
         records, [arm.name for arm in config.arms], truths=truths, prompts=config.prompts, takes=config.takes
     )
-    found = findings(results, config.baseline, evaluation.referee, truths[0] if truths else None)
+    found = findings(results, config.baselines, evaluation.referee, truths[0] if truths else None)
     report = {"config": as_plain(config), "machine": _machine(config), "measures": found}
     write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_film, "prompts": results.texts()})
-    write_markdown(folder / "report.md", found, results, config.baseline, "Evaluation")
+    write_markdown(folder / "report.md", found, results, config.baselines, "Evaluation")
     for name, (measures, title) in PLOTS.items():
         if any(measure in found for measure in measures):
             plot_measures(found, measures, results, title, folder / f"{name}.png")
