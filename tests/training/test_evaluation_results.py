@@ -92,8 +92,8 @@ def test_errors_are_told_by_attribute(results: Results) -> None:
 
 
 def test_tables_and_plots_tell_what_was_found(results: Results, tmp_path: Path) -> None:
-    found = findings(results, "worse", None, "truth")
-    write_markdown(tmp_path / "report.md", found, results, "worse", "Films")
+    found = findings(results, ["worse"], None, "truth")
+    write_markdown(tmp_path / "report.md", found, results, ["worse"], "Films")
     text = (tmp_path / "report.md").read_text()
     assert "| better | +0.0 [+0.0, +0.0] | +15.0 [+15.0, +15.0] |" in text
     assert "| arm | 5 s | 50 s |" in text
