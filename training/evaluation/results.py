@@ -122,6 +122,20 @@ class Results:
                 values[prompt, take] = value
         return measure.scale(values)
 
+    def stability_of_films(self) -> dict[str, dict[str, list[list[float | None]]]]:
+        """Visual Stability of the film so far by arm and length, [P, S], for questions that nobody has asked yet."""
+        stability = next(measure for measure in self.measures if measure.name == "stability")
+        return {
+            arm: {
+                length: [
+                    [round(value, 2) if np.isfinite(value) else None for value in takes]
+                    for takes in self.values(stability, arm, length).tolist()
+                ]
+                for length in self.lengths
+            }
+            for arm in self.arms
+        }
+
     def mean(self, measure: Measure, arm: str, length: str) -> Estimate:
         """Mean of an arm's films at a length."""
         return cluster_mean(self.values(measure, arm, length))

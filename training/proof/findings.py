@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ..evaluation.report import cell, in_markdown, table
+from ..evaluation.statistics import cluster_mean
 
 FOLDER = Path("docs/proof")
 """From the repository's root."""
@@ -44,6 +49,22 @@ def _in_words(kind: str, lengths: Sequence[str]) -> str:
     if kind == _MULTIPLE:
         return ", as a multiple of the truth's"
     return f", less that of `{kind.removeprefix(_DIFFERENCE)}`" if kind.startswith(_DIFFERENCE) else ""
+
+
+def without_first(evaluation: str, prompts: int, arms: Sequence[str]) -> str:
+    """The change of stability since the shortest length, as of `by_length`, without the first prompts."""
+    of_films = report(evaluation)["stability_of_films"]
+    lengths = list(of_films[arms[0]])
+    values = {arm: {length: _films(of_films[arm][length])[prompts:] for length in lengths} for arm in arms}
+    rows = {
+        arm: {length: asdict(cluster_mean(values[arm][length] - values[arm][lengths[0]])) for length in lengths}
+        for arm in arms
+    }
+    return table(rows, arms, lengths, digits=1, signed=True)
+
+
+def _films(values: list[list[float | None]]) -> NDArray[np.float64]:
+    return np.array(values, dtype=np.float64)
 
 
 def at_length(evaluation: str, length: str, measures: Sequence[str], arms: Sequence[str] | None = None) -> str:

@@ -81,6 +81,8 @@ class Config(StageConfig):
     """Kinds of damage that Visual Stability lets pass: loops, where the truth itself is periodic."""
     truth_scenes: int = 16
     """Scenes rendered a prompt to know what its films look like."""
+    drawn: list[str] = field(default_factory=list)
+    """Names of the arms that plots and sheets show; empty for all."""
     prompts_kept: int = 4
     """Prompts whose first film is kept of every arm, as MP4 and as a strip of pictures."""
     teacher: SamplerConfig = field(default_factory=SamplerConfig)
@@ -93,6 +95,9 @@ class Config(StageConfig):
         require(
             bool(self.baselines) and set(self.baselines) <= set(names),
             f"baselines are {self.baselines}; name one or more of the arms: {', '.join(names)}.",
+        )
+        require(
+            set(self.drawn) <= set(names), f"drawn is {self.drawn}; name some of the arms: {', '.join(names)}, or none."
         )
         for name in ("prompts", "takes", "batch", "truth_scenes"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -234,24 +239,29 @@ def _finish(evaluation: _Evaluation, expected: dict[FilmKey, str]) -> bool:
 
 def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
     config, folder = evaluation.config, evaluation.folder
-    truths = [arm.name for arm in config.arms if arm.kind == TRUTH]
-    results = Results(
-        records, [arm.name for arm in config.arms], truths=truths, prompts=config.prompts, takes=config.takes
-    )
-    found = findings(results, config.baselines, evaluation.referee, truths[0] if truths else None)
+    results = _results(config, records, [arm.name for arm in config.arms])
+    found = findings(results, config.baselines, evaluation.referee, results.truths[0] if results.truths else None)
     report = {"config": as_plain(config), "machine": _machine(config), "measures": found}
-    write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_film, "prompts": results.texts()})
+    report |= {"stability_of_films": results.stability_of_films(), "prompts": results.texts()}
+    write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_film})
     write_markdown(folder / "report.md", found, results, config.baselines, "Evaluation")
+    drawn = _results(config, records, [arm.name for arm in config.arms if not config.drawn or arm.name in config.drawn])
     for name, (measures, title) in PLOTS.items():
         if any(measure in found for measure in measures):
-            plot_measures(found, measures, results, title, folder / f"{name}.png")
-    plot_drift(results, curve_edges(config.lengths[-1]), folder / "drift.png")
+            plot_measures(found, measures, drawn, title, folder / f"{name}.png")
+    plot_drift(drawn, curve_edges(config.lengths[-1]), folder / "drift.png")
     for prompt in range(min(config.prompts_kept, config.prompts)):
-        keys = [FilmKey(arm=arm.name, prompt=prompt, take=0) for arm in config.arms]
+        keys = [FilmKey(arm=arm, prompt=prompt, take=0) for arm in drawn.arms]
         strips = {key.arm: strip_path(folder, key) for key in keys if strip_path(folder, key).is_file()}
         if strips:
             title = evaluation.bench.conditioning.prompts[prompt]
             write_sheet(strips, config.lengths, title, folder / f"sheet_{prompt:03d}.png")
+
+
+def _results(config: Config, records: list[FilmRecord], arms: list[str]) -> Results:
+    """What was found of some arms."""
+    truths = [arm.name for arm in config.arms if arm.kind == TRUTH and arm.name in arms]
+    return Results(records, arms, truths=truths, prompts=config.prompts, takes=config.takes)
 
 
 def _machine(config: Config) -> dict[str, Any]:
