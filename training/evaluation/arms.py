@@ -39,8 +39,8 @@ class ArmConfig:
     autoencoded: bool = False
     """Truth through the autoencoder: what a generator that makes no mistake would show."""
     light_crossing: float | None = None
-    """Seconds in which the truth's light goes from one end of its range to the other and back again, for ever: films whose
-    light changes and nothing else, to see what a judge makes of that. None: light stays."""
+    """Seconds in which the truth's light goes from one end of its range to the other and back again, for ever: films
+    whose light changes and nothing else, to see what a judge makes of that. None: light stays."""
 
     def __post_init__(self) -> None:
         named = self.name.replace("_", "").replace("-", "").replace("+", "").isalnum()
