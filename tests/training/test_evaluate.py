@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -114,6 +116,9 @@ def test_the_report_has_tables_plots_sheets_and_films(finished: Path) -> None:
     assert estimate["low"] <= estimate["mean"] <= estimate["high"] and estimate["films"] == 2
     assert report["measures"]["frechet_distance"]["mean"]["truth"]["6"]["mean"] is None, "two films have no spread"
     assert report["config"]["prompts"] == 2
+    of_films = report["stability_of_films"]["student"]["6"]
+    assert np.mean(of_films) == pytest.approx(estimate["mean"], abs=0.01) and np.shape(of_films) == (2, 1)
+    assert report["stability_of_films"]["teacher"]["6"] == [[None], [None]]
     text = (finished / "report.md").read_text()
     assert "## Visual Stability, film so far, difference from student" in text and "| teacher |" in text
     for name in ("stability", "motion", "truth", "prompt", "drift", "sheet_000"):
@@ -152,6 +157,16 @@ def test_two_processes_find_what_one_finds(files: Path, finished: Path, tmp_path
     assert len(list(tmp_path.glob("films-*.jsonl"))) == 2
     alone, shared = findings_of(finished), findings_of(tmp_path)
     assert shared and all(alone[key]["figures"] == film["figures"] for key, film in shared.items())
+
+
+def test_pictures_show_the_arms_that_are_asked_for_and_tables_all(files: Path, finished: Path, tmp_path: Path) -> None:
+    shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
+    assert run(config(files, tmp_path, drawn=["student", "restarted"]))
+    with Image.open(finished / "sheet_000.png") as every, Image.open(tmp_path / "sheet_000.png") as two:
+        assert two.width == every.width and two.height < every.height
+    assert (tmp_path / "stability.png").read_bytes() != (finished / "stability.png").read_bytes()
+    stability = json.loads((tmp_path / "report.json").read_text())["measures"]["stability"]
+    assert set(stability["mean"]) == {arm.name for arm in ARMS}
 
 
 def test_a_run_is_paused_between_batches(files: Path, tmp_path: Path) -> None:
@@ -199,6 +214,7 @@ def test_a_line_without_an_end_is_cut_off_and_a_strange_one_refused(tmp_path: Pa
     [
         ({"baselines": ["nobody"]}, "name one or more of the arms: truth, student"),
         ({"baselines": []}, "name one or more of the arms"),
+        ({"drawn": ["nobody"]}, "name some of the arms: truth, student"),
         ({"arms": [ARMS[1], ARMS[1]]}, "arms are called student, student; give each a name of its own"),
         ({"lengths": [5.0, 4.0]}, "they must rise, from at least 5 seconds"),
         ({"lengths": []}, "they must rise"),

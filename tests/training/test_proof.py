@@ -67,7 +67,9 @@ def small_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stability = {"title": "Visual Stability", "digits": 1, "mean": means, "change_since_shortest": change}
     stability |= {"difference_from_first": difference}
     by_motion = {arm: {"50": {"bounce": 0.104, "left": 1.0}} for arm in means}
+    of_films = {"first": {"5": [[96.0], [96.0], [97.0]], "50": [[90.0], [80.0], [77.0]]}}
     report = {
+        "stability_of_films": of_films,
         "config": {"arms": [{"name": "first"}, {"name": "second"}], "prompts": 4, "takes": 2, "seed": 21}
         | {"precision": "bfloat16"},
         "machine": {"device": "x86_64", "threads": 1, "torch": "2.11.0"},
@@ -105,4 +107,8 @@ def test_tables_say_what_the_report_says() -> None:
         "| first | 10 | 100 |",
         "| second | 10 | 100 |",
     ]
+    assert (
+        findings.without_first("small", 1, ["first"]).splitlines()[2]
+        == "| first | +0.0 [+0.0, +0.0] | -18.0 [-20.0, -16.0] |"
+    )
     assert "4 held-out prompts, 2 films of each, seed 21" in findings.how("small")
