@@ -100,6 +100,13 @@ def test_the_embeddings_stage_goes_on_at_the_missing_shard_and_refuses_other_pro
     assert "was made from other prompts" in caplog.text
 
 
+def test_half_made_embeddings_are_refused_and_said_how_to_finish(tmp_path: Path) -> None:
+    out = embed(tmp_path, prompts_file(tmp_path))
+    (tmp_path / "out" / "texts-00001.safetensors").unlink()
+    with pytest.raises(ConfigError, match="holds 1 of 2 shards of texts, texts-00001.*missing; finish .*embeddings"):
+        Conditioning.open(ConditioningConfig(embeddings=out))
+
+
 @pytest.mark.parametrize(
     ("fields", "sentence"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
@@ -171,10 +173,43 @@ def test_ranks_share_the_shards_among_themselves(tmp_path: Path) -> None:
         return Shard(tensors={"number": torch.tensor(index)}, header={"index": index})
 
     assert shards.make(5, shard, max_minutes=None, world=World(rank=1, size=2)) and made == [1, 3]
-    assert list(shards.paths()) == [], "the first is another's"
+    with pytest.raises(
+        ConfigError, match="holds 2 of 5 shards of numbers, numbers-00000.safetensors and 2 more are mis"
+    ):
+        shards.whole(stage="counting")
     assert shards.make(5, shard, max_minutes=None, world=World(rank=0, size=2)) and made == [1, 3, 0, 2, 4]
-    assert [read_header(path)["index"] for path in shards.paths()] == [0, 1, 2, 3, 4]
+    assert [read_header(path)["index"] for path in shards.whole(stage="counting")] == [0, 1, 2, 3, 4]
     assert shards.make(5, shard, max_minutes=None) and len(made) == 5
+
+
+@pytest.mark.parametrize("missing", [(1,), (2,), (0,), (1, 2)])
+def test_half_made_trajectories_are_refused_and_said_how_to_finish(
+    six: Path, tmp_path: Path, missing: tuple[int, ...]
+) -> None:
+    shutil.copytree(six / "out", tmp_path / "out")
+    for number in missing:
+        trajectory_shards(tmp_path / "out").path(number).unlink()
+    said = rf"holds {3 - len(missing)} of 3 shards of trajectories, .*missing; finish making them .*training ode_pairs"
+    with pytest.raises(ConfigError, match=said):
+        OdeTrajectories(str(tmp_path / "out"))
+
+
+def test_shards_of_earlier_versions_do_not_say_how_many_they_are_but_show_gaps(tmp_path: Path) -> None:
+    shards = ShardFolder(tmp_path, "numbers")
+    for number in (0, 1, 3):
+        save_file({"number": torch.tensor(number)}, shards.path(number), metadata={"index": str(number)})
+    with pytest.raises(ConfigError, match="holds 3 of 4 shards of numbers, numbers-00002.safetensors is missing"):
+        shards.whole(stage="counting")
+    shards.path(3).unlink()
+    assert shards.whole(stage="counting") == [shards.path(0), shards.path(1)]
+
+
+def test_shards_of_two_runs_are_told_apart(tmp_path: Path) -> None:
+    shards = ShardFolder(tmp_path, "numbers")
+    for number in (0, 1):
+        shards.write(number, Shard(tensors={"number": torch.tensor(number)}, header={}), total=2 + number)
+    with pytest.raises(ConfigError, match="numbers of several runs, of 2 and 3 shards; make them again"):
+        shards.whole(stage="counting")
 
 
 def test_a_killed_run_goes_on_with_whole_shards_only(six: Path, tmp_path: Path) -> None:

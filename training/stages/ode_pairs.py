@@ -111,7 +111,7 @@ def run(config: Config) -> bool:
     shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
     network = open_transformer(config.teacher)
     made_by = _made_by(config, network)
-    for path in shards.paths():
+    for path in shards.present().values():
         require(
             read_header(path)["teacher"] == made_by["teacher"],
             f"{path} was made by another teacher than {config.teacher} is now; choose another run.out.",
