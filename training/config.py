@@ -122,9 +122,11 @@ class OptimizerConfig:
     """Training stops when gradients before clipping stay this many times their usual norm (see `divergence`); null
     never stops for that."""
     ema: float = 0.999
-    """Decay of the moving average of the weights, which is what is shipped; 0 keeps none."""
+    """Decay of the moving average of the weights, which is what is shipped; 0 keeps none. With `ema_start` 0 it is the
+    highest: at update n it is at most (1 + n) / (10 + n), which is 0.95 at n = 170, 0.98 at 440 and 0.99 at 890."""
     ema_start: int = 0
-    """Updates after which averaging begins; until then the average is the weights themselves."""
+    """Updates after which averaging begins, with the whole decay at once; until then the average is the weights
+    themselves. 0 averages from the first update on, at first over few."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0, e.g. 1e-3.")
