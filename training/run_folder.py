@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from sfpp_core.files import replacing
 
 from .checkpoint import CheckpointError, Like, read_checkpoint, write_checkpoint
-from .config import ConfigError, StageConfig, as_plain
+from .config import ConfigError, StageConfig, TrainConfig, as_plain
 from .parallel import World
 
 CONFIG_NAME = "config.yaml"
@@ -32,8 +33,9 @@ def newest_checkpoint(folder: Path) -> Path | None:
 class RunFolder:
     """One run's files. A folder belongs to the configuration that began it; another one is refused.
 
-    Two things may change between the pieces of a run: `run`, which is about how, not what; and, before the learning
-    rate begins to fall, `steps`, because nothing has depended on it yet. How many processes share the work is free.
+    Two things may change between the pieces of a run: `run`, which is about how, not what; and, before a learning rate
+    begins to fall, a training's `steps`, because nothing has depended on it yet. How many processes share the work is
+    free.
     """
 
     def __init__(self, config: StageConfig, *, stage: str) -> None:
@@ -41,7 +43,7 @@ class RunFolder:
         self._world = World.current()
         # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
         claim = {"stage": stage, **as_plain(config)}
-        self._check(claim)
+        self._check(claim, config)
         self._world.meet()
         if self._world.is_main:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -94,7 +96,7 @@ class RunFolder:
         path = self.checkpoint_path
         return None if path is None else read_checkpoint(path, like)
 
-    def _check(self, claim: dict[str, Any]) -> None:
+    def _check(self, claim: dict[str, Any], config: StageConfig) -> None:
         if (self.path / FORMER_CHECKPOINT_NAME).is_file():
             raise ConfigError(
                 f"{self.path} holds a run of an earlier version, whose {FORMER_CHECKPOINT_NAME} this one cannot go on "
@@ -105,7 +107,7 @@ class RunFolder:
             return
         found = OmegaConf.to_container(OmegaConf.load(path))
         changed = sorted(_differences(_identity(found), _identity(claim)))
-        if changed == ["steps"] and self._steps_are_free(found, claim):
+        if changed == ["steps"] and self._steps_are_free(config, found["steps"]):
             changed = []
         if changed:
             raise ConfigError(
@@ -113,8 +115,11 @@ class RunFolder:
                 "Choose another run.out, or go back to the configuration in its config.yaml."
             )
 
-    def _steps_are_free(self, found: dict[str, Any], claim: dict[str, Any]) -> bool:
-        return all(self.step <= plan["steps"] - plan["optimizer"]["decay"] for plan in (found, claim))
+    def _steps_are_free(self, config: StageConfig, found: int) -> bool:
+        """Whether a run that was to have `found` steps, and is like `config` otherwise, may have those of `config`."""
+        if not isinstance(config, TrainConfig):
+            return False
+        return all(self.step <= plan.steps_before_decay for plan in (config, replace(config, steps=found)))
 
 
 def _flush(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
 from training.export import write_weights
 from training.models import open_transformer
+from training.run_folder import RunFolder
 from training.stages.grpo import Config, GrpoTask
 from training.student import StudentConfig, write_student
 
@@ -149,6 +150,18 @@ def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for
 def test_what_cannot_work_is_refused_at_once(parts: Path, tmp_path: Path, word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configured(parts, tmp_path, word)
+
+
+def test_warm_up_and_decay_are_counted_in_updates_of_which_a_step_has_several(parts: Path, tmp_path: Path) -> None:
+    plan = ("steps=100", "policy.updates=2", "optimizer.warmup=60")
+    config = configured(parts, tmp_path, *plan, "optimizer.decay=120")
+    assert config.steps_before_decay == 40
+    RunFolder(config, stage="grpo").save(40, {})
+    RunFolder(replace(config, steps=200), stage="grpo").save(141, {})
+    with pytest.raises(ConfigError, match="these keys differ: steps"):
+        RunFolder(config, stage="grpo")
+    with pytest.raises(ConfigError, match="is 201 but there are 200 updates; shorten them or train longer"):
+        configured(parts, tmp_path, *plan, "optimizer.decay=141")
 
 
 def test_films_that_cannot_be_shared_out_are_refused(parts: Path, tmp_path: Path) -> None:

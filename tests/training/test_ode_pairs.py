@@ -24,6 +24,7 @@ from training.models import fingerprint
 from training.ode import euler_states, guided, student_grid, student_sigmas
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
 from training.parallel import World
+from training.run_folder import RunFolder
 from training.seeding import normal
 from training.shards import Shard, ShardFolder, read_header
 from training.stages import ode_pairs
@@ -251,6 +252,13 @@ def test_a_student_of_other_steps_or_another_shift_is_refused(six: Path, tmp_pat
         made.numbers_of([1.0, 0.9375])
     with pytest.raises(ConfigError, match="holds no trajectories; make them with"):
         OdeTrajectories(str(tmp_path))
+
+
+def test_other_euler_steps_are_another_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_config(tmp_path)
+    RunFolder(load_config(ode_pairs.Config, path), stage="ode_pairs")
+    assert main(["ode_pairs", "--config", path, "steps=8"]) == 2
+    assert "holds a run of another configuration; these keys differ: steps" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ from sfpp_core.wan.config import WanConfig
 from tests.core.models import random_transformer
 from tests.core.vae_models import random_vae
 from training.__main__ import main
-from training.config import load_config
+from training.config import ConfigError, load_config
 from training.export import write_weights
+from training.run_folder import RunFolder
 from training.self_forcing.config import Config
 from training.self_forcing.task import SelfForcingTask
 from training.stages import self_forcing, sfpp
@@ -220,6 +221,33 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(files: dict[str, str],
     for name, gradient in whole.items():
         tolerance = 1e-5 * gradient.abs().max().item()
         torch.testing.assert_close(parts[name], gradient, atol=tolerance, rtol=1e-4, msg=name)
+
+
+# How long it is
+
+
+@pytest.mark.parametrize(
+    ("decays", "last"),
+    [
+        ({"critic.optimizer.decay": 500}, 400),
+        ({"critic.optimizer.decay": 501}, 399),
+        ({"critic.optimizer.decay": 50, "optimizer.decay": 30}, 470),
+        ({"critic.optimizer.decay": 50, "optimizer.decay": 5}, 490),
+        ({}, 500),
+    ],
+)
+def test_a_run_may_be_made_longer_until_one_of_its_rates_begins_to_fall(
+    files: dict[str, str], tmp_path: Path, decays: dict[str, int], last: int
+) -> None:
+    """Of 500 steps with five updates of the critic each."""
+    planned = config_of(files, SFPP, {"steps": 500, "critic.updates": 5}, decays)
+    assert planned.steps_before_decay == last
+    planned = replace(planned, run=replace(planned.run, out=str(tmp_path)))
+    longer = replace(planned, steps=1000)
+    RunFolder(planned, stage="sfpp").save(last, {})
+    RunFolder(longer, stage="sfpp").save(last + 1, {})
+    with pytest.raises(ConfigError, match="these keys differ: steps"):
+        RunFolder(planned, stage="sfpp")
 
 
 # What is refused

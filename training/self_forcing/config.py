@@ -95,6 +95,12 @@ class Config(OwnFilmsConfig):
         if self.history == "streaming":
             self._check_streaming(chunk)
 
+    @property
+    def steps_before_decay(self) -> int:
+        """See TrainConfig; the student's rate or the critic's, whichever begins to fall first."""
+        critic = self.critic.optimizer.steps_before_decay(self.steps, updates_a_step=self.critic.updates)
+        return min(self.optimizer.steps_before_decay(self.steps), critic)
+
     def _check_streaming(self, chunk: int) -> None:
         require(
             self.reading != "chain" or self.gradient_step != "random",
