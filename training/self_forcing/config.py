@@ -113,6 +113,13 @@ class Config(OwnFilmsConfig):
             f"window.masked_frames is {self.window.masked_frames}, which leaves nothing of a window of "
             f"{self.window.frames} frames in chunks of {chunk}; write {self.window.frames - chunk} or less.",
         )
+        frames, rollout = self.window.frames, self.window.rollout_frames
+        second = 2 * frames - shared
+        require(
+            rollout == frames or rollout >= second,
+            f"window.rollout_frames is {rollout}, but the second window of a film that goes on ends with frame "
+            f"{second}, so only beginnings would be judged; write {second} or more, or {frames} for Self-Forcing.",
+        )
         windows, period = windows_in_film(self.window, chunk), 1 + self.critic.updates
         coprime = next(number for number in count(windows) if math.gcd(number, period) == 1)
         longer = self.window.frames + (coprime - 1) * (self.window.frames - shared)
