@@ -27,7 +27,13 @@ FORMER_CHECKPOINT_NAME = "checkpoint.pt"
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None for one that has none yet."""
-    return max(folder.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
+    return max(_checkpoints(folder), default=None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """What lies there under the name of a step; copies that somebody made under other names are not among them."""
+    found = folder.glob(f"{CHECKPOINT_PREFIX}*")
+    return [path for path in found if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()]
 
 
 class RunFolder:
@@ -48,6 +54,7 @@ class RunFolder:
         if self._world.is_main:
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.path / PARTIAL_NAME, ignore_errors=True)
+            self._remove_older()
             with replacing(self.path / CONFIG_NAME) as temporary:
                 OmegaConf.save(OmegaConf.create(claim), temporary)
         self._world.meet()
@@ -87,8 +94,7 @@ class RunFolder:
         if self._world.is_main:
             os.replace(partial, self.path / f"{CHECKPOINT_PREFIX}{step:08d}")
             _flush(self.path)
-            if last is not None:
-                shutil.rmtree(last)
+            self._remove_older()
         self._world.meet()
 
     def load(self, like: Like) -> dict[str, Any] | None:
@@ -120,6 +126,13 @@ class RunFolder:
         if not isinstance(config, TrainConfig):
             return False
         return all(self.step <= plan.steps_before_decay for plan in (config, replace(config, steps=found)))
+
+    def _remove_older(self) -> None:
+        """Remove every checkpoint but the newest: a process that was killed at that may have left some."""
+        newest = self.checkpoint_path
+        for path in _checkpoints(self.path):
+            if path != newest:
+                shutil.rmtree(path)
 
 
 def _flush(folder: Path) -> None:
