@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,9 +16,12 @@ from sfpp_core.files import replacing
 
 from .checkpoint import CheckpointError, Like, read_checkpoint, write_checkpoint
 from .config import ConfigError, StageConfig, TrainConfig, as_plain
+from .inputs import file_fingerprint, named_files
 from .parallel import World
 
 CONFIG_NAME = "config.yaml"
+INPUTS_NAME = "inputs.json"
+"""Fingerprints of the files that the configuration names, by key; runs of earlier versions have none."""
 CHECKPOINT_PREFIX = "checkpoint-"
 """Of a checkpoint's folder; the step follows."""
 PARTIAL_NAME = ".checkpoint.partial"
@@ -41,7 +45,7 @@ class RunFolder:
 
     Two things may change between the pieces of a run: `run`, which is about how, not what; and, before a learning rate
     begins to fall, a training's `steps`, because nothing has depended on it yet. How many processes share the work is
-    free.
+    free. The files that the configuration names are to stay what they were as soon as something has been made of them.
     """
 
     def __init__(self, config: StageConfig, *, stage: str) -> None:
@@ -50,6 +54,7 @@ class RunFolder:
         # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
         claim = {"stage": stage, **as_plain(config)}
         self._check(claim, config)
+        inputs = self._checked_inputs(_identity(as_plain(config)))
         self._world.meet()
         if self._world.is_main:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -57,6 +62,8 @@ class RunFolder:
             self._remove_older()
             with replacing(self.path / CONFIG_NAME) as temporary:
                 OmegaConf.save(OmegaConf.create(claim), temporary)
+            with replacing(self.path / INPUTS_NAME) as temporary:
+                temporary.write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         self._world.meet()
 
     @property
@@ -120,6 +127,25 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration; these keys differ: {', '.join(changed)}. "
                 "Choose another run.out, or go back to the configuration in its config.yaml."
             )
+
+    def _checked_inputs(self, config: dict[str, Any]) -> dict[str, str]:
+        """Fingerprints of the files that a plain configuration names, and of those that the run had and that are gone.
+
+        Raises:
+            ConfigError: one is not what it was, and the run has made something of it.
+        """
+        files, path = named_files(config), self.path / INPUTS_NAME
+        inputs = {key: file_fingerprint(file) for key, file in files.items()}
+        # A checkpoint, or shards of data.
+        has_begun = self.checkpoint_path is not None or any(self.path.glob("*.safetensors"))
+        former: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if has_begun and path.is_file() else {}
+        for key, fingerprint in inputs.items():
+            if former.get(key, fingerprint) != fingerprint:
+                raise ConfigError(
+                    f"{files[key]}, which {key} names, is not the file that the run in {self.path} has worked with so "
+                    "far. Put the former one back, or choose another run.out."
+                )
+        return former | inputs
 
     def _steps_are_free(self, config: StageConfig, found: int) -> bool:
         """Whether a run that was to have `found` steps, and is like `config` otherwise, may have those of `config`."""

@@ -24,7 +24,7 @@ from training.models import fingerprint
 from training.ode import euler_states, guided, student_grid, student_sigmas
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
 from training.parallel import World
-from training.run_folder import RunFolder
+from training.run_folder import INPUTS_NAME, RunFolder
 from training.seeding import normal
 from training.shards import Shard, ShardFolder, read_header
 from training.stages import ode_pairs
@@ -241,6 +241,9 @@ def test_a_run_pauses_after_max_minutes_and_another_teacher_is_refused(
     trajectory_shards(tmp_path / "out").path(2).unlink()
     assert not ode_pairs.run(load_config(ode_pairs.Config, path, ["run.max_minutes=1e-9"]))
     teacher.write_bytes(weights_path("student").read_bytes())
+    assert main(["ode_pairs", "--config", path]) == 2
+    assert f"{teacher}, which teacher names, is not the file" in caplog.text
+    (tmp_path / "out" / INPUTS_NAME).unlink()
     assert main(["ode_pairs", "--config", path]) == 2
     assert "was made by another teacher" in caplog.text
 
