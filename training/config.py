@@ -7,7 +7,9 @@ and values that it refuses are reported in a sentence.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -30,6 +32,15 @@ def require(condition: bool, message: str) -> None:
     """Raise ConfigError(message) unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+@contextmanager
+def core_refusals() -> Iterator[None]:
+    """Raise as a ConfigError what the core refuses with a ValueError: settings and sizes that it checks itself."""
+    try:
+        yield
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def check_starts(starts: Sequence[int]) -> None:
@@ -113,18 +124,20 @@ class OptimizerConfig:
     """What the orthogonalisation computes in. Its bfloat16 makes last bits of a gradient, which depend on the number of
     processes, matter in the third digit of an update; float32 does not, and takes longer."""
     warmup: int = 100
-    """Steps from 0 to the highest rate."""
+    """Updates from 0 to the highest rate."""
     decay: int = 0
-    """Last steps of the run, over which the rate falls to 0; before them a run's length may still be changed."""
+    """Last updates of the run, over which the rate falls to 0; before them a run's length may still be changed."""
     clip: float = 1.0
     """Largest gradient norm; longer gradients are scaled down to it."""
     explosion: float | None = 100.0
     """Training stops when gradients before clipping stay this many times their usual norm (see `divergence`); null
     never stops for that."""
     ema: float = 0.999
-    """Decay of the moving average of the weights, which is what is shipped; 0 keeps none."""
+    """Decay of the moving average of the weights, which is what is shipped; 0 keeps none. With `ema_start` 0 it is the
+    highest: at update n it is at most (1 + n) / (10 + n), which is 0.95 at n = 170, 0.98 at 440 and 0.99 at 890."""
     ema_start: int = 0
-    """Updates after which averaging begins; until then the average is the weights themselves."""
+    """Updates after which averaging begins, with the whole decay at once; until then the average is the weights
+    themselves. 0 averages from the first update on, at first over few."""
 
     def __post_init__(self) -> None:
         require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0, e.g. 1e-3.")
@@ -143,6 +156,10 @@ class OptimizerConfig:
         require(in_range, f"optimizer.betas are {self.betas}; each must lie in [0, 1).")
         for name in ("warmup", "decay", "ema_start"):
             require(getattr(self, name) >= 0, f"optimizer.{name} is {getattr(self, name)}; it must be 0 or more.")
+
+    def steps_before_decay(self, steps: int, *, updates_a_step: int = 1) -> int:
+        """Steps, of a run of `steps`, that end before the rate begins to fall."""
+        return max(0, steps - math.ceil(self.decay / updates_a_step))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -197,11 +214,22 @@ class TrainConfig(StageConfig):
         StageConfig.__post_init__(self)
         for name in ("steps", "accumulate"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        edges = self.optimizer.warmup + self.optimizer.decay
+        edges, updates = self.optimizer.warmup + self.optimizer.decay, self.steps * self.updates_a_step
+        told = f"steps is {self.steps}" if self.updates_a_step == 1 else f"there are {updates} updates"
         require(
-            edges <= self.steps,
-            f"optimizer.warmup + optimizer.decay is {edges} but steps is {self.steps}; shorten them or train longer.",
+            edges <= updates,
+            f"optimizer.warmup + optimizer.decay is {edges} but {told}; shorten them or train longer.",
         )
+
+    @property
+    def updates_a_step(self) -> int:
+        """Updates that `optimizer` takes in a step."""
+        return 1
+
+    @property
+    def steps_before_decay(self) -> int:
+        """Steps that end before the first learning rate of the run begins to fall: so long, `steps` may be changed."""
+        return self.optimizer.steps_before_decay(self.steps, updates_a_step=self.updates_a_step)
 
 
 ConfigT = TypeVar("ConfigT", bound=StageConfig)

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 class MovingAverage:
     """Averages the trainable parameters of a network; `update` after every optimiser step.
 
-    Young averages follow quickly: the decay in force at step n is min(decay, (1 + n) / (10 + n)). Before step `start`
-    the average is the weights themselves. Of a sharded network each process averages its own part.
+    An average that begins with the run's first weights has to forget them, so it follows quickly while it is young: the
+    decay in force at step n is min(decay, (1 + n) / (10 + n)). One that begins later, at step `start`, begins with
+    weights that are worth averaging: it is the weights themselves until then, and its decay is the plain one from then
+    on, as in Self-Forcing's code. Of a sharded network each process averages its own part.
     """
 
     def __init__(self, model: nn.Module, decay: float, *, start: int = 0) -> None:
@@ -26,10 +28,8 @@ class MovingAverage:
     @torch.no_grad()
     def update(self, step: int) -> None:
         """Move towards the weights as they are after optimiser step number `step`, counted from 0."""
-        since = step - self._start
-        decay = min(self._decay, (1 + since) / (10 + since)) if since >= 0 else 0.0
         weights = [parameter.detach() for parameter in self._parameters]
-        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - decay)
+        torch._foreach_lerp_(list(self._averages.values()), weights, 1 - self._decay_at(step))
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -49,6 +49,11 @@ class MovingAverage:
         """Go on from averages that `state` gave."""
         for name, mine in self._averages.items():
             mine.copy_(averages[name])
+
+    def _decay_at(self, step: int) -> float:
+        if self._start == 0:
+            return min(self._decay, (1 + step) / (10 + step))
+        return self._decay if step >= self._start else 0.0
 
     @torch.no_grad()
     def _copy(self, weights: list[Tensor]) -> None:

@@ -68,7 +68,7 @@ class LatentClips:
         """The clips of every source, in order, cut to their first `frames` latent frames.
 
         Raises:
-            ConfigError: a folder holds fewer clips, or shorter ones.
+            ConfigError: a folder is not finished, or holds fewer clips, or shorter ones.
         """
         latents, prompts = [], []
         for source in sources:
@@ -85,9 +85,9 @@ class LatentClips:
 
 
 def _read_folder(folder: Path, count: int) -> LatentClips:
-    """The first `count` clips of a folder."""
+    """The first `count` clips of a folder, which has to be finished."""
     latents, prompts = [], []
-    for path in clip_shards(folder).paths():
+    for path in clip_shards(folder).whole(stage="latents"):
         if len(prompts) >= count:
             break
         with safe_open(path, framework="pt") as shard:

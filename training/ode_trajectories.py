@@ -36,9 +36,9 @@ class OdeTrajectories:
     """The trajectories of a folder of the ode_pairs stage, by number."""
 
     def __init__(self, folder: str) -> None:
-        """Raises ConfigError if there are none, or if shards were made in different ways."""
+        """Raises ConfigError if there are none or not all of them, or if shards were made in different ways."""
         self._folder = folder
-        paths = list(trajectory_shards(Path(folder)).paths())
+        paths = trajectory_shards(Path(folder)).whole(stage="ode_pairs")
         require(bool(paths), f"{folder} holds no trajectories; make them with: python -m training ode_pairs")
         headers = [read_header(path) for path in paths]
         for path, header in zip(paths, headers, strict=True):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sfpp_core.wan.geometry import WAN21
 
 from .conditioning import ConditioningConfig
-from .config import ConfigError, TrainConfig
+from .config import TrainConfig, core_refusals
 from .student import StudentConfig
 
 
@@ -28,11 +28,9 @@ class OwnFilmsConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        try:
+        with core_refusals():
             self.student.rollout()
             WAN21.latent_size(self.height, self.width)
-        except ValueError as error:
-            raise ConfigError(str(error)) from error
 
     @property
     def latent_size(self) -> tuple[int, int]:

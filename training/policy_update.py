@@ -25,12 +25,13 @@ class PolicyConfig:
     clip: float = 1e-3
     """How far the ratio of densities per latent value may leave 1 and still be followed."""
     kl: float = 0.0
-    """Weight of the divergence from the starting student, in nats per latent value."""
+    """Weight of the divergence from the starting student, in nats per latent value of every transition, whatever `even`
+    makes of the objective."""
     transitions: float = 1.0
     """Share of a film's transitions that are trained on; which, is drawn anew for each batch."""
     even: bool = True
-    """Every transition is trained alike; otherwise as its density has it, the last of three nine times as much as the
-    first (see grpo.even_weights)."""
+    """Every transition's objective pulls alike; otherwise as its density has it, the last of three nine times as much
+    as the first (see grpo.even_weights)."""
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"policy.updates is {self.updates}; it must be at least 1.")
@@ -79,23 +80,26 @@ def backpropagate_lessons(
         weights = _weights(lesson, config)
         estimates = replay(network, lesson.trajectory, lesson.chosen, autocast=autocast)
         for place, (transition, x0) in enumerate(estimates):
-            loss, parts = _transition_loss(lesson, place, transition, x0, config)
-            (loss.sum() * (weights[place] * share)).backward()
+            loss, parts = _transition_loss(lesson, place, transition, x0, config, weight=weights[place])
+            (loss.sum() * share).backward()
             figures.append(parts)
     return {name: torch.cat([parts[name] for parts in figures]).mean().item() for name in figures[0]}
 
 
 def _weights(lesson: Lesson, config: PolicyConfig) -> list[float]:
-    """Of the chosen transitions; over all transitions of the film they average 1."""
+    """Of the objectives of the chosen transitions; over all transitions of the film they average 1."""
     sigmas = [transition.next_sigma for transition in lesson.trajectory.transitions]
     weights = even_weights(sigmas) if config.even else [1.0] * len(sigmas)
     return [weights[index] for index in lesson.chosen]
 
 
 def _transition_loss(
-    lesson: Lesson, place: int, transition: Transition, x0: Tensor, config: PolicyConfig
+    lesson: Lesson, place: int, transition: Transition, x0: Tensor, config: PolicyConfig, *, weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [B] of the transition at `place` among the chosen ones, and what is logged of each film [B]."""
+    """Loss [B] of the transition at `place` among the chosen ones, and what is logged of each film [B].
+
+    weight: of the objective. The divergence has none: it is said in nats, alike for every transition.
+    """
     advantage = lesson.advantage.to(x0.device)
     ratio = (transition.log_prob_of(x0) - transition.log_prob.to(x0.device)).exp()
     objective = clipped_objective(ratio, advantage, config.clip)
@@ -105,6 +109,6 @@ def _transition_loss(
         "clipped": is_clipped(ratio.detach(), advantage, config.clip).double(),
     }
     if not lesson.references:
-        return -objective, parts
+        return -weight * objective, parts
     apart = divergence(x0, lesson.references[place].to(x0.device), transition.next_sigma)
-    return config.kl * apart - objective, {**parts, "kl": apart.detach()}
+    return config.kl * apart - weight * objective, {**parts, "kl": apart.detach()}

@@ -52,8 +52,8 @@ class TextsOnDisk:
     """Embeddings of a folder of the embeddings stage; of a prompt only its own bytes are read."""
 
     def __init__(self, folder: str) -> None:
-        """Raises ConfigError if the folder holds none, or of several negative prompts."""
-        paths = list(text_shards(Path(folder)).paths())
+        """Raises ConfigError if the folder holds none or not all of them, or those of several negative prompts."""
+        paths = text_shards(Path(folder)).whole(stage="embeddings")
         require(bool(paths), f"{folder} holds no embeddings; make them with: python -m training embeddings")
         headers = [read_header(path) for path in paths]
         negatives = {header["negative_prompt"] for header in headers}

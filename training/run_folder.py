@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,13 @@ from omegaconf import OmegaConf
 from sfpp_core.files import replacing
 
 from .checkpoint import CheckpointError, Like, read_checkpoint, write_checkpoint
-from .config import ConfigError, StageConfig, as_plain
+from .config import ConfigError, StageConfig, TrainConfig, as_plain
+from .inputs import file_fingerprint, named_files
 from .parallel import World
 
 CONFIG_NAME = "config.yaml"
+INPUTS_NAME = "inputs.json"
+"""Fingerprints of the files that the configuration names, by key; runs of earlier versions have none."""
 CHECKPOINT_PREFIX = "checkpoint-"
 """Of a checkpoint's folder; the step follows."""
 PARTIAL_NAME = ".checkpoint.partial"
@@ -26,14 +31,21 @@ FORMER_CHECKPOINT_NAME = "checkpoint.pt"
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """The newest complete checkpoint of a run, or None for one that has none yet."""
-    return max(folder.glob(f"{CHECKPOINT_PREFIX}*"), default=None)
+    return max(_checkpoints(folder), default=None)
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """What lies there under the name of a step; copies that somebody made under other names are not among them."""
+    found = folder.glob(f"{CHECKPOINT_PREFIX}*")
+    return [path for path in found if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()]
 
 
 class RunFolder:
     """One run's files. A folder belongs to the configuration that began it; another one is refused.
 
-    Two things may change between the pieces of a run: `run`, which is about how, not what; and, before the learning
-    rate begins to fall, `steps`, because nothing has depended on it yet. How many processes share the work is free.
+    Two things may change between the pieces of a run: `run`, which is about how, not what; and, before a learning rate
+    begins to fall, a training's `steps`, because nothing has depended on it yet. How many processes share the work is
+    free. The files that the configuration names are to stay what they were as soon as something has been made of them.
     """
 
     def __init__(self, config: StageConfig, *, stage: str) -> None:
@@ -41,13 +53,17 @@ class RunFolder:
         self._world = World.current()
         # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
         claim = {"stage": stage, **as_plain(config)}
-        self._check(claim)
+        self._check(claim, config)
+        inputs = self._checked_inputs(_identity(as_plain(config)))
         self._world.meet()
         if self._world.is_main:
             self.path.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(self.path / PARTIAL_NAME, ignore_errors=True)
+            self._remove_older()
             with replacing(self.path / CONFIG_NAME) as temporary:
                 OmegaConf.save(OmegaConf.create(claim), temporary)
+            with replacing(self.path / INPUTS_NAME) as temporary:
+                temporary.write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         self._world.meet()
 
     @property
@@ -85,8 +101,7 @@ class RunFolder:
         if self._world.is_main:
             os.replace(partial, self.path / f"{CHECKPOINT_PREFIX}{step:08d}")
             _flush(self.path)
-            if last is not None:
-                shutil.rmtree(last)
+            self._remove_older()
         self._world.meet()
 
     def load(self, like: Like) -> dict[str, Any] | None:
@@ -94,7 +109,7 @@ class RunFolder:
         path = self.checkpoint_path
         return None if path is None else read_checkpoint(path, like)
 
-    def _check(self, claim: dict[str, Any]) -> None:
+    def _check(self, claim: dict[str, Any], config: StageConfig) -> None:
         if (self.path / FORMER_CHECKPOINT_NAME).is_file():
             raise ConfigError(
                 f"{self.path} holds a run of an earlier version, whose {FORMER_CHECKPOINT_NAME} this one cannot go on "
@@ -105,7 +120,7 @@ class RunFolder:
             return
         found = OmegaConf.to_container(OmegaConf.load(path))
         changed = sorted(_differences(_identity(found), _identity(claim)))
-        if changed == ["steps"] and self._steps_are_free(found, claim):
+        if changed == ["steps"] and self._steps_are_free(config, found["steps"]):
             changed = []
         if changed:
             raise ConfigError(
@@ -113,8 +128,37 @@ class RunFolder:
                 "Choose another run.out, or go back to the configuration in its config.yaml."
             )
 
-    def _steps_are_free(self, found: dict[str, Any], claim: dict[str, Any]) -> bool:
-        return all(self.step <= plan["steps"] - plan["optimizer"]["decay"] for plan in (found, claim))
+    def _checked_inputs(self, config: dict[str, Any]) -> dict[str, str]:
+        """Fingerprints of the files that a plain configuration names, and of those that the run had and that are gone.
+
+        Raises:
+            ConfigError: one is not what it was, and the run has made something of it.
+        """
+        files, path = named_files(config), self.path / INPUTS_NAME
+        inputs = {key: file_fingerprint(file) for key, file in files.items()}
+        # A checkpoint, or shards of data.
+        has_begun = self.checkpoint_path is not None or any(self.path.glob("*.safetensors"))
+        former: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if has_begun and path.is_file() else {}
+        for key, fingerprint in inputs.items():
+            if former.get(key, fingerprint) != fingerprint:
+                raise ConfigError(
+                    f"{files[key]}, which {key} names, is not the file that the run in {self.path} has worked with so "
+                    "far. Put the former one back, or choose another run.out."
+                )
+        return former | inputs
+
+    def _steps_are_free(self, config: StageConfig, found: int) -> bool:
+        """Whether a run that was to have `found` steps, and is like `config` otherwise, may have those of `config`."""
+        if not isinstance(config, TrainConfig):
+            return False
+        return all(self.step <= plan.steps_before_decay for plan in (config, replace(config, steps=found)))
+
+    def _remove_older(self) -> None:
+        """Remove every checkpoint but the newest: a process that was killed at that may have left some."""
+        newest = self.checkpoint_path
+        for path in _checkpoints(self.path):
+            if path != newest:
+                shutil.rmtree(path)
 
 
 def _flush(folder: Path) -> None:

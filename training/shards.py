@@ -1,7 +1,8 @@
 """Data that a run makes once and later runs read: numbered safetensors files, each whole or not there.
 
-What a shard says of itself lies in its header, every entry as JSON. A process that is killed leaves whole shards only,
-and the same command goes on at those that are missing. Processes of one run share the shards among themselves.
+What a shard says of itself lies in its header, every entry as JSON, and so does how many shards there are in all, so
+that a folder that is not finished is known for one. A process that is killed leaves whole shards only, and the same
+command goes on at those that are missing. Processes of one run share the shards among themselves.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,13 @@ from tqdm import tqdm
 
 from sfpp_core.files import replacing
 
+from .config import ConfigError
 from .parallel import World
 
 logger = logging.getLogger(__name__)
+
+TOTAL = "shards"
+"""Entry of the header that says how many shards there are in all; shards of earlier versions have none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,18 +52,41 @@ class ShardFolder:
         """File of a shard."""
         return self.folder / f"{self.kind}-{index:05d}.safetensors"
 
-    def paths(self) -> Iterator[Path]:
-        """The shards from the first to the last before one that is missing."""
-        for index in count():
-            if not self.path(index).is_file():
-                return
-            yield self.path(index)
+    def present(self) -> dict[int, Path]:
+        """The shards that are there, by number, rising; others may be missing among them."""
+        paths = self.folder.glob(f"{self.kind}-*.safetensors")
+        numbers = {path.stem.removeprefix(f"{self.kind}-"): path for path in paths}
+        return dict(sorted((int(number), path) for number, path in numbers.items() if number.isdecimal()))
 
-    def write(self, index: int, shard: Shard) -> None:
-        """Write a shard, whole or not at all."""
+    def whole(self, *, stage: str) -> list[Path]:
+        """All shards in order, or none where there is not one. stage: which stage makes them.
+
+        Raises:
+            ConfigError: shards are missing, or some belong to another run. Of shards of earlier versions, which do not
+                say how many they are, only those before the last one are missed.
+        """
+        present = self.present()
+        totals = {read_header(path).get(TOTAL) for path in present.values()} - {None}
+        if len(totals) > 1:
+            raise ConfigError(
+                f"{self.folder} holds {self.kind} of several runs, of {' and '.join(map(str, sorted(totals)))} shards; "
+                "make them again in a new folder."
+            )
+        total = max((*totals, *(number + 1 for number in present)), default=0)
+        missing = [self.path(number).name for number in range(total) if number not in present]
+        if missing:
+            raise ConfigError(
+                f"{self.folder} holds {len(present)} of {total} shards of {self.kind}, {_some_of(missing)} missing; "
+                f"finish making them with the command that began: python -m training {stage} with "
+                f"run.out={self.folder}."
+            )
+        return list(present.values())
+
+    def write(self, index: int, shard: Shard, *, total: int) -> None:
+        """Write a shard, one of `total`, whole or not at all."""
         with replacing(self.path(index)) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
-            header = {name: json.dumps(value) for name, value in shard.header.items()}
+            header = {name: json.dumps(value) for name, value in {**shard.header, TOTAL: total}.items()}
             save_file(tensors, str(temporary), metadata=header)
 
     def make(
@@ -84,7 +111,7 @@ class ShardFolder:
             if max_minutes is not None and time.monotonic() - started > 60 * max_minutes:
                 logger.info("%s paused before shard %d of %d; the same command goes on", self.kind, index, num_shards)
                 return False
-            self.write(index, make(index))
+            self.write(index, make(index), total=num_shards)
         logger.info("%s: all %d shards of this process are in %s", self.kind, len(own), self.folder)
         return True
 
@@ -93,3 +120,9 @@ def read_header(path: Path) -> dict[str, Any]:
     """What a shard says of itself."""
     with safe_open(path, framework="pt") as file:
         return {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+
+
+def _some_of(names: Sequence[str]) -> str:
+    """The first of several names, with the verb."""
+    more = len(names) - 1
+    return f"{names[0]} and {more} more are" if more else f"{names[0]} is"

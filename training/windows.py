@@ -37,7 +37,8 @@ class WindowConfig:
     frames: int = 21
     """K, of a window: what the teacher was trained on."""
     rollout_frames: int
-    """N, of the longest rollout; K for Self-Forcing."""
+    """N, of the longest rollout; K for Self-Forcing. A film that goes on from step to step ends with its last whole
+    window: with the other defaults, whose windows begin every 15 frames, 420 rolls 411."""
     ramp_updates: int = 0
     """Generator updates over which rollouts grow from K to N; 0 for N from the beginning."""
     first_window_probability: float = 0.0

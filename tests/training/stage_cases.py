@@ -163,7 +163,7 @@ def write_files(folder: Path) -> None:
     (folder / "prompts.txt").write_text("\n".join(prompts), encoding="utf-8")
     clips = torch.randn(4, 16, 6, 4, 4, generator=torch.Generator().manual_seed(0))
     (folder / "clips").mkdir()
-    clip_shards(folder / "clips").write(0, clip_shard(clips, [[prompt] for prompt in prompts]))
+    clip_shards(folder / "clips").write(0, clip_shard(clips, [[prompt] for prompt in prompts]), total=1)
 
 
 def run_commands(commands: Mapping[str, Sequence[str]]) -> None:

@@ -70,8 +70,8 @@ def trajectories(tmp_path_factory: pytest.TempPathFactory) -> OdeTrajectories:
     torch.manual_seed(1)
     states = torch.randn(3, len(sigmas), 16, FRAMES, HEIGHT, WIDTH)
     shards = trajectory_shards(folder)
-    shards.write(0, trajectory_shard(states[:2], PROMPTS[:2], header))
-    shards.write(1, trajectory_shard(states[2:], PROMPTS[2:], header))
+    shards.write(0, trajectory_shard(states[:2], PROMPTS[:2], header), total=2)
+    shards.write(1, trajectory_shard(states[2:], PROMPTS[2:], header), total=2)
     return OdeTrajectories(str(folder))
 
 
@@ -403,7 +403,9 @@ def test_ode_regression_from_pairs_to_a_student_in_pieces_or_at_once(tmp_path: P
 
 def test_consistency_on_clips_in_pieces_or_at_once(tmp_path: Path) -> None:
     clips = torch.randn(4, 16, 6, 4, 4, generator=torch.Generator().manual_seed(0))
-    clip_shards(tmp_path).write(0, clip_shard(clips, [["A red ball."], ["Snow.", "White."], ["Fog."], ["Rain."]]))
+    clip_shards(tmp_path).write(
+        0, clip_shard(clips, [["A red ball."], ["Snow.", "White."], ["Fog."], ["Rain."]]), total=1
+    )
     data = f"data=[{{folder: {tmp_path}, clips: 4}}]"
     words = [data, f"text_encoder={weights_path('text_encoder')}"]
     whole = train(tmp_path / "whole", "causal_init_consistency", *words)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -76,6 +80,40 @@ def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
     for step in (9, 10, 11):
         folder.save(step, {"x": torch.tensor([float(step)])})
     assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-00000011"]
+
+
+def _save_and_die(config: LineConfig) -> None:
+    """Save step 2, and be killed before anything of the one before it is removed."""
+    folder = RunFolder(config, stage="line")
+    with patch("training.run_folder.shutil.rmtree", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
+        folder.save(2, {"step": 2})
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
+@pytest.mark.parametrize("half_removed", [False, True])
+def test_what_a_killed_save_leaves_is_removed(tmp_path: Path, half_removed: bool) -> None:
+    config = make_config(tmp_path)
+    RunFolder(config, stage="line").save(1, {"step": 1})
+    process = start(_save_and_die, config)
+    process.join()
+    assert len(list(tmp_path.glob("checkpoint-*"))) == 2, "it died at the moment in question"
+    if half_removed:
+        (tmp_path / "checkpoint-00000001" / ".metadata").unlink()
+
+    folder = RunFolder(config, stage="line")
+    assert folder.load(torch.empty) == {"step": 2}
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-00000002"]
+
+
+def test_a_save_removes_all_checkpoints_but_its_own(tmp_path: Path) -> None:
+    folder = RunFolder(make_config(tmp_path), stage="line")
+    folder.save(3, {"step": 3})
+    for step in (1, 2):
+        shutil.copytree(tmp_path / "checkpoint-00000003", tmp_path / f"checkpoint-0000000{step}")
+    shutil.copytree(tmp_path / "checkpoint-00000003", tmp_path / "checkpoint-of-mine")
+    folder.save(4, {"step": 4})
+    assert {path.name for path in tmp_path.glob("*checkpoint*")} == {"checkpoint-00000004", "checkpoint-of-mine"}
+    assert folder.step == 4
 
 
 def test_a_run_of_the_earlier_format_is_refused_in_a_sentence(tmp_path: Path) -> None:

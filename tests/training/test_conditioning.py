@@ -16,6 +16,7 @@ from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError
 from training.models import fingerprint, open_autoencoder, open_transformer
 from training.prompts import read_prompts
+from training.run_folder import INPUTS_NAME
 from training.scenes.__main__ import main as write_prompts
 from training.shards import read_header
 from training.umt5 import LENGTH, Umt5Texts
@@ -91,13 +92,28 @@ def test_the_embeddings_stage_goes_on_at_the_missing_shard_and_refuses_other_pro
     out = Path(embed(tmp_path, prompts_file(tmp_path)))
     first, second = out / "texts-00000.safetensors", out / "texts-00001.safetensors"
     kept, content = first.stat().st_mtime_ns, (load_file(second)["embeddings"], read_header(second))
+    record = out / INPUTS_NAME
+    began_with = record.read_text()
     second.unlink()
     embed(tmp_path, prompts_file(tmp_path))
     assert first.stat().st_mtime_ns == kept and read_header(second) == content[1]
     assert torch.equal(load_file(second)["embeddings"], content[0])
-    prompts_file(tmp_path, "Something else.")
-    assert main(["embeddings", "--config", str(tmp_path / "embeddings.yaml")]) == 2
-    assert "was made from other prompts" in caplog.text
+    # The last adds a shard and leaves those that are there as they would be.
+    for other in ("Something else.", "\n".join(PROMPTS[:2]), "\n".join([*PROMPTS, "Fog.", "Rain."])):
+        prompts_file(tmp_path, other)
+        for sentence in ("conditioning.prompts names, is not the file", "was made from other prompts"):
+            caplog.clear()
+            assert main(["embeddings", "--config", str(tmp_path / "embeddings.yaml")]) == 2
+            assert sentence in caplog.text
+            record.unlink(missing_ok=True)
+        record.write_text(began_with)
+
+
+def test_half_made_embeddings_are_refused_and_said_how_to_finish(tmp_path: Path) -> None:
+    out = embed(tmp_path, prompts_file(tmp_path))
+    (tmp_path / "out" / "texts-00001.safetensors").unlink()
+    with pytest.raises(ConfigError, match="holds 1 of 2 shards of texts, texts-00001.*missing; finish .*embeddings"):
+        Conditioning.open(ConditioningConfig(embeddings=out))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from training.__main__ import STAGES, main
 from training.config import ConfigError, load_config
 from training.latent_clips import ClipSource
 from training.optim import rate_factor
-from training.stages import causal_init, latents, teacher, vae
+from training.stages import causal_init, evaluate_tiny, latents, ode_pairs, teacher, vae
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
 
@@ -78,12 +78,16 @@ def test_other_stages_refuse_what_cannot_work() -> None:
         (causal_init, "causal_init", ["data=[]"], "data is empty"),
         (causal_init, "causal_init", ["data=[{folder: a, clips: 0}]"], "clips of a is 0"),
         (causal_init, "causal_init", ["frames=20"], "multiple of student.chunk"),
+        (causal_init, "causal_init", ["student.window=2"], "window is 2"),
+        (causal_init, "causal_init", ["student.chunk=0"], "chunk is 0; at least 1"),
         (latents, "latents", ["clips=7"], "multiple of shard"),
+        (latents, "latents", ["size=30"], "30; it must be a positive multiple of 16"),
+        (ode_pairs, "ode_pairs", ["height=30"], "height is 30; it must be a positive multiple of 16"),
+        (ode_pairs, "ode_pairs", ["student.steps=[]"], "steps is empty"),
+        (evaluate_tiny, "evaluate_tiny", ["size=30"], "30; it must be a positive multiple of 16"),
     ):
         with pytest.raises(ConfigError, match=sentence):
             load_config(module.Config, CONFIGS / f"{name}.yaml", words)
-    with pytest.raises(ValueError, match="window is 2"):
-        load_config(causal_init.Config, CONFIGS / "causal_init.yaml", ["student.window=2"])
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")

@@ -218,6 +218,11 @@ def test_a_line_without_an_end_is_cut_off_and_a_strange_one_refused(tmp_path: Pa
         ({"arms": [ARMS[1], ARMS[1]]}, "arms are called student, student; give each a name of its own"),
         ({"lengths": [5.0, 4.0]}, "they must rise, from at least 5 seconds"),
         ({"lengths": []}, "they must rise"),
+        (
+            {"lengths": [10.0, 50.0]},
+            "arm teacher makes clips of 21 latent frames, which reach none of lengths, .*write teacher.frames=41",
+        ),
+        ({"height": 20}, "height is 20; it must be a positive multiple of 16 pixels"),
         ({"takes": 0}, "takes is 0; it must be at least 1"),
     ],
 )

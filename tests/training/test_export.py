@@ -29,7 +29,7 @@ SHORT = ["steps=2", "optimizer.warmup=1", "optimizer.decay=0", "run.workers=0", 
 def train(folder: Path, *words: str) -> str:
     """Two steps of a student, from the shipped teacher; its folder."""
     clips = torch.randn(2, 16, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    clip_shards(folder).write(0, clip_shard(clips, [["Snow."], ["Fog."]]))
+    clip_shards(folder).write(0, clip_shard(clips, [["Snow."], ["Fog."]]), total=1)
     files = [f"teacher={weights_path('teacher')}", f"vae={weights_path('vae')}"]
     files += [f"text_encoder={weights_path('text_encoder')}", f"data=[{{folder: {folder}, clips: 2}}]", "frames=3"]
     config = str(CONFIGS / "causal_init.yaml")

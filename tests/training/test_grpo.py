@@ -267,11 +267,23 @@ def test_the_gradient_of_an_update_is_that_of_the_whole_objective_written_out() 
             ratio = (new - old)[film].exp()
             gain = min(ratio * advantage, max(1 - clip, min(1 + clip, ratio)) * advantage)
             clipped += not getattr(gain, "requires_grad", False)
-            total = total + (0.3 * apart[film] - gain) * pulls[index] / (sum(pulls) / len(pulls)) / (2 * len(chosen))
+            weighted = gain * pulls[index] / (sum(pulls) / len(pulls))
+            total = total + (0.3 * apart[film] - weighted) / (2 * len(chosen))
     assert 0 < clipped < 2 * len(chosen), "some are clipped and some are not"
     expected = torch.autograd.grad(total, list(network.parameters()))
     expected = torch.cat([part.flatten() for part in expected])
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
+
+
+def test_the_penalty_is_the_same_whether_or_not_objectives_count_alike() -> None:
+    """Films that are as good as each other leave nothing but the penalty."""
+    start = small_network()
+    trajectory, network = recorded(start), nudged(start)
+    references = reference_estimates(start, trajectory, ALL, autocast=nullcontext)
+    equal = lesson(trajectory, 0.0, 0.0, references=references)
+    even, plain = (gradient_of(network, [equal], PolicyConfig(kl=1.0, even=even)) for even in (True, False))
+    assert plain.abs().max() > 0
+    torch.testing.assert_close(even, plain)
 
 
 def test_films_learnt_from_in_parts_give_the_gradient_of_all_at_once() -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
 from training.export import write_weights
 from training.models import open_transformer
+from training.run_folder import INPUTS_NAME, RunFolder
 from training.stages.grpo import Config, GrpoTask
 from training.student import StudentConfig, write_student
 
@@ -149,6 +151,57 @@ def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for
 def test_what_cannot_work_is_refused_at_once(parts: Path, tmp_path: Path, word: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         configured(parts, tmp_path, word)
+
+
+def test_warm_up_and_decay_are_counted_in_updates_of_which_a_step_has_several(parts: Path, tmp_path: Path) -> None:
+    plan = ("steps=100", "policy.updates=2", "optimizer.warmup=60")
+    config = configured(parts, tmp_path, *plan, "optimizer.decay=120")
+    assert config.steps_before_decay == 40
+    RunFolder(config, stage="grpo").save(40, {})
+    RunFolder(replace(config, steps=200), stage="grpo").save(141, {})
+    with pytest.raises(ConfigError, match="these keys differ: steps"):
+        RunFolder(config, stage="grpo")
+    with pytest.raises(ConfigError, match="is 201 but there are 200 updates; shorten them or train longer"):
+        configured(parts, tmp_path, *plan, "optimizer.decay=141")
+
+
+def test_a_starting_student_that_changes_under_a_run_is_refused(
+    parts: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is opened again at every start, as what the penalty holds to and as the measure of motion."""
+    init, out = tmp_path / "student.safetensors", tmp_path / "out"
+    init.write_bytes((parts / "student.safetensors").read_bytes())
+    command = ["grpo", "--config", str(CONFIG), *words(parts, out, f"init={init}")]
+    assert main([*command, "run.max_minutes=1e-9"]) == 0
+    shutil.copy(run / "student.safetensors", init)
+    assert main(command) == 2
+    assert f"{init}, which init names, is not the file that the run in {out} has worked with so far" in caplog.text
+
+    shutil.copy(parts / "student.safetensors", init)
+    assert main([*command, "run.max_minutes=1e-9"]) == 0
+    pieces, whole = (load_file(folder / "student.safetensors") for folder in (out, run))
+    assert all(torch.equal(weight, whole[name]) for name, weight in pieces.items())
+
+
+def test_a_run_that_has_no_record_of_its_files_or_has_made_nothing_of_them_goes_on(parts: Path, tmp_path: Path) -> None:
+    init, out = tmp_path / "student.safetensors", tmp_path / "out"
+    config = configured(parts, out, f"init={init}")
+
+    def resumed(content: bytes) -> RunFolder:
+        init.write_bytes(content)
+        return RunFolder(config, stage="grpo")
+
+    resumed(b"first")
+    folder = resumed(b"second")
+    folder.save(1, {})
+    with pytest.raises(ConfigError, match="has worked with so far"):
+        resumed(b"third")
+    (out / INPUTS_NAME).unlink()
+    assert resumed(b"third").step == 1
+    init.unlink()
+    RunFolder(config, stage="grpo")
+    with pytest.raises(ConfigError, match="has worked with so far"):
+        resumed(b"fourth")
 
 
 def test_films_that_cannot_be_shared_out_are_refused(parts: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
@@ -22,6 +24,7 @@ from training.models import fingerprint
 from training.ode import euler_states, guided, student_grid, student_sigmas
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
 from training.parallel import World
+from training.run_folder import INPUTS_NAME, RunFolder
 from training.seeding import normal
 from training.shards import Shard, ShardFolder, read_header
 from training.stages import ode_pairs
@@ -171,10 +174,43 @@ def test_ranks_share_the_shards_among_themselves(tmp_path: Path) -> None:
         return Shard(tensors={"number": torch.tensor(index)}, header={"index": index})
 
     assert shards.make(5, shard, max_minutes=None, world=World(rank=1, size=2)) and made == [1, 3]
-    assert list(shards.paths()) == [], "the first is another's"
+    with pytest.raises(
+        ConfigError, match="holds 2 of 5 shards of numbers, numbers-00000.safetensors and 2 more are mis"
+    ):
+        shards.whole(stage="counting")
     assert shards.make(5, shard, max_minutes=None, world=World(rank=0, size=2)) and made == [1, 3, 0, 2, 4]
-    assert [read_header(path)["index"] for path in shards.paths()] == [0, 1, 2, 3, 4]
+    assert [read_header(path)["index"] for path in shards.whole(stage="counting")] == [0, 1, 2, 3, 4]
     assert shards.make(5, shard, max_minutes=None) and len(made) == 5
+
+
+@pytest.mark.parametrize("missing", [(1,), (2,), (0,), (1, 2)])
+def test_half_made_trajectories_are_refused_and_said_how_to_finish(
+    six: Path, tmp_path: Path, missing: tuple[int, ...]
+) -> None:
+    shutil.copytree(six / "out", tmp_path / "out")
+    for number in missing:
+        trajectory_shards(tmp_path / "out").path(number).unlink()
+    said = rf"holds {3 - len(missing)} of 3 shards of trajectories, .*missing; finish making them .*training ode_pairs"
+    with pytest.raises(ConfigError, match=said):
+        OdeTrajectories(str(tmp_path / "out"))
+
+
+def test_shards_of_earlier_versions_do_not_say_how_many_they_are_but_show_gaps(tmp_path: Path) -> None:
+    shards = ShardFolder(tmp_path, "numbers")
+    for number in (0, 1, 3):
+        save_file({"number": torch.tensor(number)}, shards.path(number), metadata={"index": str(number)})
+    with pytest.raises(ConfigError, match="holds 3 of 4 shards of numbers, numbers-00002.safetensors is missing"):
+        shards.whole(stage="counting")
+    shards.path(3).unlink()
+    assert shards.whole(stage="counting") == [shards.path(0), shards.path(1)]
+
+
+def test_shards_of_two_runs_are_told_apart(tmp_path: Path) -> None:
+    shards = ShardFolder(tmp_path, "numbers")
+    for number in (0, 1):
+        shards.write(number, Shard(tensors={"number": torch.tensor(number)}, header={}), total=2 + number)
+    with pytest.raises(ConfigError, match="numbers of several runs, of 2 and 3 shards; make them again"):
+        shards.whole(stage="counting")
 
 
 def test_a_killed_run_goes_on_with_whole_shards_only(six: Path, tmp_path: Path) -> None:
@@ -206,6 +242,9 @@ def test_a_run_pauses_after_max_minutes_and_another_teacher_is_refused(
     assert not ode_pairs.run(load_config(ode_pairs.Config, path, ["run.max_minutes=1e-9"]))
     teacher.write_bytes(weights_path("student").read_bytes())
     assert main(["ode_pairs", "--config", path]) == 2
+    assert f"{teacher}, which teacher names, is not the file" in caplog.text
+    (tmp_path / "out" / INPUTS_NAME).unlink()
+    assert main(["ode_pairs", "--config", path]) == 2
     assert "was made by another teacher" in caplog.text
 
 
@@ -216,6 +255,13 @@ def test_a_student_of_other_steps_or_another_shift_is_refused(six: Path, tmp_pat
         made.numbers_of([1.0, 0.9375])
     with pytest.raises(ConfigError, match="holds no trajectories; make them with"):
         OdeTrajectories(str(tmp_path))
+
+
+def test_other_euler_steps_are_another_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_config(tmp_path)
+    RunFolder(load_config(ode_pairs.Config, path), stage="ode_pairs")
+    assert main(["ode_pairs", "--config", path, "steps=8"]) == 2
+    assert "holds a run of another configuration; these keys differ: steps" in caplog.text
 
 
 @pytest.mark.parametrize(

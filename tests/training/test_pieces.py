@@ -86,6 +86,30 @@ def test_the_average_follows_young_and_lags_when_old() -> None:
     assert average.state()["weight"].item() == pytest.approx(0.9 * 0.9 + 0.1 * 2)
 
 
+def test_an_average_that_begins_later_has_the_whole_decay_from_then_on() -> None:
+    layer = torch.nn.Linear(1, 1, bias=False)
+    average = MovingAverage(layer, 0.99, start=40)
+    for step in range(120):
+        with torch.no_grad():
+            layer.weight.fill_(float(min(step, 40)))
+        average.update(step)
+        # 39 when it begins, and towards 40, where the weights stay, by a hundredth of the way at a time.
+        expected = step if step < 40 else 40 - 0.99 ** (step - 39)
+        assert average.state()["weight"].item() == pytest.approx(expected, abs=1e-4), step
+
+
+@pytest.mark.parametrize(("step", "decay"), [(0, 0.1), (160, 161 / 170), (439, 440 / 449), (440, 0.98), (499, 0.98)])
+def test_an_average_from_the_first_weights_on_is_as_quick_as_it_is_young(step: int, decay: float) -> None:
+    layer = torch.nn.Linear(1, 1, bias=False).double()
+    with torch.no_grad():
+        layer.weight.zero_()
+    average = MovingAverage(layer, 0.98)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    average.update(step)
+    assert average.state()["weight"].item() == pytest.approx(1 - decay, abs=1e-12)
+
+
 def test_the_average_comes_off_again_after_an_error() -> None:
     layer = torch.nn.Linear(2, 2)
     own = layer.weight.detach().clone()

@@ -16,9 +16,11 @@ from sfpp_core.wan.config import WanConfig
 from tests.core.models import random_transformer
 from tests.core.vae_models import random_vae
 from training.__main__ import main
-from training.config import load_config
+from training.config import ConfigError, load_config
 from training.export import write_weights
+from training.run_folder import RunFolder
 from training.self_forcing.config import Config
+from training.self_forcing.sources import windows_in_film
 from training.self_forcing.task import SelfForcingTask
 from training.stages import self_forcing, sfpp
 from training.student import StudentConfig, write_student
@@ -222,6 +224,33 @@ def test_a_batch_in_parts_gives_the_gradient_of_the_whole(files: dict[str, str],
         torch.testing.assert_close(parts[name], gradient, atol=tolerance, rtol=1e-4, msg=name)
 
 
+# How long it is
+
+
+@pytest.mark.parametrize(
+    ("decays", "last"),
+    [
+        ({"critic.optimizer.decay": 500}, 400),
+        ({"critic.optimizer.decay": 501}, 399),
+        ({"critic.optimizer.decay": 50, "optimizer.decay": 30}, 470),
+        ({"critic.optimizer.decay": 50, "optimizer.decay": 5}, 490),
+        ({}, 500),
+    ],
+)
+def test_a_run_may_be_made_longer_until_one_of_its_rates_begins_to_fall(
+    files: dict[str, str], tmp_path: Path, decays: dict[str, int], last: int
+) -> None:
+    """Of 500 steps with five updates of the critic each."""
+    planned = config_of(files, SFPP, {"steps": 500, "critic.updates": 5}, decays)
+    assert planned.steps_before_decay == last
+    planned = replace(planned, run=replace(planned.run, out=str(tmp_path)))
+    longer = replace(planned, steps=1000)
+    RunFolder(planned, stage="sfpp").save(last, {})
+    RunFolder(longer, stage="sfpp").save(last + 1, {})
+    with pytest.raises(ConfigError, match="these keys differ: steps"):
+        RunFolder(planned, stage="sfpp")
+
+
 # What is refused
 
 
@@ -254,6 +283,10 @@ REFUSED = [
     ({"critic.optimizer.warmup": 50}, "is 50, but the critic is updated 5 times"),
     ({"gradient_step": "random"}, "films would go on from chunks that were not denoised to the end"),
     ({"window.masked_frames": 5}, "window.masked_frames is 5, which leaves nothing of a window of 6"),
+    (
+        {"window.frames": 21, "window.masked_frames": 6, "window.rollout_frames": 33, "student.window": 21},
+        "rollout_frames is 33, but the second window of a film that goes on ends with frame 36, so only beginnings",
+    ),
     ({"critic.windows": "fresh"}, "a film has 3 windows, so the student would get one in 3 of them"),
     ({"accumulate": 4}, "accumulate is 4 for 2 samples a step in each process"),
     ({"batch": 0}, "batch is 0; it must be at least 1"),
@@ -271,6 +304,13 @@ def test_a_configuration_that_cannot_work_is_refused_in_a_sentence(
     sentence: str,
 ) -> None:
     assert sentence in refusal(files, caplog, tmp_path, "sfpp", settings)
+
+
+@pytest.mark.parametrize(("longest", "windows"), [(21, 1), (36, 2), (48, 2), (420, 27)])
+def test_a_film_that_goes_on_has_one_window_or_several(files: dict[str, str], longest: int, windows: int) -> None:
+    sizes = {"window.frames": 21, "window.masked_frames": 6, "student.window": 21, "history": "streaming"}
+    config = config_of(files, SFPP, sizes, {"window.rollout_frames": longest})
+    assert windows_in_film(config.window, 3) == windows
 
 
 def test_self_forcing_rolls_out_one_window(

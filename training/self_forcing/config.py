@@ -95,6 +95,12 @@ class Config(OwnFilmsConfig):
         if self.history == "streaming":
             self._check_streaming(chunk)
 
+    @property
+    def steps_before_decay(self) -> int:
+        """See TrainConfig; the student's rate or the critic's, whichever begins to fall first."""
+        critic = self.critic.optimizer.steps_before_decay(self.steps, updates_a_step=self.critic.updates)
+        return min(self.optimizer.steps_before_decay(self.steps), critic)
+
     def _check_streaming(self, chunk: int) -> None:
         require(
             self.reading != "chain" or self.gradient_step != "random",
@@ -106,6 +112,13 @@ class Config(OwnFilmsConfig):
             shared < self.window.frames,
             f"window.masked_frames is {self.window.masked_frames}, which leaves nothing of a window of "
             f"{self.window.frames} frames in chunks of {chunk}; write {self.window.frames - chunk} or less.",
+        )
+        frames, rollout = self.window.frames, self.window.rollout_frames
+        second = 2 * frames - shared
+        require(
+            rollout == frames or rollout >= second,
+            f"window.rollout_frames is {rollout}, but the second window of a film that goes on ends with frame "
+            f"{second}, so only beginnings would be judged; write {second} or more, or {frames} for Self-Forcing.",
         )
         windows, period = windows_in_film(self.window, chunk), 1 + self.critic.updates
         coprime = next(number for number in count(windows) if math.gcd(number, period) == 1)

@@ -18,7 +18,7 @@ from sfpp_core.wan.transformer import WanTransformer
 from ..attention import attention_on
 from ..board import Board
 from ..conditioning import ConditioningConfig
-from ..config import TrainConfig, require
+from ..config import TrainConfig, core_refusals, require
 from ..export import training_record
 from ..latent_clips import ClipSource
 from ..loop import train
@@ -69,7 +69,8 @@ class Config(TrainConfig):
 
     def __post_init__(self) -> None:
         TrainConfig.__post_init__(self)
-        self.student.rollout()
+        with core_refusals():
+            self.student.rollout()
         require(
             self.objective in OBJECTIVES,
             f"objective is {self.objective!r}; it must be one of {', '.join(OBJECTIVES)}.",

@@ -12,7 +12,7 @@ from ..config import StageConfig, require
 from ..prepared_texts import text_shard, text_shards
 from ..prompts import read_prompts
 from ..run_folder import RunFolder
-from ..shards import Shard, read_header
+from ..shards import TOTAL, Shard, read_header
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,9 +40,12 @@ def run(config: Config) -> bool:
     pieces = [prompts[first : first + config.shard] for first in range(0, len(prompts), config.shard)]
     folder = RunFolder(config, stage="embeddings").path
     shards = text_shards(folder)
-    for path, piece in zip(shards.paths(), pieces, strict=False):
+    for number, path in shards.present().items():
+        header = read_header(path)
         require(
-            read_header(path)["prompts"] == piece,
+            number < len(pieces)
+            and header["prompts"] == pieces[number]
+            and header.get(TOTAL, len(pieces)) == len(pieces),
             f"{path} was made from other prompts than {conditioning.prompts} holds now; choose another run.out.",
         )
     encoder = open_encoder(conditioning, device=config.device)

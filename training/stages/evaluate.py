@@ -25,8 +25,8 @@ from sfpp_core.wan.geometry import WAN21
 
 from ..channels_last import channels_last_weights
 from ..conditioning import Conditioning, ConditioningConfig
-from ..config import StageConfig, as_plain, require
-from ..evaluation.arms import TRUTH, ArmConfig
+from ..config import StageConfig, as_plain, core_refusals, require
+from ..evaluation.arms import TEACHER, TRUTH, ArmConfig
 from ..evaluation.decoding import compile_decoder
 from ..evaluation.figures import curve_edges
 from ..evaluation.judging import Session, in_batches, judge_films
@@ -107,7 +107,15 @@ class Config(StageConfig):
             bool(self.lengths) and rising and self.lengths[0] >= int(END_SECONDS),
             f"lengths are {self.lengths}; they must rise, from at least {int(END_SECONDS)} seconds.",
         )
-        WAN21.latent_size(self.height, self.width)
+        with core_refusals():
+            WAN21.latent_size(self.height, self.width)
+        shortest = latent_frames_of(self.lengths[0])
+        for arm in self.arms:
+            require(
+                arm.kind != TEACHER or shortest <= self.teacher.frames,
+                f"arm {arm.name} makes clips of {self.teacher.frames} latent frames, which reach none of lengths, "
+                f"{self.lengths} seconds; begin them with 5, write teacher.frames={shortest}, or leave the arm out.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -23,7 +23,7 @@ from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.vae import WanVAE
 
 from ..board import contact_sheet, save_picture, save_video
-from ..config import StageConfig, require
+from ..config import StageConfig, core_refusals, require
 from ..evaluation.referee import light_of
 from ..reader import AttributeReader, accuracy, load_reader, read
 from ..run_folder import RunFolder
@@ -75,6 +75,8 @@ class Config(StageConfig):
             f"student_prompts is {self.student_prompts}; it must be at most prompts, {self.prompts}.",
         )
         require(self.student_seconds >= 0, f"student_seconds is {self.student_seconds}; it must be 0 or more.")
+        with core_refusals():
+            WAN21.latent_size(self.size, self.size)
 
     @property
     def latent_size(self) -> tuple[int, int]:

@@ -79,6 +79,11 @@ class Config(OwnFilmsConfig):
             f"frames is {self.frames}; it must be a multiple of student.chunk, {chunk}, and at least {SHORTEST_FILM}.",
         )
 
+    @property
+    def updates_a_step(self) -> int:
+        """See TrainConfig."""
+        return self.policy.updates
+
 
 class GrpoTask:
     """A student that learns by comparing its own films."""
@@ -92,7 +97,7 @@ class GrpoTask:
         student = copy.deepcopy(self._start)
         place_frozen(self._start, config)
         place(student, config)
-        self._student = Trained(student, config.optimizer, steps=config.steps * config.policy.updates)
+        self._student = Trained(student, config.optimizer, steps=config.steps * config.updates_a_step)
         self.networks: Mapping[str, Trained] = {"student": self._student}
         self._groups = World.current().samples(config.groups)
         self._parts = micro_batches(range(len(self._groups) * config.group_size), config.accumulate)

@@ -17,7 +17,7 @@ from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.latent_format import to_model_space
 
 from ..channels_last import channels_last, channels_last_weights
-from ..config import StageConfig, require
+from ..config import StageConfig, core_refusals, require
 from ..latent_clips import clip_shard, clip_shards
 from ..run_folder import RunFolder
 from ..scenes import SceneSpec, describe, render, sample_scene
@@ -51,7 +51,8 @@ class Config(StageConfig):
         for name in ("clips", "frames", "shard", "batch", "wordings"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
         require(self.clips % self.shard == 0, f"clips is {self.clips}; it must be a multiple of shard, {self.shard}.")
-        WAN21.latent_size(self.size, self.size)
+        with core_refusals():
+            WAN21.latent_size(self.size, self.size)
 
 
 def run(config: Config) -> bool:

@@ -18,7 +18,7 @@ from sfpp_core.wan.transformer import WanTransformer
 
 from ..attention import attention_on
 from ..conditioning import Conditioning, ConditioningConfig
-from ..config import StageConfig, require
+from ..config import StageConfig, core_refusals, require
 from ..models import fingerprint, open_transformer
 from ..ode import euler_states, student_grid, student_sigmas, teacher_velocity
 from ..ode_trajectories import trajectory_shard, trajectory_shards
@@ -63,8 +63,10 @@ class Config(StageConfig):
             self.trajectories % self.shard == 0,
             f"trajectories is {self.trajectories}; it must be a multiple of shard, {self.shard}.",
         )
-        WAN21.latent_size(self.height, self.width)
-        student_grid(self.student.rollout(), self.steps)
+        with core_refusals():
+            WAN21.latent_size(self.height, self.width)
+            rollout = self.student.rollout()
+        student_grid(rollout, self.steps)
 
 
 class _Maker:
@@ -111,7 +113,7 @@ def run(config: Config) -> bool:
     shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
     network = open_transformer(config.teacher)
     made_by = _made_by(config, network)
-    for path in shards.paths():
+    for path in shards.present().values():
         require(
             read_header(path)["teacher"] == made_by["teacher"],
             f"{path} was made by another teacher than {config.teacher} is now; choose another run.out.",
