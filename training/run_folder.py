@@ -32,12 +32,14 @@ def newest_checkpoint(folder: Path) -> Path | None:
 class RunFolder:
     """One run's files. A folder belongs to the configuration that began it; another one is refused.
 
-    Two things may change between the pieces of a run: `run`, which is about how, not what; and, before the learning
-    rate begins to fall, `steps`, because nothing has depended on it yet. How many processes share the work is free.
+    Two things may change between the pieces of a run: `FREE_KEYS` of its configuration, `run` above all, which are
+    about how, not what; and, before the learning rate begins to fall, `steps`, because nothing has depended on it yet.
+    How many processes share the work is free.
     """
 
     def __init__(self, config: StageConfig, *, stage: str) -> None:
         self.path = Path(config.run.out)
+        self._free_keys = config.FREE_KEYS
         self._world = World.current()
         # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
         claim = {"stage": stage, **as_plain(config)}
@@ -104,7 +106,7 @@ class RunFolder:
         if not path.is_file():
             return
         found = OmegaConf.to_container(OmegaConf.load(path))
-        changed = sorted(_differences(_identity(found), _identity(claim)))
+        changed = sorted(_differences(self._identity(found), self._identity(claim)))
         if changed == ["steps"] and self._steps_are_free(found, claim):
             changed = []
         if changed:
@@ -112,6 +114,9 @@ class RunFolder:
                 f"{self.path} holds a run of another configuration; these keys differ: {', '.join(changed)}. "
                 "Choose another run.out, or go back to the configuration in its config.yaml."
             )
+
+    def _identity(self, config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key not in self._free_keys}
 
     def _steps_are_free(self, found: dict[str, Any], claim: dict[str, Any]) -> bool:
         return all(self.step <= plan["steps"] - plan["optimizer"]["decay"] for plan in (found, claim))
@@ -125,10 +130,6 @@ def _flush(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "run"}
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:
