@@ -155,7 +155,11 @@ class GrpoTask:
         """The same films of the first prompts every time, and how they move."""
         prompts = range(min(WATCHED_FILMS, len(self._conditioning.prompts)))
         seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
-        latents = self._films(self._student.network, prompts, seeds).made.latents
+        # One after the other: a film's cache is there at a time.
+        films = (
+            self._films(self._student.network, [prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)
+        )
+        latents = torch.cat([film.made.latents for film in films])
         board.videos("films", decode(self._vae, latents), step)
         flows = decoded_flow(self._vae, latents)
         self._measure_start(prompts)
