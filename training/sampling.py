@@ -131,11 +131,12 @@ def decode(vae: WanVAE, latents: Tensor) -> Tensor:
     config, (films, _, frames, height, width) = vae.config, latents.shape
     size = (height * config.spatial_stride, width * config.spatial_stride)
     videos = torch.empty(films, 3, (frames - 1) * config.temporal_stride + 1, *size)
-    for film, video in zip(latents.split(1), videos.split(1), strict=True):
-        done = 0
-        for pictures in decoded_frames(vae, film):
-            video[:, :, done : done + pictures.shape[2]] = pictures
-            done += pictures.shape[2]
+    with torch.autocast(next(vae.parameters()).device.type, enabled=False):
+        for film, video in zip(latents.split(1), videos.split(1), strict=True):
+            done = 0
+            for pictures in decoded_frames(vae, film):
+                video[:, :, done : done + pictures.shape[2]] = pictures
+                done += pictures.shape[2]
     return videos
 
 
@@ -144,6 +145,4 @@ def decoded_frames(vae: WanVAE, film: Tensor) -> Iterator[Tensor]:
     autoencoder is."""
     weight, stream = next(vae.parameters()), DecodeStream(vae)
     for frame in film.split(1, dim=2):
-        with torch.autocast(weight.device.type, enabled=False):
-            pictures = stream.push(to_vae_space(frame.to(weight)))
-        yield pictures
+        yield stream.push(to_vae_space(frame.to(weight)))
