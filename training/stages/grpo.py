@@ -69,6 +69,11 @@ class Config(OwnFilmsConfig):
 
     def __post_init__(self) -> None:
         OwnFilmsConfig.__post_init__(self)
+        require(
+            not self.run.compile,
+            "run.compile is on, but grpo has nothing to compile: a student's calls grow with its cache, each length a "
+            "shape of its own. Write run.compile=false.",
+        )
         chunk = self.student.chunk
         for name in ("groups", "starting_films"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
