@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from omegaconf import OmegaConf
@@ -165,6 +165,9 @@ class OptimizerConfig:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
     """What every stage has."""
+
+    FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"run"})
+    """Keys that change nothing of what is learnt or made, so that a resumed run may have others."""
 
     run: RunConfig
     seed: int = 0

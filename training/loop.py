@@ -191,6 +191,7 @@ class _Trainer:
             "task": of_all(self._task.state()),
         }
         self._folder.save(self.step, state)
+        self._saved = time.monotonic()
 
     def export(self, folder: Path) -> None:
         """Write what has been learnt so far."""
@@ -216,6 +217,8 @@ class _Trainer:
                     board.scalars({**metrics, **usage}, self.step)
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
                 if self.step % self._config.run.watch_every == 0 or self.step == self._config.steps:
+                    # First of all: whatever goes wrong with looking must not cost what has been learnt.
+                    self.save()
                     self._watch(board)
                 if self._config.run.export_every and self.step % self._config.run.export_every == 0:
                     self.export(self._folder.path / "steps" / f"{self.step:06d}")
@@ -232,7 +235,6 @@ class _Trainer:
         over, save = self._world.any(late or asked_to_stop, now - self._saved > 60 * run.save_minutes)
         if save and not over:
             self.save()
-            self._saved = time.monotonic()
         return over
 
     def _batches(self) -> Iterator[Batch]:

@@ -43,18 +43,20 @@ def _checkpoints(folder: Path) -> list[Path]:
 class RunFolder:
     """One run's files. A folder belongs to the configuration that began it; another one is refused.
 
-    Two things may change between the pieces of a run: `run`, which is about how, not what; and, before a learning rate
-    begins to fall, a training's `steps`, because nothing has depended on it yet. How many processes share the work is
-    free. The files that the configuration names are to stay what they were as soon as something has been made of them.
+    Some things may change between the pieces of a run: `FREE_KEYS` of its configuration, `run` above all, which are
+    about how, not what; and, before a learning rate begins to fall, a training's `steps`, because nothing has depended
+    on it yet. How many processes share the work is free. The files that the configuration names are to stay what they
+    were as soon as something has been made of them.
     """
 
     def __init__(self, config: StageConfig, *, stage: str) -> None:
         self.path = Path(config.run.out)
+        self._free_keys = config.FREE_KEYS
         self._world = World.current()
         # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
         claim = {"stage": stage, **as_plain(config)}
         self._check(claim, config)
-        inputs = self._checked_inputs(_identity(as_plain(config)))
+        inputs = self._checked_inputs(self._identity(as_plain(config)))
         self._world.meet()
         if self._world.is_main:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -119,7 +121,7 @@ class RunFolder:
         if not path.is_file():
             return
         found = OmegaConf.to_container(OmegaConf.load(path))
-        changed = sorted(_differences(_identity(found), _identity(claim)))
+        changed = sorted(_differences(self._identity(found), self._identity(claim)))
         if changed == ["steps"] and self._steps_are_free(config, found["steps"]):
             changed = []
         if changed:
@@ -147,6 +149,9 @@ class RunFolder:
                 )
         return former | inputs
 
+    def _identity(self, config: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in config.items() if key not in self._free_keys}
+
     def _steps_are_free(self, config: StageConfig, found: int) -> bool:
         """Whether a run that was to have `found` steps, and is like `config` otherwise, may have those of `config`."""
         if not isinstance(config, TrainConfig):
@@ -169,10 +174,6 @@ def _flush(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
-
-
-def _identity(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in config.items() if key != "run"}
 
 
 def _differences(old: Any, new: Any, prefix: str = "") -> Iterator[str]:

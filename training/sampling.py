@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.noise import NoiseSource, SeededNoise
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.schedule import shift_sigma
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.latent_format import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.vae import WanVAE
+from sfpp_core.wan.vae import DecodeStream, WanVAE
 
 from .ode import euler_states, teacher_velocity
 
@@ -46,18 +48,71 @@ def sample_teacher(
 
 @torch.no_grad()
 def sample_student(
-    network: WanTransformer, text: Tensor, *, config: RolloutConfig, seed: int, frames: int, size: tuple[int, int]
+    network: WanTransformer,
+    text: Tensor,
+    *,
+    config: RolloutConfig,
+    seed: int,
+    frames: int,
+    size: tuple[int, int],
+    dtype: torch.dtype = torch.float32,
+    noise: NoiseSource | None = None,
 ) -> Tensor:
     """Roll the student out to at least `frames` latent frames, exactly as inference does; model space, B C T H W.
 
-    text: [B, L, text_dim]. size: latent height and width.
+    text: [B, L, text_dim]. size: latent height and width. dtype: what the network is called and remembers in. noise:
+    where it comes from, `seed` by default. The cache is that of all B films.
     """
     shape = (len(text), network.config.in_channels, *size)
     state = RolloutState(config=config, seed=seed, model_id=UNSAVED, shape=shape)
-    rollout = Rollout(network, state, text, device=text.device)
+    rollout = Rollout(network, state, text, device=text.device, dtype=dtype, noise=noise)
     for _ in rollout.run(config.chunks_for(frames)):
         pass
     return rollout.state.latents
+
+
+def sample_one_by_one(
+    network: WanTransformer,
+    text: Tensor,
+    *,
+    config: RolloutConfig,
+    seed: int,
+    frames: int,
+    size: tuple[int, int],
+    dtype: torch.dtype,
+) -> Tensor:
+    """The films of `sample_student`, each rolled out on its own: memory is that of one film's cache."""
+    films = len(text)
+    return torch.cat(
+        [
+            sample_student(
+                network,
+                text[film : film + 1],
+                config=config,
+                seed=seed,
+                frames=frames,
+                size=size,
+                dtype=dtype,
+                noise=_OneFilmsNoise(source=SeededNoise(seed), film=film, films=films),
+            )
+            for film in range(films)
+        ]
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _OneFilmsNoise:
+    """The noise that a film has among others, for that film alone."""
+
+    source: NoiseSource
+    film: int
+    films: int
+    """How many the others and it are."""
+
+    def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        """See `sfpp_core.rollout.noise.NoiseSource`; shape[0] is 1."""
+        noise = self.source(chunk, step, (self.films, *shape[1:]))
+        return noise[self.film : self.film + 1]
 
 
 @torch.no_grad()
@@ -68,10 +123,26 @@ def encode_prompts(encoder: TinyTextEncoder, prompts: Sequence[str]) -> Tensor:
 
 @torch.no_grad()
 def decode(vae: WanVAE, latents: Tensor) -> Tensor:
-    """Model-space latents of whole clips to pixels, B 3 F H W in [-1, 1] on the CPU.
+    """Model-space latents of whole clips to pixels, B 3 F H W in [-1, 1], float32 on the CPU.
 
-    One clip at a time, to bound memory, where the autoencoder is.
+    One clip at a time and one latent frame of it, whose pictures leave the autoencoder's device at once: memory there
+    does not grow with the clips. In the precision of the weights, whatever autocast the caller is under.
     """
-    device = next(vae.parameters()).device
-    clips = (to_vae_space(latent.to(device)) for latent in latents.split(1))
-    return torch.cat([vae.decode_clip(clip).float().clamp(-1, 1).cpu() for clip in clips])
+    config, (films, _, frames, height, width) = vae.config, latents.shape
+    size = (height * config.spatial_stride, width * config.spatial_stride)
+    videos = torch.empty(films, 3, (frames - 1) * config.temporal_stride + 1, *size)
+    with torch.autocast(next(vae.parameters()).device.type, enabled=False):
+        for film, video in zip(latents.split(1), videos.split(1), strict=True):
+            done = 0
+            for pictures in decoded_frames(vae, film):
+                video[:, :, done : done + pictures.shape[2]] = pictures
+                done += pictures.shape[2]
+    return videos
+
+
+def decoded_frames(vae: WanVAE, film: Tensor) -> Iterator[Tensor]:
+    """The pictures of each latent frame of a film, 1 C T H W in model space, in turn; 1 3 f H W in [-1, 1] where the
+    autoencoder is."""
+    weight, stream = next(vae.parameters()), DecodeStream(vae)
+    for frame in film.split(1, dim=2):
+        yield stream.push(to_vae_space(frame.to(weight)))

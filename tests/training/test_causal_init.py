@@ -185,6 +185,22 @@ def test_own_past_is_the_students_estimate_and_has_no_gradient(trajectories: Ode
     assert objective.loss(batch, 3).total.item() != pytest.approx(given.loss(batch, 3).total.item(), rel=3e-5)
 
 
+def test_a_step_with_its_own_past_trains_every_layer_under_autocast(trajectories: OdeTrajectories) -> None:
+    """As it does when autocast keeps no casts of weights. Before PyTorch 2.11 it kept those that were made without
+    gradients too; from then on this holds in any case."""
+    gradients = []
+    for keeps_casts in (True, False):
+        network = small_network(STUDENT)
+        objective = make_objective("flow", trajectories, network=network, own_past=1.0)
+        with torch.autocast("cpu", torch.bfloat16, cache_enabled=keeps_casts):
+            loss = objective.loss(objective.batch(3), 3).total
+        loss.backward()
+        gradients.append({name: weight.grad for name, weight in network.named_parameters()})
+    for name, gradient in gradients[1].items():
+        assert gradient is not None and gradient.any(), name
+        assert gradients[0][name] is not None and torch.equal(gradients[0][name], gradient), name
+
+
 def test_an_ode_batch_is_each_chunk_where_its_step_finds_it(trajectories: OdeTrajectories) -> None:
     batch = make_objective("ode", trajectories).batch(2)
     seen = set()

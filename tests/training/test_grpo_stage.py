@@ -145,6 +145,7 @@ def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for
         ("width=30", "width is 30; it must be a positive multiple of 16 pixels"),
         ("student.window=2", "window is 2, but it must hold"),
         ("policy.clip=2", "policy.clip is 2; it must lie between 0 and 1"),
+        ("run.compile=true", "grpo has nothing to compile.* Write run.compile=false"),
         ("policy.epsilon=2", "there is no key 'policy.epsilon' in this stage"),
     ],
 )

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tests.training.line_task import LineTask, fit, make_config, paused
+from training.board import Board
 from training.config import ConfigError
 from training.divergence import FIRST_LOOK, RECENT, ExplosionGuard, TrainingDiverged
 from training.loop import train
@@ -67,6 +68,25 @@ def test_how_a_run_is_carried_out_may_change(tmp_path: Path) -> None:
     config = make_config(tmp_path)
     fit(LineTask(config), paused(config))
     assert fit(LineTask(config), replace(config, run=replace(config.run, log_every=2)))
+
+
+@pytest.mark.parametrize("fails_at", [2, 4])
+def test_looking_that_fails_costs_nothing_of_what_has_been_learnt(tmp_path: Path, fails_at: int) -> None:
+    class Dazzled(LineTask):
+        def watch(self, board: Board, step: int) -> None:
+            if step == fails_at:
+                raise torch.OutOfMemoryError("this film is too large")
+
+    whole = LineTask(make_config(tmp_path / "whole"))
+    fit(whole, make_config(tmp_path / "whole"))
+
+    config = make_config(tmp_path / "dazzled")
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(Dazzled(config), config)
+    assert RunFolder(config, stage="line").step == fails_at
+    task = Dazzled(config)
+    assert fit(task, config), "the same command goes on behind what failed"
+    assert same(whole.exported, task.exported)
 
 
 def test_what_is_learnt_by_the_way_is_exported_as_a_run_that_ends_there_would(tmp_path: Path) -> None:

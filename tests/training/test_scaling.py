@@ -24,7 +24,7 @@ from sfpp_core.wan.config import WAN21_T2V_1_3B, WanConfig
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae_config import WanVAEConfig
-from training.config import ConfigError
+from training.config import ConfigError, load_config
 from training.scaling.__main__ import main, read_config
 from training.scaling.config import ScalingConfig
 from training.scaling.costs import META, PassCosts, count_network, count_passes
@@ -38,9 +38,11 @@ from training.scaling.traffic import received_bytes
 from training.scaling.work import methods, work
 from training.self_forcing.recording import Films, backpropagate, record, roll
 from training.self_forcing.sources import Stage, Streaming, windows_in_film
+from training.stages import causal_init, self_forcing, sfpp
 from training.windows import WARMUP_FRAMES, WindowConfig
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
+CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "wan"
 CPU = torch.device("cpu")
 SMALL = WanConfig(dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=24)
 CONFIG = ScalingConfig(
@@ -129,6 +131,11 @@ def test_long_videos_are_counted_from_short_ones() -> None:
     passes = Passes(CONFIG, device=META, dtype=torch.bfloat16)
     assert count(passes.decode(5)) == count_sizes(passes.decode, [5])[5]
     assert count(passes.encode(5)) == count_sizes(passes.encode, [5])[5]
+
+
+def test_a_long_film_is_watched_in_the_memory_of_a_short_one(costs: PassCosts) -> None:
+    longer = count(Passes(CONFIG, device=META, dtype=torch.bfloat16).watch(8))
+    assert longer.peak_bytes == costs.watch.peak_bytes and longer.flops > costs.watch.flops
 
 
 def test_a_chunk_costs_linearly_more_with_its_past(costs: PassCosts) -> None:
@@ -371,6 +378,27 @@ def test_measuring_compares_every_pass_with_what_was_computed(costs: PassCosts) 
     ratios = [float(line.split("|")[5]) for line in text.splitlines()[4:]]
     assert len(ratios) == 7 and min(ratios) > 0
     assert "on a CPU" in text and "step of 1 + 2 updates" in text
+
+
+WAN_RUNS = {"causal_init": causal_init.Config, "self_forcing": self_forcing.Config, "sfpp": sfpp.Config}
+
+
+def test_the_published_configurations_fit_the_gpus_that_they_name() -> None:
+    """By what is counted: a film's pass grows with the films that are taken at once."""
+    full = ScalingConfig()
+    costs = count_passes(full)
+    for stage, kind in WAN_RUNS.items():
+        path = CONFIGS / f"{stage}.yaml"
+        assert "for 8 GPUs of 80 GB" in path.read_text(encoding="utf-8"), stage
+        config = load_config(kind, path)
+        films, left = divmod(config.batch, 8 * config.accumulate)
+        assert films and not left, f"{stage}: 8 processes share out a batch in equal parts"
+        checkpointing = config.run.checkpoint_activations
+        needed = memory(full, costs, gpus=8, teacher="1.3B teacher", checkpointing=checkpointing)
+        largest = max(needed.phases.values())
+        if stage == "causal_init":
+            largest = max(costs.causal_init[checkpointing].peak_bytes, needed.phases["watching"])
+        assert sum(needed.stays.values()) + films * largest < 80e9, stage
 
 
 def test_the_document_quotes_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,7 @@ from training.self_forcing.sources import windows_in_film
 from training.self_forcing.task import SelfForcingTask
 from training.stages import self_forcing, sfpp
 from training.student import StudentConfig, write_student
+from training.windows import Window, as_clip
 
 from .self_forcing_films import gradients_of_a_step
 
@@ -114,6 +115,26 @@ def test_a_run_in_pieces_equals_one_in_a_go(files: dict[str, str], way: dict[str
     for name, weight in weights[0].items():
         assert torch.equal(weights[1][name], weight), name
         assert not torch.equal(weight, began[name].half()), f"{name} has learnt something"
+
+
+def test_a_run_that_goes_on_may_show_films_of_another_length(files: dict[str, str], tmp_path: Path) -> None:
+    settings = words(files, SELF_FORCING)
+    run("self_forcing", tmp_path / "whole", settings)
+    run("self_forcing", tmp_path / "shorter", [*settings, "watch_frames=9", "run.max_minutes=1e-9"])
+    run("self_forcing", tmp_path / "shorter", [*settings, "watch_frames=3"])
+    weights = [load_file(tmp_path / name / "student.safetensors") for name in ("whole", "shorter")]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+def test_what_the_judges_see_does_not_depend_on_how_the_student_computes(files: dict[str, str]) -> None:
+    film = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(0))
+    window = Window(start=3, frames=6)
+    seen = []
+    for precision in ("float32", "bfloat16"):
+        task = task_of(files, SFPP, {"precision": precision})
+        with task._config.autocast():
+            seen.append(as_clip(film, task._vae, window, masked_frames=2).latents)
+    assert torch.equal(*seen)
 
 
 def test_the_exported_student_is_one_that_nodes_load(files: dict[str, str], tmp_path: Path) -> None:

@@ -88,6 +88,9 @@ class FlowObjective:
         sigma = torch.full((clips.shape[0], clips.shape[2]), last, device=clips.device)
         x = add_noise(clips, self._noise(batch, "past noise", step), last)
         flow = self._causal.after_clean(self._network, clips, x, sigma, batch.text)
+        # Before PyTorch 2.11 autocast may keep casts of weights that were made here, without gradients, for the call
+        # that is to train them (pytorch/pytorch#112583).
+        torch.clear_autocast_cache()
         return flow_to_x0(x, flow.float(), last)
 
     def _noise(self, batch: Examples, name: str, step: int) -> Tensor:

@@ -13,12 +13,14 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..windows import WARMUP_FRAMES, Window
 from .config import ScalingConfig
-from .counting import Cost, Pass, count_sizes
+from .counting import Cost, Pass, count, count_sizes
 from .passes import Passes, Training
 
 META = torch.device("meta")
 COMPUTE_DTYPE = torch.bfloat16
 """What full-size networks compute in."""
+WATCHED_FRAMES = 3
+"""From the second latent frame on, the decoder does for each the same."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,8 @@ class PassCosts:
     """Keys and values of a prompt for every layer."""
     decode: dict[int, Cost]
     """By the number of latent frames."""
+    watch: Cost
+    """Of the first latent frames of a film, decoded one after the other; in all others no more is alive at a time."""
     encode: Cost
     """Of the pictures that a window from mid-film has encoded anew."""
 
@@ -112,6 +116,7 @@ def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -
         teacher={name: count_network(passes.clip, model) for name, model in config.teachers.items()},
         text=count_network(passes.texts, config.student),
         decode=count_sizes(passes.decode, decoded_frames(config)),
+        watch=count(passes.watch(WATCHED_FRAMES)),
         encode=count_sizes(passes.encode, [config.window.masked_frames])[config.window.masked_frames],
     )
 

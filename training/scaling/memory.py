@@ -19,6 +19,8 @@ ADAM_STATES = 2
 """First and second moment; PyTorch's AdamW keeps the first with a beta1 of 0 too."""
 GATHERED_BLOCKS = 2
 """Alive at a time: one computes, the next is on its way."""
+TRAINED = 2
+"""Networks that are gathered while films are watched: the student, and the critic as all that is trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +30,7 @@ class Memory:
     stays: dict[str, float]
     """From step to step."""
     phases: dict[str, float]
-    """What each phase of a step has beside that."""
+    """What each phase of a step has beside that, and watching between steps."""
     host: float
     """On the CPU: the cache at the window's beginning, from which the window is played again."""
 
@@ -77,16 +79,18 @@ def _phases(config: ScalingConfig, costs: PassCosts, gpus: int, teacher: str, ch
     # A block's gradients are made in the computing dtype, which the pass counts, and summed over GPUs in float32.
     trained = _computing(student, gpus) + student.block * REDUCED_BYTES
     cache = cache_bytes(config, config.rollout.window)
+    rolling = cache + text_bytes(config) + costs.chunk.full.peak_bytes
     decoding = max(cost.peak_bytes for cost in (*costs.decode.values(), costs.encode))
     return {
         # Weights stay gathered for a rollout.
-        "rollout": cache + text_bytes(config) + costs.chunk.full.peak_bytes + student.all * GATHERED_BYTES,
+        "rollout": rolling + student.all * GATHERED_BYTES,
         "first frames": decoding,
         "teacher's score": costs.teacher[teacher].peak_bytes + _gathered(costs.teachers[teacher], gpus),
         "student's gradient": cache + costs.chunk_training[checkpointing].full.peak_bytes + trained,
         "critic's gradient": costs.critic_training[checkpointing].peak_bytes + trained,
         # AdamW's update of all weights at once has a temporary of the size of the weights.
         "optimiser": student.all * FLOAT32_BYTES / gpus,
+        "watching": max(rolling, costs.watch.peak_bytes) + _watched(student, gpus),
     }
 
 
@@ -94,6 +98,12 @@ def _computing(network: Sizes, gpus: int) -> float:
     """Weights of a trained network in the computing dtype: those gathered, or the copies that autocast keeps on a
     single GPU, where nothing is sharded."""
     return network.all * GATHERED_BYTES if gpus == 1 else _gathered(network, gpus)
+
+
+def _watched(student: Sizes, gpus: int) -> float:
+    """Weights while films of the student's average are made: its own, put aside, and what is whole of the trained ones,
+    on a single GPU autocast's copies of the student alone."""
+    return student.all * FLOAT32_BYTES / gpus + (1 if gpus == 1 else TRAINED) * student.all * GATHERED_BYTES
 
 
 def _gathered(network: Sizes, gpus: int) -> float:

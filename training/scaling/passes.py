@@ -24,6 +24,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..objectives.causal_pass import CausalPass
 from ..recomputation import recompute_blocks
+from ..sampling import decoded_frames
 from .config import ScalingConfig
 from .counting import Pass
 from .kernels import CudaAutocast, autocast_blocks, flash_attention, fuse_norms
@@ -86,6 +87,17 @@ class Passes:
         vae = self._vae()
         latents = torch.randn(1, self._config.vae.z_dim, latent_frames, *self._config.latent_size, device=self._device)
         return Pass(partial(vae.decode, latents))
+
+    def watch(self, latent_frames: int) -> Pass:
+        """Latents to pixels as films are watched, a latent frame at a time, in float32; gives the last one's."""
+        vae, latents = self._vae(), self.latents(self._config.student, latent_frames, torch.float32)
+
+        def forward() -> Tensor:
+            for pictures in decoded_frames(vae, latents):
+                last = pictures
+            return last
+
+        return Pass(forward)
 
     def encode(self, latent_frames: int) -> Pass:
         """The pictures of so many latent frames to latents, in float32."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from itertools import count
+from typing import ClassVar
 
 from ..config import OptimizerConfig, require
 from ..dmd import DMDConfig
@@ -60,6 +61,8 @@ class CriticConfig:
 class Config(OwnFilmsConfig):
     """The sfpp stage; `optimizer` is the student's. The autoencoder makes windows from mid-film clips of their own."""
 
+    FREE_KEYS: ClassVar[frozenset[str]] = OwnFilmsConfig.FREE_KEYS | {"watch_frames"}
+
     teacher: str
     """Checkpoint of the bidirectional teacher, which stays as it is."""
     critic: CriticConfig
@@ -76,7 +79,7 @@ class Config(OwnFilmsConfig):
     gradient_step: str = "last"
     """Which of the denoising steps that is: the last, as in Self-Forcing++, or a random one, as in Self-Forcing."""
     watch_frames: int = 84
-    """Latent frames of sample videos."""
+    """Latent frames of sample videos; a resumed run may change it."""
 
     def __post_init__(self) -> None:
         OwnFilmsConfig.__post_init__(self)

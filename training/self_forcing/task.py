@@ -41,7 +41,8 @@ class SelfForcingTask:
         critic_updates = config.critic.updates_in(config.steps)
         self._critic = Trained(networks.critic, config.critic.optimizer, steps=critic_updates)
         self.networks: Mapping[str, Trained] = {"student": self._student, "critic": self._critic}
-        self._vae = open_autoencoder(config.vae).to(config.device, config.compute_dtype).requires_grad_(False)
+        # In float32: what teacher and critic are shown should not depend on how coarsely the student computes.
+        self._vae = open_autoencoder(config.vae).to(config.device).requires_grad_(False)
         channels = networks.student.config.in_channels
         self._samplers = [
             Sampler(config, self._conditioning, self._vae, samples=part, channels=channels) for part in parts

@@ -8,7 +8,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..board import Board
 from ..conditioning import Conditioning
-from ..sampling import decode, sample_student
+from ..sampling import decode, sample_one_by_one
 from .config import Config
 
 WATCHED_PROMPTS = 4
@@ -21,17 +21,18 @@ def watch_films(
 ) -> None:
     """Put films of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
     count = min(WATCHED_PROMPTS, len(conditioning.prompts))
-    latents = sample_student(
+    latents = sample_one_by_one(
         student,
         conditioning.text(range(count)).to(config.device),
         config=config.student.rollout(),
         seed=config.seed,
         frames=config.watch_frames,
         size=config.latent_size,
+        dtype=config.compute_dtype,
     )
     videos = decode(vae, latents)
     board.videos("films", videos, step)
-    # From [-1, 1] to the display values that exposure is told in.
-    light = (videos / 2 + 0.5).mean(dim=(1, 3, 4))
+    # From [-1, 1] to the display values that exposure is told in; of the means, because the films are large.
+    light = videos.mean(dim=(1, 3, 4)) / 2 + 0.5
     drift = light[:, -COMPARED_FRAMES:].mean(dim=1) - light[:, :COMPARED_FRAMES].mean(dim=1)
     board.scalars({"exposure_drift": drift.mean().item(), "exposure_drift_size": drift.abs().mean().item()}, step)

@@ -29,7 +29,7 @@ from ..objectives.consistency import ConsistencyConfig, ConsistencyObjective
 from ..objectives.flow import FlowConfig, FlowObjective
 from ..objectives.material import Material, clips_of_scenes, ends_of_trajectories
 from ..objectives.ode import OdeConfig, OdeObjective
-from ..sampling import decode, sample_student
+from ..sampling import decode, sample_one_by_one
 from ..student import StudentConfig, write_student
 from ..supervised import Loss, Supervised
 from ..text_to_video import compile_network
@@ -118,8 +118,15 @@ class CausalInitTask:
     def watch(self, board: Board, step: int) -> None:
         config, material = self._config, self._material
         text = material.texts.text_of(material.watched).to(config.device)
-        rollout, size = config.student.rollout(), material.latent_size
-        latents = sample_student(self.model, text, config=rollout, seed=config.seed, frames=WATCHED_FRAMES, size=size)
+        latents = sample_one_by_one(
+            self.model,
+            text,
+            config=config.student.rollout(),
+            seed=config.seed,
+            frames=WATCHED_FRAMES,
+            size=material.latent_size,
+            dtype=config.compute_dtype,
+        )
         board.videos("rollouts", decode(open_autoencoder(config.vae).to(config.device), latents), step)
 
     def export(self, folder: Path) -> None:

@@ -69,6 +69,11 @@ class Config(OwnFilmsConfig):
 
     def __post_init__(self) -> None:
         OwnFilmsConfig.__post_init__(self)
+        require(
+            not self.run.compile,
+            "run.compile is on, but grpo has nothing to compile: a student's calls grow with its cache, each length a "
+            "shape of its own. Write run.compile=false.",
+        )
         chunk = self.student.chunk
         for name in ("groups", "starting_films"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
@@ -160,7 +165,11 @@ class GrpoTask:
         """The same films of the first prompts every time, and how they move."""
         prompts = range(min(WATCHED_FILMS, len(self._conditioning.prompts)))
         seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
-        latents = self._films(self._student.network, prompts, seeds).made.latents
+        # One after the other: a film's cache is there at a time.
+        films = (
+            self._films(self._student.network, [prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)
+        )
+        latents = torch.cat([film.made.latents for film in films])
         board.videos("films", decode(self._vae, latents), step)
         flows = decoded_flow(self._vae, latents)
         self._measure_start(prompts)
