@@ -49,7 +49,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     arms = f"arms=[{{name: truth, kind: truth}}, {', '.join(students)}]"
     reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
     few = ("prompts=2", "takes=1", "batch=2", "lengths=[5]", "truth_scenes=2", "prompts_kept=1")
-    run_stage("evaluate", folder, texts, vae, reader, arms, "baseline=sfpp", *few, *SIZES)
+    run_stage("evaluate", folder, texts, vae, reader, arms, "baselines=[sfpp]", *few, *SIZES)
     return folder
 
 
