@@ -14,6 +14,7 @@ from PIL import Image
 
 from sfpp_core.tiny.family import load_student
 from sfpp_core.video.reader import VideoReader
+from training.__main__ import main
 from training.conditioning import ConditioningConfig
 from training.config import ConfigError, RunConfig, load_config
 from training.evaluation.arms import ArmConfig
@@ -192,6 +193,24 @@ def test_other_weights_are_other_films(files: Path, tmp_path: Path) -> None:
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["measures"]["stability"]["mean"]["mine"]["5"]["films"] == 1
     assert "frechet_distance" not in report["measures"] and "all_five" not in report["measures"]
+
+
+def test_a_film_that_holds_no_numbers_is_no_black_one(
+    files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    network, rollout = load_student()
+    with torch.no_grad():
+        network.head.head.bias.fill_(torch.nan)
+    header = {"kind": "student", "model": asdict(network.config), "rollout": asdict(rollout)}
+    write_weights(tmp_path / "student.safetensors", network.state_dict(), header)
+    words = [
+        *("evaluate", "--config", str(SHIPPED), "reader=null", "lengths=[5]", "prompts=1", "takes=1", "batch=1"),
+        *(f"arms=[{{name: mine, weights: {tmp_path}/student.safetensors}}]", "baselines=[mine]", "run.device=cpu"),
+        *(f"conditioning.prompts={files}/prompts.txt", f"run.out={tmp_path}/out", "height=16", "width=16"),
+    ]
+    assert main(words) == 1
+    assert "mine, prompt 0, take 0: its pictures hold values that are no numbers" in caplog.records[-1].getMessage()
+    assert not read_records(tmp_path / "out")
 
 
 def test_a_line_without_an_end_is_cut_off_and_a_strange_one_refused(tmp_path: Path) -> None:
