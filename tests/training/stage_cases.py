@@ -97,7 +97,11 @@ TRAINED = {
     ),
     "self_forcing": Case(stage="self_forcing", words=(*JUDGED, *ONE_CHUNK, "window.rollout_frames=3")),
     "sfpp from scratch": Case(
-        stage="sfpp", words=(*JUDGED, *ONE_CHUNK, "window.rollout_frames=9", "history=restart", "window.ramp_updates=1")
+        stage="sfpp",
+        words=(
+            *(*JUDGED, *ONE_CHUNK, "window.rollout_frames=9", "history=restart", "window.ramp_updates=1"),
+            "critic.learns_first=true",
+        ),
     ),
     "sfpp streaming": Case(
         stage="sfpp",

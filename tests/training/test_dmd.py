@@ -287,6 +287,46 @@ def test_a_student_comes_to_the_teachers_distribution() -> None:
     assert student.deviation.item() == pytest.approx(1.0, abs=0.1)
 
 
+@pytest.mark.parametrize("knows_the_moment", [False, True])
+def test_only_a_critic_of_the_moment_at_hand_has_beginnings_and_ends_both_come_to_the_data(
+    knows_the_moment: bool,
+) -> None:
+    """Clips of one number, beginnings too high and ends too low by as much: pooled, they are nearly the data."""
+
+    class Normals(nn.Module):
+        """Normal laws, equally likely."""
+
+        def __init__(self, means: list[float], deviations: list[float]) -> None:
+            super().__init__()
+            self.means, self.deviations = (nn.Parameter(torch.tensor(values)) for values in (means, deviations))
+
+        def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+            """The flow E[noise - x0 | x]; laws on the last axis."""
+            sigma = timestep[:, None, :, None, None] / 1000
+            off, spread = x - (1 - sigma) * self.means, (1 - sigma) ** 2 * self.deviations**2 + sigma**2
+            share = torch.softmax(-0.5 * (off**2 / spread + spread.log()), dim=-1)
+            x0 = (share * (self.means + (1 - sigma) * self.deviations**2 / spread * off)).sum(dim=-1, keepdim=True)
+            return (x - x0) / sigma
+
+    student, teacher, config = Normals([0.5, -0.5], [0.87, 0.87]), Normals([0.0], [1.0]), DMDConfig(extra_guidance=0.0)
+    optimizer = torch.optim.Adam(student.parameters(), lr=0.03)
+    shape, films, text = (1, 1, 1, 1), range(32), torch.zeros(32, 1, 1)
+    for step in range(200):
+        # All films of a step are at the same moment: its beginning or its end.
+        moment = step % 2
+        latent, eps = (normal(shape, 5, name, step, samples=films) for name in ("latent", "noise"))
+        x0 = student.means[moment] + student.deviations[moment] * latent
+        sigma = score_sigmas(config, 5, "dmd", step, samples=films)
+        known = slice(moment, moment + 1) if knows_the_moment else slice(2)
+        critic = Normals(student.means[known].tolist(), student.deviations[known].tolist())
+        gradient = judge(x0, eps, sigma, teacher=teacher, critic=critic, text=text, negative=text, config=config)
+        optimizer.zero_grad()
+        dmd_loss(x0, gradient, torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)).backward()
+        optimizer.step()
+    gap = (student.means[0] - student.means[1]).item()
+    assert abs(gap) < 0.1 if knows_the_moment else gap > 0.8
+
+
 def test_equal_transformers_have_nothing_to_teach_and_half_precision_is_left_inside() -> None:
     torch.manual_seed(0)
     sizes = WanConfig(dim=128, ffn_dim=128, num_heads=1, num_layers=1, text_dim=8)

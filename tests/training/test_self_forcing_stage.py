@@ -231,6 +231,30 @@ def test_a_critic_that_is_the_teacher_leaves_the_student_as_it_is(files: dict[st
         assert torch.equal(weight, before[name]), name
 
 
+def test_a_critic_that_learns_first_has_learnt_the_very_windows_that_it_judges(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(files, SFPP, FOUR, {"critic.learns_first": True, "accumulate": 2, "critic.warmup_updates": 0})
+    order: list[str] = []
+    for name, trained in task.networks.items():
+        update = trained.update
+
+        def note(step: int, name: str = name, update: object = update) -> dict[str, float]:
+            order.append(name)
+            return update(step)
+
+        monkeypatch.setattr(trained, "update", note)
+    judged, learnt = [], []
+    judge, update_critic = task._judge, task._update_critic
+    monkeypatch.setattr(task, "_judge", lambda clips, step: judged.append(clips) or judge(clips, step))
+    monkeypatch.setattr(
+        task, "_update_critic", lambda clips, update: learnt.append(list(clips)) or update_critic(clips, update)
+    )
+    task.train_step(None, 0)
+    assert order == ["critic", "critic", "student"]
+    assert len(judged) == 2 and all(clips == judged for clips in learnt)
+
+
 # Parts of a batch
 
 
@@ -300,6 +324,7 @@ REFUSED = [
     ({"gradient_step": "first"}, "gradient_step is 'first'; it must be one of last, random"),
     ({"critic.windows": "own"}, "critic.windows is 'own'; it must be one of shared, fresh"),
     ({"critic.updates": 0}, "critic.updates is 0; it must be at least 1"),
+    ({"critic.learns_first": True, "critic.windows": "fresh"}, "nothing that it could learn before it judges it"),
     ({"critic.warmup_updates": -1}, "critic.warmup_updates is -1"),
     ({"critic.optimizer.warmup": 50}, "is 50, but the critic is updated 5 times"),
     ({"gradient_step": "random"}, "films would go on from chunks that were not denoised to the end"),

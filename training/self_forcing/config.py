@@ -37,11 +37,20 @@ class CriticConfig:
     windows: str = "shared"
     """fresh rolls a window for every update, as Self-Forcing does; shared judges the student's window in all of them,
     at other noise, for a sixth of the rollouts."""
+    learns_first: bool = False
+    """Whether it learns the student's windows before it judges them, instead of after. A step's windows are all of one
+    moment, and what the critic learnt last is another one: it expects a light that this moment does not have, its score
+    pushes away from what it expects, and beginnings become ever brighter, ends ever darker, right on average."""
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"critic.updates is {self.updates}; it must be at least 1, e.g. 5.")
         require(self.warmup_updates >= 0, f"critic.warmup_updates is {self.warmup_updates}; it must be 0 or more.")
         _require_one_of("critic.windows", self.windows, CRITIC_WINDOWS)
+        require(
+            not self.learns_first or self.windows == "shared",
+            "critic.learns_first is on and critic.windows fresh: there is nothing that it could learn before it judges "
+            "it. Write critic.windows=shared.",
+        )
 
     def check_updates(self, steps: int) -> None:
         """Raise ConfigError if the learning rate takes longer to rise and fall than a run of `steps` steps lasts."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -58,13 +58,14 @@ class SelfForcingTask:
         if step == 0:
             for number in range(critic.warmup_updates):
                 self._update_critic(self._fresh(step, "warm-up", number), number)
-        clips, metrics = self._update_student(step)
-        losses = []
-        for number in range(critic.updates):
-            if critic.windows == "fresh":
-                clips = self._fresh(step, "critic", number)
-            losses.append(self._update_critic(clips, critic.warmup_updates + step * critic.updates + number))
-        return {**metrics, "critic_loss": fmean(losses)}
+        if critic.learns_first:
+            samples = list(self._samples(step))
+            loss = self._train_critic([sample.judged for sample in samples], step)
+            _, metrics = self._update_student(samples, step)
+        else:
+            clips, metrics = self._update_student(self._samples(step), step)
+            loss = self._train_critic(clips, step)
+        return {**metrics, "critic_loss": loss}
 
     def state(self) -> dict[str, Any]:
         """Films that go on from step to step."""
@@ -88,11 +89,16 @@ class SelfForcingTask:
         """A window for the critic alone."""
         return [sampler.sample(self._student.network, step, *names).judged for sampler in self._samplers]
 
-    def _update_student(self, step: int) -> tuple[list[JudgedClips], dict[str, float]]:
+    def _samples(self, step: int) -> Iterator[Sample]:
+        """The windows that a step teaches the student by, a part of the batch after the other, rolled when asked for:
+        each holds the caches that its gradient needs."""
+        for sampler in self._samplers:
+            yield sampler.sample(self._student.network, step, "student", with_gradient=True)
+
+    def _update_student(self, samples: Iterable[Sample], step: int) -> tuple[list[JudgedClips], dict[str, float]]:
         """One update, a part of the batch after the other; what was judged, and metrics."""
         clips, found = [], []
-        for sampler in self._samplers:
-            sample = sampler.sample(self._student.network, step, "student", with_gradient=True)
+        for sample in samples:
             found.append(self._teach(sample, step))
             clips.append(sample.judged)
         means = {name: fmean(part[name] for part in found) for name in found[0]}
@@ -128,6 +134,15 @@ class SelfForcingTask:
                 negative=self._conditioning.negative(len(latents)).to(latents),
                 config=config.dmd,
             )
+
+    def _train_critic(self, clips: Sequence[JudgedClips], step: int) -> float:
+        """A step's updates of the critic, on these clips or on windows of its own; the mean loss."""
+        critic, losses = self._config.critic, []
+        for number in range(critic.updates):
+            if critic.windows == "fresh":
+                clips = self._fresh(step, "critic", number)
+            losses.append(self._update_critic(clips, critic.warmup_updates + step * critic.updates + number))
+        return fmean(losses)
 
     def _update_critic(self, clips: Sequence[JudgedClips], update: int) -> float:
         """One update on a batch, a part after the other; its loss."""
