@@ -13,22 +13,23 @@ from .updates import plot_updates
 
 PAGE = Path("docs/proof.md")
 PICTURES = Path("docs/media/proof")
-DRAWN_BY_THE_EVALUATION = {
-    "stability.png": "stability.png",
-    "drift.png": "drift.png",
-    "truth.png": "truth.png",
-    "sheet_000.png": "films_bouncing.png",
-    "sheet_002.png": "films_gliding.png",
+DRAWN_BY_EVALUATIONS = {
+    "main/stability.png": "stability.png",
+    "main/drift.png": "drift.png",
+    "main/truth.png": "truth.png",
+    "main/sheet_000.png": "films_bouncing.png",
+    "main/sheet_002.png": "films_gliding.png",
+    "onward/drift.png": "drift_onward.png",
 }
-"""Pictures of the evaluation `main`, by their names on the page."""
+"""Pictures of evaluations, and their names on the page."""
 
 
 def main() -> int:
     """Note the runs, draw, and fill in the tables; exit status as cog's."""
     runs.write()
     PICTURES.mkdir(parents=True, exist_ok=True)
-    for drawn, shown in DRAWN_BY_THE_EVALUATION.items():
-        picture = runs.RUNS / "evaluation_main" / drawn
+    for drawn, shown in DRAWN_BY_EVALUATIONS.items():
+        picture = runs.RUNS / f"evaluation_{drawn}"
         if picture.is_file():
             shutil.copyfile(picture, PICTURES / shown)
     plot_updates(PICTURES / "updates.png")
