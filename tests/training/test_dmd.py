@@ -54,6 +54,22 @@ class TwoLayers(nn.Module):
         return (hidden @ self.second).movedim(-1, 1)
 
 
+class Normals(nn.Module):
+    """Of every number a normal law, or one of several, equally likely, whose score is known."""
+
+    def __init__(self, means: list[float], deviations: list[float]) -> None:
+        super().__init__()
+        self.means, self.deviations = (nn.Parameter(torch.tensor(values)) for values in (means, deviations))
+
+    def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
+        """The flow E[noise - x0 | x]; the laws have an axis of their own, the last."""
+        sigma = timestep[:, None, :, None, None, None] / 1000
+        off, spread = x[..., None] - (1 - sigma) * self.means, (1 - sigma) ** 2 * self.deviations**2 + sigma**2
+        share = torch.softmax(-0.5 * (off**2 / spread + spread.log()), dim=-1)
+        x0 = (share * (self.means + (1 - sigma) * self.deviations**2 / spread * off)).sum(dim=-1)
+        return (x - x0) / sigma[..., 0]
+
+
 def noise(name: str, shape: tuple[int, ...] = SHAPE) -> Tensor:
     return normal(shape[1:], 5, name, samples=range(shape[0])).double()
 
@@ -258,23 +274,11 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
 def test_a_student_comes_to_the_teachers_distribution() -> None:
     """Normal laws, whose scores are known: mean and deviation of the student move to the teacher's."""
 
-    class Law(nn.Module):
-        def __init__(self, mean: float, deviation: float) -> None:
-            super().__init__()
-            self.mean, self.deviation = (nn.Parameter(torch.tensor(value)) for value in (mean, deviation))
-
-        def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-            """The flow E[noise - x0 | x]."""
-            sigma = timestep[:, None, :, None, None] / 1000
-            spread = (1 - sigma) ** 2 * self.deviation**2 + sigma**2
-            x0 = self.mean + (1 - sigma) * self.deviation**2 / spread * (x - (1 - sigma) * self.mean)
-            return (x - x0) / sigma
-
-    student, teacher, config = Law(0.0, 0.3), Law(1.5, 1.0), DMDConfig(extra_guidance=0.0)
+    student, teacher, config = Normals([0.0], [0.3]), Normals([1.5], [1.0]), DMDConfig(extra_guidance=0.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.08)
     shape, text = (8, 4, 3, 4, 4), torch.zeros(8, 1, 1)
     for step in range(60):
-        x0 = student.mean + student.deviation * normal(shape[1:], 5, "latent", step, samples=range(8))
+        x0 = student.means + student.deviations * normal(shape[1:], 5, "latent", step, samples=range(8))
         eps = normal(shape[1:], 5, "noise", step, samples=range(8))
         sigma = score_sigmas(config, 5, "dmd", step, samples=range(8))
         gradient = judge(
@@ -283,8 +287,8 @@ def test_a_student_comes_to_the_teachers_distribution() -> None:
         optimizer.zero_grad()
         dmd_loss(x0, gradient, ALL).backward()
         optimizer.step()
-    assert student.mean.item() == pytest.approx(1.5, abs=0.1)
-    assert student.deviation.item() == pytest.approx(1.0, abs=0.1)
+    assert student.means.item() == pytest.approx(1.5, abs=0.1)
+    assert student.deviations.item() == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("knows_the_moment", [False, True])
@@ -292,21 +296,6 @@ def test_only_a_critic_of_the_moment_at_hand_has_beginnings_and_ends_both_come_t
     knows_the_moment: bool,
 ) -> None:
     """Clips of one number, beginnings too high and ends too low by as much: pooled, they are nearly the data."""
-
-    class Normals(nn.Module):
-        """Normal laws, equally likely."""
-
-        def __init__(self, means: list[float], deviations: list[float]) -> None:
-            super().__init__()
-            self.means, self.deviations = (nn.Parameter(torch.tensor(values)) for values in (means, deviations))
-
-        def forward(self, x: Tensor, timestep: Tensor, text: Tensor) -> Tensor:
-            """The flow E[noise - x0 | x]; laws on the last axis."""
-            sigma = timestep[:, None, :, None, None] / 1000
-            off, spread = x - (1 - sigma) * self.means, (1 - sigma) ** 2 * self.deviations**2 + sigma**2
-            share = torch.softmax(-0.5 * (off**2 / spread + spread.log()), dim=-1)
-            x0 = (share * (self.means + (1 - sigma) * self.deviations**2 / spread * off)).sum(dim=-1, keepdim=True)
-            return (x - x0) / sigma
 
     student, teacher, config = Normals([0.5, -0.5], [0.87, 0.87]), Normals([0.0], [1.0]), DMDConfig(extra_guidance=0.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.03)

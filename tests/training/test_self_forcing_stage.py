@@ -152,19 +152,25 @@ def all_weights(network: nn.Module) -> dict[str, Tensor]:
     return {name: weight.detach().clone() for name, weight in network.named_parameters()}
 
 
-def test_the_student_acts_once_a_step_and_the_critic_as_often_as_told(
-    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    task = task_of(files, SFPP, {"critic.updates": 5, "critic.warmup_updates": 2})
+def noted_updates(task: SelfForcingTask, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """A list that grows with every update: whose, and its number."""
     updates: list[tuple[str, int]] = []
     for name, trained in task.networks.items():
         update = trained.update
 
-        def count(step: int, name: str = name, update: object = update) -> dict[str, float]:
+        def note(step: int, name: str = name, update: object = update) -> dict[str, float]:
             updates.append((name, step))
             return update(step)
 
-        monkeypatch.setattr(trained, "update", count)
+        monkeypatch.setattr(trained, "update", note)
+    return updates
+
+
+def test_the_student_acts_once_a_step_and_the_critic_as_often_as_told(
+    files: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = task_of(files, SFPP, {"critic.updates": 5, "critic.warmup_updates": 2})
+    updates = noted_updates(task, monkeypatch)
     for step in range(2):
         task.train_step(None, step)
     warm_up = [("critic", number) for number in range(2)]
@@ -235,15 +241,7 @@ def test_a_critic_that_learns_first_has_learnt_the_very_windows_that_it_judges(
     files: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = task_of(files, SFPP, FOUR, {"critic.learns_first": True, "accumulate": 2, "critic.warmup_updates": 0})
-    order: list[str] = []
-    for name, trained in task.networks.items():
-        update = trained.update
-
-        def note(step: int, name: str = name, update: object = update) -> dict[str, float]:
-            order.append(name)
-            return update(step)
-
-        monkeypatch.setattr(trained, "update", note)
+    updates = noted_updates(task, monkeypatch)
     judged, learnt = [], []
     judge, update_critic = task._judge, task._update_critic
     monkeypatch.setattr(task, "_judge", lambda clips, step: judged.append(clips) or judge(clips, step))
@@ -251,7 +249,7 @@ def test_a_critic_that_learns_first_has_learnt_the_very_windows_that_it_judges(
         task, "_update_critic", lambda clips, update: learnt.append(list(clips)) or update_critic(clips, update)
     )
     task.train_step(None, 0)
-    assert order == ["critic", "critic", "student"]
+    assert [name for name, _ in updates] == ["critic", "critic", "student"]
     assert len(judged) == 2 and all(clips == judged for clips in learnt)
 
 

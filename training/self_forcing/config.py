@@ -40,7 +40,8 @@ class CriticConfig:
     learns_first: bool = False
     """Whether it learns the student's windows before it judges them, instead of after. A step's windows are all of one
     moment, and what the critic learnt last is another one: it expects a light that this moment does not have, its score
-    pushes away from what it expects, and beginnings become ever brighter, ends ever darker, right on average."""
+    pushes away from what it expects, and beginnings become brighter, ends darker, right on average; see docs/proof.md.
+    Parts of a batch then hold their caches at once."""
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"critic.updates is {self.updates}; it must be at least 1, e.g. 5.")
