@@ -13,7 +13,7 @@ import torch
 from .checkpoint import CheckpointError
 from .config import ConfigError, load_config
 from .divergence import TrainingDiverged
-from .evaluation.broken import BrokenFilm
+from .not_numbers import NotNumbers
 from .parallel import World, joined, launched_rank
 
 STAGES = {
@@ -36,8 +36,8 @@ FOR_ONE_PROCESS = ("export", "evaluate_tiny")
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Mistakes in the configuration, a run that diverges, a film that is none and a full disk end in a
-    sentence."""
+    """Run one stage. Mistakes in the configuration, a run that diverges, films and clips of no numbers and a full disk
+    end in a sentence."""
     stages = "\n".join(f"  {name:14} {meaning}" for name, meaning in STAGES.items())
     parser = argparse.ArgumentParser(
         prog="python -m training", epilog=f"stages:\n{stages}", formatter_class=argparse.RawDescriptionHelpFormatter
@@ -68,7 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         logging.error("%s", error)
         return 2
-    except (TrainingDiverged, CheckpointError, BrokenFilm) as error:
+    except (TrainingDiverged, CheckpointError, NotNumbers) as error:
         logging.error("%s", error)
         return 1
     return 0

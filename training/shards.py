@@ -23,6 +23,7 @@ from tqdm import tqdm
 from sfpp_core.files import replacing
 
 from .config import ConfigError
+from .not_numbers import require_numbers
 from .parallel import World
 
 logger = logging.getLogger(__name__)
@@ -83,7 +84,13 @@ class ShardFolder:
         return list(present.values())
 
     def write(self, index: int, shard: Shard, *, total: int) -> None:
-        """Write a shard, one of `total`, whole or not at all."""
+        """Write a shard, one of `total`, whole or not at all.
+
+        Raises:
+            NotNumbers: its tensors hold a NaN or an infinity.
+        """
+        for name, tensor in shard.tensors.items():
+            require_numbers(f"{self.path(index).name} was not written: its {name}", tensor)
         with replacing(self.path(index)) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
             header = {name: json.dumps(value) for name, value in {**shard.header, TOTAL: total}.items()}

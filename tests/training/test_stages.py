@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.wan.latent_format import to_model_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
+from training.__main__ import main
 from training.config import ConfigError
 from training.latent_clips import ClipSource, LatentClips, shard_path
 from training.stages.vae import fold_normalisation
@@ -131,6 +133,20 @@ def test_the_latents_stage_goes_on_at_the_first_missing_shard(family: Path) -> N
     assert torch.equal(before.latents, after.latents) and before.prompts == after.prompts
     with pytest.raises(ConfigError, match="holds 4 clips, 5 are wanted"):
         LatentClips.read([ClipSource(folder=str(folder), clips=5)], 6)
+
+
+def test_clips_that_hold_no_numbers_are_not_written(
+    family: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    weights = load_file(family / "vae" / "vae.safetensors")
+    weights["encoder.head.2.bias"].fill_(torch.nan)
+    with safe_open(family / "vae" / "vae.safetensors", framework="pt") as file:
+        save_file(weights, tmp_path / "vae.safetensors", metadata=file.metadata())
+    words = ["clips=2", "shard=2", "batch=1", "frames=6", "size=32", f"vae={tmp_path}/vae.safetensors"]
+    command = ["latents", "--config", str(CONFIGS / "latents.yaml"), *words, f"run.out={tmp_path}/latents"]
+    assert main(command) == 1
+    assert "clips-00000.safetensors was not written: its latents hold values that" in caplog.records[-1].getMessage()
+    assert not list((tmp_path / "latents").glob("*.safetensors"))
 
 
 def test_folding_normalises_the_latents_and_leaves_the_reconstruction() -> None:

@@ -20,7 +20,7 @@ from sfpp_core.stability.measurement.series import FrameSeries
 from sfpp_core.stability.offline.assessment import Damage
 
 from ..board import to_bytes
-from .broken import require_numbers
+from ..not_numbers import require_numbers
 from .feeds import Measuring
 from .figures import FilmFigures, curve_edges, drift_curves
 from .keepsakes import Keepsake
@@ -55,7 +55,7 @@ def judge_films(session: Session, films: dict[FilmKey, str]) -> list[FilmRecord]
     """Make films together, as many as are given with their identities, and judge each at every length.
 
     Raises:
-        BrokenFilm: one of them holds a NaN or an infinity.
+        NotNumbers: one of them holds a NaN or an infinity.
     """
     started = time.monotonic()
     keys = list(films)
@@ -81,7 +81,8 @@ def _watch(session: Session, keys: list[FilmKey]) -> tuple[list[Measured], Conte
             if key.take == 0 and key.prompt < session.prompts_kept
         }
         for piece in _cut(session.maker.film(keys, latent_frames_of(longest)), num_frames):
-            require_numbers(piece, keys)
+            for key, film in zip(keys, piece, strict=True):
+                require_numbers(f"{key.arm}, prompt {key.prompt}, take {key.take}: its pictures", film)
             pictures = _pictures(piece)
             measuring.push(pictures)
             for index, keepsake in keepsakes.items():
