@@ -70,6 +70,7 @@ START = (*TRAINS, *STEPS, "student.first_chunk_steps=[]", TEACHER, VAE, "batch=2
 OWN_FILMS = (*TRAINS, *PROMPT_FILE, *SIZE, *STEPS, f"init={HERE}/student.safetensors", VAE)
 JUDGED = (*OWN_FILMS, TEACHER, "batch=4", "watch_frames=6", "critic.updates=1", "critic.warmup_updates=1")
 JUDGED += ("critic.optimizer.lr=5e-6", "critic.optimizer.warmup=0", "critic.optimizer.clip=1e9")
+FRESH = ("critic.windows=fresh", "critic.learns_first=false")
 ONE_CHUNK = ("window.frames=3", "window.masked_frames=2", "reading=chain")
 TWO_CHUNKS = ("window.frames=6", "window.rollout_frames=12", "window.masked_frames=1", "window.ramp_updates=1")
 
@@ -100,12 +101,12 @@ TRAINED = {
         stage="sfpp",
         words=(
             *(*JUDGED, *ONE_CHUNK, "window.rollout_frames=9", "history=restart", "window.ramp_updates=1"),
-            "critic.learns_first=true",
+            *("gradient_step=all", "critic.learns_first=true"),
         ),
     ),
     "sfpp streaming": Case(
         stage="sfpp",
-        words=(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised", "critic.windows=fresh"),
+        words=(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised", *FRESH),
     ),
     "grpo": Case(
         stage="grpo",
@@ -144,7 +145,7 @@ GOING_ON = {
     "sfpp by the chunk": Case(
         stage="sfpp",
         words=(
-            *(*JUDGED, "history=streaming", "reading=chain", "critic.windows=fresh"),
+            *(*JUDGED, "history=streaming", "reading=chain", *FRESH),
             *("window.frames=9", "window.rollout_frames=21", "window.masked_frames=2", "window.ramp_updates=1"),
         ),
     ),

@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.wan.forward import KeyValueCache
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import TINY, random_transformer
-from training.self_forcing.recording import Recording, backpropagate, estimate, record, roll
+from training.self_forcing.recording import Films, Recording, Step, backpropagate, estimate, record, roll
 
 from .self_forcing_films import SEEDS, beginning, drawn, films, inferred
 
@@ -44,11 +45,17 @@ def network() -> WanTransformer:
 
 
 def recorded(
-    network: WanTransformer, config: RolloutConfig, seeds: tuple[int, ...] = SEEDS, *, prefix: int = 4, chunks: int = 3
+    network: WanTransformer,
+    config: RolloutConfig,
+    seeds: tuple[int, ...] = SEEDS,
+    *,
+    prefix: int = 4,
+    chunks: int = 3,
+    all_steps: bool = False,
 ) -> Recording:
     """A window from mid-film."""
     start, made = beginning(config, batch=len(seeds)), films(*seeds)
-    return record(network, roll(network, start, made, chunks=prefix), made, chunks=chunks)
+    return record(network, roll(network, start, made, chunks=prefix), made, chunks=chunks, all_steps=all_steps)
 
 
 def window_shape(recording: Recording) -> tuple[int, ...]:
@@ -96,9 +103,10 @@ def test_recording_and_backpropagation_leave_the_state_before_as_it_was(
     assert recording.before.num_frames == cache.num_frames == 4 * config.chunk
 
 
-def test_each_step_gives_its_chunk(network: WanTransformer, config: RolloutConfig) -> None:
+@pytest.mark.parametrize("all_steps", [False, True])
+def test_each_step_gives_its_chunk(network: WanTransformer, config: RolloutConfig, all_steps: bool) -> None:
     """What was noted is what made the chunk: run again without gradients, it makes the same."""
-    recording = recorded(network, config)
+    recording = recorded(network, config, all_steps=all_steps)
     rollout = recording.films.rollout(network, recording.before)
     for step, chunk in zip(recording.steps, recording.after.chunks[4:], strict=True):
         assert step.timestep == config.timesteps[-1]
@@ -208,6 +216,56 @@ def test_the_gradient_is_the_sum_over_chunks_and_reaches_every_weight(
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-4 * value.abs().max().item(), rtol=1e-4, msg=name)
         assert value.any(), name
+
+
+def chain(step: Step | None) -> list[Step]:
+    """A recorded step with those before it, in the order of denoising."""
+    return [] if step is None else [*chain(step.before), step]
+
+
+def denoised(network: WanTransformer, steps: list[Step], noises: list[Tensor], films: Films, past: Any) -> list[Tensor]:
+    """x0 after each of a chunk's steps, every one from the one before: x_t = (1 - sigma) x0 + sigma noise."""
+    estimates: list[Tensor] = []
+    for step, noise in zip(steps, noises, strict=True):
+        sigma = step.timestep / 1000
+        x = (1 - sigma) * estimates[-1] + sigma * noise if estimates else noise
+        timesteps = torch.full((x.shape[0], x.shape[2]), step.timestep)
+        estimates.append(x - sigma * network(x, timesteps, films.text.to(x.dtype), cache=past))
+    return estimates
+
+
+def test_the_gradient_of_all_steps_is_that_of_the_whole_denoising(config: RolloutConfig) -> None:
+    """In float64: every step of a chunk has its part in it, the past and the noise have none."""
+    network = random_transformer(TWO_LAYERS)
+    recording = recorded(network, config, all_steps=True)
+    network = network.double()
+    recording = replace(recording, films=replace(recording.films, dtype=torch.float64))
+    gradient = drawn(*window_shape(recording)).double()
+    pieces = gradient.split([chunk.num_frames for chunk in recording.after.chunks[4:]], dim=2)
+    total = torch.zeros((), dtype=torch.float64)
+    for step, piece, past in zip(recording.steps, pieces, caches_before_chunks(network, recording), strict=True):
+        steps, noises = chain(step), []
+        assert [each.timestep for each in steps] == list(config.timesteps)
+        with torch.no_grad():
+            for index, each in enumerate(steps):
+                known = denoised(network, steps[:index], noises, recording.films, past)
+                sigma, x = each.timestep / 1000, each.noised.double()
+                noises.append((x - (1 - sigma) * known[-1]) / sigma if known else x)
+        total = total + (piece * denoised(network, steps, noises, recording.films, past)[-1]).sum()
+    total.backward()
+    expected = gradients(network)
+    with fresh_gradients(network):
+        backpropagate(network, recording, gradient)
+        found = gradients(network)
+    last_only = replace(recording, steps=tuple(replace(step, before=None) for step in recording.steps))
+    with fresh_gradients(network):
+        backpropagate(network, last_only, gradient)
+        of_the_last = gradients(network)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, atol=1e-4 * value.abs().max().item(), rtol=1e-4, msg=name)
+    moved = [(found[name] - value).norm() / found[name].norm() for name, value in of_the_last.items()]
+    assert max(moved) > 0.01, "the steps before the last have a part in it"
 
 
 def test_the_gradient_adds_to_what_is_there(network: WanTransformer) -> None:

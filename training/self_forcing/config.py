@@ -15,7 +15,7 @@ from .sources import shared_frames, windows_in_film
 
 HISTORIES = ("restart", "streaming")
 READINGS = ("chain", "renoised")
-GRADIENT_STEPS = ("last", "random")
+GRADIENT_STEPS = ("last", "random", "all")
 CRITIC_WINDOWS = ("shared", "fresh")
 
 
@@ -87,7 +87,8 @@ class Config(OwnFilmsConfig):
     """Of backward noise initialisation: chain takes the gradient through the denoising step that made a chunk; renoised
     noises the finished window again and takes it through one more step."""
     gradient_step: str = "last"
-    """Which of the denoising steps that is: the last, as in Self-Forcing++, or a random one, as in Self-Forcing."""
+    """Which of the denoising steps that is: the last, as in Self-Forcing++, a random one, as in Self-Forcing, or all of
+    them, one through the other, which takes the memory and time of as many. Not all in the renoised reading."""
     watch_frames: int = 84
     """Latent frames of sample videos; a resumed run may change it."""
 
@@ -104,6 +105,10 @@ class Config(OwnFilmsConfig):
         _require_one_of("history", self.history, HISTORIES)
         _require_one_of("reading", self.reading, READINGS)
         _require_one_of("gradient_step", self.gradient_step, GRADIENT_STEPS)
+        require(
+            self.reading == "chain" or self.gradient_step != "all",
+            "gradient_step is all, but the renoised reading takes one more step and no other; write reading=chain.",
+        )
         self.critic.check_updates(self.steps)
         if self.history == "streaming":
             self._check_streaming(chunk)

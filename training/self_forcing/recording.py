@@ -1,8 +1,8 @@
-"""A window of a rollout, recorded so that the gradient can be sent through one denoising step of each of its chunks.
+"""A window of a rollout, recorded so that the gradient can be sent through denoising steps of each of its chunks.
 
-The window is first rolled as inference rolls it, without gradients. Once its gradient is known, each chunk's step is
-run again, with gradients, against the cache as it was, and back-propagated at once: one chunk's graph lives at a time,
-whatever the window, and the past has no gradient (Self-Forcing, arXiv 2506.08009, section 3.2).
+The window is first rolled as inference rolls it, without gradients. Once its gradient is known, each chunk's step, or
+all of its steps, are run again, with gradients, against the cache as it was, and back-propagated at once: one chunk's
+graph lives at a time, whatever the window, and the past has no gradient (Self-Forcing, arXiv 2506.08009, section 3.2).
 """
 
 from __future__ import annotations
@@ -47,12 +47,14 @@ class Films:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Step:
-    """The denoising step that made a chunk."""
+    """The denoising step that made a chunk, or led to the one that did."""
 
     noised: Tensor
     """What the network was given, [B, C, T, H, W]."""
     timestep: float
     """0..1000."""
+    before: Step | None = None
+    """The step whose x0 was noised for this one, if the gradient is to go on through it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,7 +67,7 @@ class Recording:
     after: RolloutState
     """Where they end; with its cache if that was asked for."""
     steps: tuple[Step, ...]
-    """The step that made each chunk."""
+    """The step that made each chunk, with those before it if they take the gradient as well."""
 
     @property
     def num_frames(self) -> int:
@@ -92,34 +94,37 @@ def record(
     *,
     chunks: int,
     dropped_steps: int = 0,
+    all_steps: bool = False,
     keep_cache: bool = False,
 ) -> Recording:
     """Roll `chunks` chunks on from `before`, which brings its cache along, and note how each was made.
 
     dropped_steps: how many of the last denoising steps are left out, so that the step that takes the gradient is the
-    one that makes the chunk. 0 is what inference does. keep_cache: whether the films are to go on from the end.
+    one that makes the chunk. 0 is what inference does. all_steps: whether the gradient goes through the steps before
+    it as well. keep_cache: whether the films are to go on from the end.
     """
-    latest: Progress | None = None
+    steps: dict[int, Step] = {}
 
     def note(progress: Progress) -> None:
-        nonlocal latest
-        latest = progress
+        if progress.noised is not None:
+            before = steps.get(progress.chunk) if all_steps else None
+            steps[progress.chunk] = Step(noised=progress.noised, timestep=progress.timestep, before=before)
 
-    steps = []
     shortened = replace(before, config=_without_last_steps(before.config, dropped_steps))
     rollout = films.rollout(network, shortened, on_call=note)
     for _ in rollout.run(chunks):
-        steps.append(Step(noised=latest.noised, timestep=latest.timestep))
+        pass
     if keep_cache:
         rollout.past()
     after = rollout.keep_cache() if keep_cache else rollout.state
-    return Recording(films=films, before=before, after=replace(after, config=before.config), steps=tuple(steps))
+    after = replace(after, config=before.config)
+    return Recording(films=films, before=before, after=after, steps=tuple(steps.values()))
 
 
 def backpropagate(
     network: WanTransformer, recording: Recording, gradient: Tensor, *, autocast: Autocast = nullcontext
 ) -> None:
-    """Add to the network's gradients what follows from d loss / d chunk, through the step that made each chunk.
+    """Add to the network's gradients what follows from d loss / d chunk, through the recorded steps of each chunk.
 
     gradient: [B, C, T, H, W] with respect to the recorded frames. A chunk whose gradient is zero is passed over.
     """
@@ -142,6 +147,10 @@ def backpropagate(
 def estimate(network: WanTransformer, step: Step, films: Films, past: RollingKVCache) -> Tensor:
     """x0 of a chunk against the past, float32. The text goes in as it is, so that its layers learn too."""
     noised = step.noised.to(films.device)
+    if step.before is not None:
+        x0 = estimate(network, step.before, films, past)
+        # What it was, with the gradient of noising: only x0's share of it depends on the network.
+        noised = noised + (1 - step.timestep / NUM_TIMESTEPS) * (x0 - x0.detach())
     timestep = torch.full((noised.shape[0], noised.shape[2]), step.timestep, device=films.device)
     text = films.text.to(films.device, films.dtype)
     flow = network(noised.to(films.dtype), timestep, text, cache=past)

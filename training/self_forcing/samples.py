@@ -61,6 +61,7 @@ class Sampler:
             channels=channels,
             device=config.device,
             dtype=config.compute_dtype,
+            all_steps=config.gradient_step == "all",
         )
         self._source: WindowSource = Streaming(stage) if config.history == "streaming" else Restarting(stage)
 
@@ -105,7 +106,7 @@ class Sampler:
 
     def _dropped_steps(self, step: int, *names: str | int) -> int:
         """How many denoising steps before the last one the gradient is taken through: the same in all processes."""
-        if self._config.gradient_step == "last":
+        if self._config.gradient_step != "random":
             return 0
         choices = len(self._config.student.steps)
         return int(torch.randint(choices, (), generator=generator_for(self._config.seed, "exit", step, *names)))

@@ -36,6 +36,8 @@ class Stage:
     channels: int
     device: torch.device
     dtype: torch.dtype
+    all_steps: bool = False
+    """Whether all denoising steps of a chunk take the gradient."""
 
     def longest(self, update: int) -> int:
         """Latent frames that films may get at an update of the generator's."""
@@ -58,7 +60,14 @@ class Stage:
         """The films of a name, rolled from their beginning to a window's end."""
         chunk, films = self.config.chunk, self.films(*names)
         before = roll(network, self.beginning(), films, chunks=window.start // chunk)
-        recording = record(network, before, films, chunks=window.frames // chunk, dropped_steps=dropped_steps)
+        recording = record(
+            network,
+            before,
+            films,
+            chunks=window.frames // chunk,
+            dropped_steps=dropped_steps,
+            all_steps=self.all_steps,
+        )
         return Rolled(window=window, recording=recording)
 
     def beginning(self) -> RolloutState:
@@ -154,7 +163,15 @@ class Streaming:
             self._begin()
         window, before = self._next_window(), self._latest
         chunks = (window.end - before.num_frames) // chunk
-        recording = record(network, before, self._films, chunks=chunks, dropped_steps=dropped_steps, keep_cache=True)
+        recording = record(
+            network,
+            before,
+            self._films,
+            chunks=chunks,
+            dropped_steps=dropped_steps,
+            all_steps=stage.all_steps,
+            keep_cache=True,
+        )
         self._latest = recording.after
         return Rolled(window=window, recording=recording)
 
