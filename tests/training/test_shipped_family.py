@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +26,7 @@ from training.scenes import Place, prompt_for, render, sample_scene
 from training.stages.vae import FIRST_HELD_OUT, psnr
 
 MEBIBYTE = 2**20
+INITIALISATION = Path(__file__).parents[2] / "training" / "weights" / "causal_init.safetensors"
 _SCENES = [sample_scene(11, FIRST_HELD_OUT + index) for index in range(64)]
 HELD_OUT = [next(scene for scene in _SCENES if scene.attributes.place is place) for place in Place]
 
@@ -76,3 +79,11 @@ def test_the_student_paints_the_place_that_the_prompt_names(clips: Tensor) -> No
     places = [scene.attributes.place for scene in HELD_OUT]
     for row, place in zip(distances, places, strict=True):
         assert places[int(row.argmin())] is place
+
+
+def test_the_initialisation_that_ships_for_training_is_a_student_of_the_family() -> None:
+    """What self_forcing.yaml and sfpp.yaml begin with."""
+    initialisation, rollout = load_student(INITIALISATION)
+    student, _ = load_student()
+    assert initialisation.config == student.config
+    assert replace(rollout, first_chunk_steps=()) == RolloutConfig()
