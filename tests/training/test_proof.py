@@ -20,8 +20,6 @@ ROOT = CONFIGS.parents[2]
 OVERLAYS = sorted((CONFIGS / "proof").glob("*.yaml"))
 ARM = re.compile(r"\$\(eval \$\(call arm,(\w+),(\w+)(?:,([^)]*))?\)")
 RUNS = {name: (stage, words.split()) for name, stage, words in ARM.findall((CONFIGS / "Makefile").read_text())}
-ON = re.compile(r"\$\(eval \$\(call onward,(\w+),([^)]*)\)")
-ONWARD = {name: words.split() for name, words in ON.findall((CONFIGS / "Makefile").read_text())}
 STAGES = {"self_forcing": self_forcing, "sfpp": sfpp}
 
 
@@ -31,10 +29,10 @@ def test_every_run_of_the_makefile_has_a_configuration_that_loads(name: str) -> 
     load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)
 
 
-@pytest.mark.parametrize("name", ONWARD)
-def test_every_run_from_what_ships_names_what_is_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage", STAGES)
+def test_the_recipe_begins_with_what_ships(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    config = load_config(sfpp.Config, CONFIGS / "sfpp.yaml", ONWARD[name], more=[CONFIGS / "onward.yaml"])
+    config = load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml")
     named = (config.init, config.teacher, config.vae, config.conditioning.text_encoder)
     assert all(Path(path).is_file() for path in named)
 
@@ -46,7 +44,7 @@ def test_what_an_evaluation_compares_is_made_by_the_makefile(overlay: Path) -> N
         if arm.weights is None or "/proof/" not in arm.weights:
             continue
         run, *rest = Path(arm.weights).relative_to("runs/tiny/proof").parts
-        assert run in {*RUNS, *ONWARD, "grpo"}
+        assert run in {*RUNS, "grpo"}
         if rest[0] == "steps":
             stage, words = RUNS[run]
             trained = load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)

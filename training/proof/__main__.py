@@ -19,7 +19,6 @@ DRAWN_BY_EVALUATIONS = {
     "main/truth.png": "truth.png",
     "main/sheet_000.png": "films_bouncing.png",
     "main/sheet_002.png": "films_gliding.png",
-    "onward/drift.png": "drift_onward.png",
 }
 """Pictures of evaluations, and their names on the page."""
 

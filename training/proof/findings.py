@@ -87,12 +87,12 @@ def by_attribute(evaluation: str, field: str, attribute: str, length: str) -> st
 
 
 def how(evaluation: str) -> str:
-    """What an evaluation's figures were measured on."""
+    """What an evaluation's figures were measured on. The report has its configuration, whether or not that is still one
+    of those in training/configs/."""
     config, machine = report(evaluation)["config"], report(evaluation)["machine"]
     films = f"{config['takes']} film{'s' if config['takes'] > 1 else ''}"
     return (
         f"{config['prompts']} held-out prompts, {films} of each, seed {config['seed']}, "
         f"{config['precision']}, on {machine['device']}, threads a process: {machine['threads']}, PyTorch "
-        f"{machine['torch']} ([configuration](../training/configs/tiny/proof/{evaluation}.yaml), "
-        f"[all figures](proof/{evaluation}.json))."
+        f"{machine['torch']} ([configuration and all figures](proof/{evaluation}.json))."
     )

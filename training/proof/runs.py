@@ -18,7 +18,7 @@ from .findings import FOLDER
 
 RUNS = Path("runs/tiny/proof")
 CONFIGS = Path(__file__).parents[1] / "configs" / "tiny"
-RECORDS = FOLDER / "runs.json"
+RECORDS = "runs.json"
 BESIDE_THE_POINT = ("run.", "steps", "stage")
 """Settings that decide where and how fast, and those that are told for themselves."""
 
@@ -46,13 +46,14 @@ def collect(runs: Path) -> dict[str, Any]:
 
 def write() -> None:
     """Note what the runs on this machine took; those of other machines stay as they were noted."""
-    known = json.loads(RECORDS.read_text(encoding="utf-8")) if RECORDS.is_file() else {}
-    RECORDS.parent.mkdir(parents=True, exist_ok=True)
-    write_json(RECORDS, known | collect(RUNS))
+    records = FOLDER / RECORDS
+    known = json.loads(records.read_text(encoding="utf-8")) if records.is_file() else {}
+    records.parent.mkdir(parents=True, exist_ok=True)
+    write_json(records, known | collect(RUNS))
 
 
-def runs_table() -> str:
-    """A row a run."""
+def runs_table(folder: str = "") -> str:
+    """A row a run; folder: of docs/proof/, where earlier ones are kept."""
     rows = [
         [
             name,
@@ -62,7 +63,7 @@ def runs_table() -> str:
             f"{run['seconds_a_step']:.1f}",
             f"{run['steps'] * run['seconds_a_step'] / 60:.0f}",
         ]
-        for name, run in json.loads(RECORDS.read_text(encoding="utf-8")).items()
+        for name, run in json.loads((FOLDER / folder / RECORDS).read_text(encoding="utf-8")).items()
     ]
     return in_markdown(["run", "stage", "differs in", "updates", "seconds each (median)", "minutes in all"], rows)
 
