@@ -13,8 +13,8 @@ HISTORY = 500
 """Updates that say what a gradient usually is like."""
 RECENT = 20
 """Updates over which it must be out of proportion. Single wild batches are what clipping is for."""
-FIRST_LOOK = 100
-"""Updates before which nothing is usual yet."""
+FIRST_LOOK = 2 * RECENT
+"""Updates before which nothing has exploded: the recent ones would be most of all, and usual themselves."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -50,13 +50,20 @@ class ExplosionGuard:
         self._norms.append(norm)
         if self._factor is None or len(self._norms) < FIRST_LOOK:
             return
-        norms = list(self._norms)
-        usual, recent = median_low(norms), median_low(norms[-RECENT:])
+        usual, recent = self._usual(), median_low(list(self._norms)[-RECENT:])
         if 0 < self._factor * usual < recent:
             raise TrainingDiverged(
                 f"the norm of the gradient, usually {usual:.3g}, has been about {recent:.3g} for {RECENT} updates, "
                 f"more than optimizer.explosion={self._factor:g} times as much,"
             )
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the latest norm alone is out of proportion: a wild batch, or the beginning of an explosion.
+
+        It does not last: after so many updates that have it, gradients have exploded, or it has become usual.
+        """
+        return self._factor is not None and bool(self._norms) and 0 < self._factor * self._usual() < self._norms[-1]
 
     def state(self) -> Tensor:
         """What `restore` needs."""
@@ -65,3 +72,6 @@ class ExplosionGuard:
     def restore(self, norms: Tensor) -> None:
         """Go on from what `state` gave."""
         self._norms = deque(norms.tolist(), maxlen=HISTORY)
+
+    def _usual(self) -> float:
+        return median_low(self._norms)

@@ -100,10 +100,13 @@ class _Batches(Dataset):
 def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
     """Train, or go on training, until `config.steps` or `config.run.max_minutes`. True when the run is finished.
 
+    It is neither saved nor paused right after a gradient out of proportion: a few updates later that has passed, or
+    gradients have exploded.
+
     Raises:
         ConfigError: the folder belongs to a run of another configuration.
-        TrainingDiverged: a loss or a gradient is NaN or infinite, or gradients have exploded; the last checkpoint is
-            from before.
+        TrainingDiverged: a loss or a gradient is NaN or infinite, or gradients have exploded; the last checkpoint was
+            written while they were in proportion.
         CheckpointError: a checkpoint could not be written or read; the last one written is as it was.
     """
     folder = RunFolder(config, stage=stage)
@@ -218,7 +221,8 @@ class _Trainer:
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
                 if self.step % self._config.run.watch_every == 0 or self.step == self._config.steps:
                     # First of all: whatever goes wrong with looking must not cost what has been learnt.
-                    self.save()
+                    if not self._is_in_doubt:
+                        self.save()
                     self._watch(board)
                 if self._config.run.export_every and self.step % self._config.run.export_every == 0:
                     self.export(self._folder.path / "steps" / f"{self.step:06d}")
@@ -233,9 +237,19 @@ class _Trainer:
         run, now = self._config.run, time.monotonic()
         late = run.max_minutes is not None and now - self._started > 60 * run.max_minutes
         over, save = self._world.any(late or asked_to_stop, now - self._saved > 60 * run.save_minutes)
+        if self._is_in_doubt:
+            if over:
+                logger.info("step %d had a gradient out of proportion; this pauses once that has passed", self.step)
+            return False
         if save and not over:
             self.save()
         return over
+
+    @property
+    def _is_in_doubt(self) -> bool:
+        """Whether these weights may be exploding, so that the checkpoint had better be from before. At its end a run
+        has not exploded."""
+        return self.step < self._config.steps and any(trained.in_doubt for trained in self._task.networks.values())
 
     def _batches(self) -> Iterator[Batch]:
         workers = self._config.run.workers

@@ -55,6 +55,11 @@ class Optimizers:
             found |= {id(parameter): dict(state) for parameter, state in member.state.items()}
         return {name: found[id(parameter)] for name, parameter in self._parameters.items() if id(parameter) in found}
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the latest gradient was out of proportion, see `ExplosionGuard`; the same in every process."""
+        return self._guard.in_doubt
+
     def norms(self) -> Tensor:
         """Norms of the latest gradients, float64 [updates], by which an explosion is told."""
         return self._guard.state()

@@ -36,6 +36,12 @@ class Trained:
             self._average.update(step)
         return metrics
 
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the latest gradient was out of proportion, so that these weights may be exploding; the same in every
+        process."""
+        return self._optimizers.in_doubt
+
     @contextmanager
     def averaged(self) -> Iterator[None]:
         """The network holds its averages inside the block, if it has any, and its own weights again after it."""

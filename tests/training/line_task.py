@@ -74,6 +74,18 @@ class LineTask:
         self.exports[folder.name] = self.exported
 
 
+class ExplodingLine(LineTask):
+    """From one step on the loss, and with it the gradient, is a million times as large, up to another step if told."""
+
+    def __init__(self, config: LineConfig, start: int, stop: int = sys.maxsize) -> None:
+        super().__init__(config)
+        self._steps = range(start, stop)
+
+    def loss(self, batch: LineBatch, step: int) -> Loss:
+        loss = super().loss(batch, step)
+        return replace(loss, total=loss.total * (1e6 if step in self._steps else 1))
+
+
 class StreamingLine(Supervised):
     """The line's points survive a stop."""
 

@@ -10,17 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.line_task import LineTask, fit, make_config, paused
+from tests.training.line_task import ExplodingLine, LineConfig, LineTask, fit, make_config, paused
 from training.board import Board
 from training.config import ConfigError
 from training.divergence import FIRST_LOOK, RECENT, ExplosionGuard, TrainingDiverged
-from training.loop import train
 from training.run_folder import RunFolder
-from training.supervised import Supervised
 
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:
     return all(torch.equal(mine, theirs) for mine, theirs in zip(left, right, strict=True))
+
+
+def quiet(config: LineConfig) -> LineConfig:
+    """The same run, neither logged nor watched before it ends."""
+    return replace(config, run=replace(config.run, log_every=1000, watch_every=1000))
 
 
 def test_a_run_in_pieces_equals_the_run_in_one_piece_bit_for_bit(tmp_path: Path) -> None:
@@ -136,20 +139,59 @@ def test_an_explosion_is_not_looked_for_when_it_is_not_wanted() -> None:
         guard.check(norm)
 
 
-def test_a_run_that_explodes_keeps_its_checkpoint(tmp_path: Path) -> None:
-    """From one step on the loss is a thousand times as large."""
-    config = make_config(tmp_path, steps=300)
-    config = replace(config, run=replace(config.run, log_every=1000, watch_every=1000))
+def test_a_run_that_explodes_keeps_a_checkpoint_from_before_and_goes_on_from_it(tmp_path: Path) -> None:
+    """It is saved after every step, and watched after every second one, which also saves it."""
+    whole = quiet(make_config(tmp_path / "whole", steps=70))
+    undisturbed = LineTask(whole)
+    fit(undisturbed, whole)
 
-    class Exploding(LineTask):
-        def loss(self, batch: object, step: int) -> object:
-            loss = super().loss(batch, step)
-            return replace(loss, total=loss.total * (1e6 if step >= 150 else 1))
+    config = quiet(make_config(tmp_path / "exploding", steps=70))
+    config = replace(config, run=replace(config.run, save_minutes=1e-9, watch_every=2))
+    with pytest.raises(TrainingDiverged, match=r"optimizer\.explosion=100 times as much, at step 6[0-3]; lower"):
+        fit(ExplodingLine(config, start=51), config)
+    assert RunFolder(config, stage="line").step == 51
+    task = LineTask(config)
+    assert fit(task, config)
+    assert same(undisturbed.exported, task.exported)
 
-    fit(Exploding(config), paused(config))
-    with pytest.raises(TrainingDiverged, match=r"optimizer\.explosion=100 times as much, at step 1[5-6]\d; lower"):
-        train(Supervised(Exploding(config), config), config, stage="line")
-    assert RunFolder(config, stage="line").step == 1
+
+def test_an_explosion_is_found_as_soon_as_there_are_updates_to_tell_it_by(tmp_path: Path) -> None:
+    config = quiet(make_config(tmp_path, steps=70))
+    with pytest.raises(TrainingDiverged, match=rf"at step {FIRST_LOOK - 1}; lower"):
+        fit(ExplodingLine(config, start=RECENT), config)
+
+
+def test_a_run_pauses_after_a_wild_batch_once_that_has_passed(tmp_path: Path) -> None:
+    whole = quiet(make_config(tmp_path / "whole", steps=8))
+    undisturbed = ExplodingLine(whole, start=3, stop=5)
+    fit(undisturbed, whole)
+
+    config, reached = paused(quiet(make_config(tmp_path / "pieces", steps=8))), []
+    for _ in range(6):
+        task = ExplodingLine(config, start=3, stop=5)
+        fit(task, config)
+        reached.append(RunFolder(config, stage="line").step)
+    assert reached == [1, 2, 3, 6, 7, 8]
+    assert same(undisturbed.exported, task.exported)
+
+
+def test_a_run_whose_last_batch_is_wild_is_finished(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    assert fit(ExplodingLine(config, start=3), config)
+    assert RunFolder(config, stage="line").step == 4
+
+
+def test_weights_are_in_doubt_after_a_gradient_out_of_proportion_until_one_is_in_proportion() -> None:
+    guard = ExplosionGuard(10)
+    seen = []
+    for norm in (1, 2, 50, 1, 5, 21, 1):
+        guard.check(norm)
+        seen.append(guard.in_doubt)
+    assert seen == [False, False, True, False, False, True, False]
+    idle = ExplosionGuard(None)
+    for norm in (1, 1, 1e9):
+        idle.check(norm)
+    assert not idle.in_doubt
 
 
 def test_steps_are_timed_and_memory_is_measured(tmp_path: Path) -> None:

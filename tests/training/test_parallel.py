@@ -19,6 +19,7 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from tests.training.line_task import (
+    ExplodingLine,
     LineConfig,
     LineTask,
     assert_same_state,
@@ -27,6 +28,7 @@ from tests.training.line_task import (
     paused,
     run_line,
     saved_state,
+    saving_always,
     tensors_of,
 )
 from tests.training.processes import exit_codes, run_together, start_together
@@ -88,6 +90,17 @@ def test_a_loss_that_is_no_number_in_one_process_stops_all(tmp_path: Path) -> No
     run_together(run_line, paused(config))
     run_together(_diverges, config)
     assert RunFolder(config, stage="line").step == 1
+
+
+def _explodes(config: LineConfig) -> None:
+    with joined(config.device), pytest.raises(TrainingDiverged, match=r"optimizer\.explosion=100 times"):
+        fit(ExplodingLine(config, start=41), config)
+
+
+def test_processes_keep_the_same_checkpoint_from_before_an_explosion(tmp_path: Path) -> None:
+    config = saving_always(make_config(tmp_path, steps=60))
+    run_together(_explodes, config)
+    assert RunFolder(config, stage="line").step == 41
 
 
 def test_a_lost_process_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
