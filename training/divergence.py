@@ -35,9 +35,10 @@ class ExplosionGuard:
     gradients have no scale of their own, and may be negative.
     """
 
-    def __init__(self, factor: float | None) -> None:
-        """factor: None never finds anything."""
-        self._factor = factor
+    def __init__(self, factor: float | None, *, network: str, key: str) -> None:
+        """factor: None never finds anything. network: whose gradients, and `key`: where its optimiser is configured, as
+        messages name them."""
+        self._factor, self._network, self._key = factor, network, key
         self._norms: deque[float] = deque(maxlen=HISTORY)
 
     def check(self, norm: float) -> None:
@@ -46,15 +47,15 @@ class ExplosionGuard:
         Raises:
             TrainingDiverged: it is NaN or infinite, or gradients have exploded.
         """
-        require_finite("the norm of the gradient", norm)
+        require_finite(f"the norm of the {self._network}'s gradient", norm)
         self._norms.append(norm)
         if self._factor is None or len(self._norms) < FIRST_LOOK:
             return
         usual, recent = self._usual(), median_low(list(self._norms)[-RECENT:])
         if 0 < self._factor * usual < recent:
             raise TrainingDiverged(
-                f"the norm of the gradient, usually {usual:.3g}, has been about {recent:.3g} for {RECENT} updates, "
-                f"more than optimizer.explosion={self._factor:g} times as much,"
+                f"the norm of the {self._network}'s gradient, usually {usual:.3g}, has been about {recent:.3g} for "
+                f"{RECENT} updates, more than {self._key}.explosion={self._factor:g} times as much"
             )
 
     @property

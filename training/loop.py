@@ -30,6 +30,7 @@ from .sharding import gathered
 from .stopping import leave_stopping_alone, stop_requests
 from .task_state import from_all, like_mine, of_all
 from .trained import Trained
+from .way_on import way_on
 
 logger = logging.getLogger(__name__)
 
@@ -260,17 +261,21 @@ class _Trainer:
     def _take_step(self, batch: Batch) -> dict[str, float]:
         try:
             metrics = self._world.mean(self._task.train_step(_moved(batch, self._device), self.step))
-            for name, value in metrics.items():
-                require_finite(name, value)
+            self._require_finite(metrics)
         except TrainingDiverged as problem:
-            last = self._folder.checkpoint_path
-            kept = f"go on from {last} with float32 precision in a new run" if last else "with float32 precision"
-            raise TrainingDiverged(
-                f"{problem} at step {self.step}; lower optimizer.lr (it is {self._config.optimizer.lr:g}) "
-                f"and start again, or {kept}."
-            ) from problem
+            advice = way_on(self._config, self._folder.step)
+            raise TrainingDiverged(f"step {self.step}: {problem}{advice}") from problem
         self.step += 1
         return metrics
+
+    def _require_finite(self, metrics: Mapping[str, float]) -> None:
+        """Raise as `Trained.update` does if a metric is no number; whose fault that is cannot be told."""
+        for name, value in metrics.items():
+            try:
+                require_finite(name, value)
+            except TrainingDiverged as problem:
+                rates = " and ".join(trained.rate for trained in self._task.networks.values())
+                raise TrainingDiverged(f"{problem}; lower {rates}") from problem
 
     @torch.no_grad()
     def _watch(self, board: Board) -> None:

@@ -24,12 +24,12 @@ def rate_factor(step: int, *, steps: int, warmup: int, decay: int) -> float:
 class Optimizers:
     """The optimisers of one network, stepped together."""
 
-    def __init__(self, model: nn.Module, config: OptimizerConfig, *, steps: int) -> None:
+    def __init__(self, model: nn.Module, config: OptimizerConfig, *, steps: int, guard: ExplosionGuard) -> None:
         self._config = config
         self._steps = steps
         self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._members = _build(model, config)
-        self._guard = ExplosionGuard(config.explosion)
+        self._guard = guard
 
     def step(self, step: int) -> dict[str, float]:
         """Clip the gradients, update the weights, forget the gradients; returns what is worth logging.

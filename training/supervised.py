@@ -61,7 +61,7 @@ class Supervised:
         place(task.model, config)
         self._task = task
         self._config = config
-        self._trained = Trained(task.model, config.optimizer, steps=config.steps)
+        self._trained = Trained(task.model, config.optimizer, steps=config.steps, name="model")
         self.networks: Mapping[str, Trained] = {"model": self._trained}
         self.batch, self.watch, self.export = task.batch, task.watch, task.export
 

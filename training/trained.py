@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .config import OptimizerConfig
+from .divergence import ExplosionGuard, TrainingDiverged
 from .ema import MovingAverage
 from .optim import Optimizers
 
@@ -18,11 +19,17 @@ class Trained:
     """Made once the network lies where it will be trained (see `sharding.place`); parameters that require no gradient
     are left alone."""
 
-    def __init__(self, network: nn.Module, config: OptimizerConfig, *, steps: int) -> None:
-        """steps: updates in all, over which the learning rate runs its course."""
+    def __init__(
+        self, network: nn.Module, config: OptimizerConfig, *, steps: int, name: str, key: str = "optimizer"
+    ) -> None:
+        """steps: updates in all, over which the learning rate runs its course. name: of the network, and `key`: of
+        `config` in the stage's configuration, as messages name them."""
         self.network = network
+        self.rate = f"{key}.lr (it is {config.lr:g})"
+        """The highest learning rate, as messages name it."""
         self._layout = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        self._optimizers = Optimizers(network, config, steps=steps)
+        guard = ExplosionGuard(config.explosion, network=name, key=key)
+        self._optimizers = Optimizers(network, config, steps=steps, guard=guard)
         self._average = MovingAverage(network, config.ema, start=config.ema_start) if config.ema else None
 
     def update(self, step: int) -> dict[str, float]:
@@ -30,8 +37,12 @@ class Trained:
 
         Raises:
             TrainingDiverged: a gradient is NaN or infinite, or gradients have exploded; the weights are as they were.
+                The message ends with the learning rate to lower.
         """
-        metrics = self._optimizers.step(step)
+        try:
+            metrics = self._optimizers.step(step)
+        except TrainingDiverged as problem:
+            raise TrainingDiverged(f"{problem}; lower {self.rate}") from problem
         if self._average is not None:
             self._average.update(step)
         return metrics

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from dataclasses import asdict, replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,9 @@ from tests.core.vae_models import random_vae
 from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.export import write_weights
+from training.finished_run import read_run
 from training.run_folder import RunFolder
+from training.self_forcing import task as task_module
 from training.self_forcing.config import Config
 from training.self_forcing.sources import windows_in_film
 from training.self_forcing.task import SelfForcingTask
@@ -115,6 +120,34 @@ def test_a_run_in_pieces_equals_one_in_a_go(files: dict[str, str], way: dict[str
     for name, weight in weights[0].items():
         assert torch.equal(weights[1][name], weight), name
         assert not torch.equal(weight, began[name].half()), f"{name} has learnt something"
+
+
+# A run that cannot go on
+
+
+def test_a_critic_that_diverges_is_named_and_a_new_run_begins_as_advised(
+    files: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out, settings = tmp_path / "a run", words(files, SELF_FORCING)
+    updates, loss = count(), task_module.critic_loss
+    with monkeypatch.context() as patch:
+        # The second update of the second step: one came before the first step, and each has two.
+        broken = 4
+        patch.setattr(task_module, "critic_loss", lambda *told: loss(*told) / (0 if next(updates) == broken else 1))
+        command = ["self_forcing", "--config", str(CONFIGS / "tiny" / "self_forcing.yaml"), *settings]
+        assert main([*command, f"run.out={out}", "run.save_minutes=1e-9", "precision=bfloat16"]) == 1
+    sentence = caplog.records[-1].getMessage()
+    assert sentence.startswith(
+        "step 1: the norm of the critic's gradient is nan; lower critic.optimizer.lr (it is 0.001), "
+        "or write precision=float32 (it is bfloat16), in a new run, with another run.out. To begin it with "
+    )
+    advice = re.search(r"until step 1, give `python -m training (.+)`, then name (\S.+) in init\.", sentence)
+    assert main(shlex.split(advice[1])) == 0
+    kept = read_run(str(out)).weights("student", "raw")
+    written = load_file(advice[2])
+    assert written.keys() == kept.keys() and all(torch.equal(written[name], weight) for name, weight in kept.items())
+    again = {"init": advice[2], "critic.optimizer.lr": 1e-4}
+    run("self_forcing", tmp_path / "new", words(files, SELF_FORCING, again))
 
 
 def test_a_run_that_goes_on_may_show_films_of_another_length(files: dict[str, str], tmp_path: Path) -> None:

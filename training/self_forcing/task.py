@@ -37,9 +37,14 @@ class SelfForcingTask:
         text_dim = self._conditioning.negative(1).shape[-1]
         networks = open_networks(config, text_dim=text_dim)
         self._teacher = networks.teacher
-        self._student = Trained(networks.student, config.optimizer, steps=config.steps)
-        critic_updates = config.critic.updates_in(config.steps)
-        self._critic = Trained(networks.critic, config.critic.optimizer, steps=critic_updates)
+        self._student = Trained(networks.student, config.optimizer, steps=config.steps, name="student")
+        self._critic = Trained(
+            networks.critic,
+            config.critic.optimizer,
+            steps=config.critic.updates_in(config.steps),
+            name="critic",
+            key="critic.optimizer",
+        )
         self.networks: Mapping[str, Trained] = {"student": self._student, "critic": self._critic}
         # In float32: what teacher and critic are shown should not depend on how coarsely the student computes.
         self._vae = open_autoencoder(config.vae).to(config.device).requires_grad_(False)

@@ -102,7 +102,8 @@ class GrpoTask:
         student = copy.deepcopy(self._start)
         place_frozen(self._start, config)
         place(student, config)
-        self._student = Trained(student, config.optimizer, steps=config.steps * config.updates_a_step)
+        updates = config.steps * config.updates_a_step
+        self._student = Trained(student, config.optimizer, steps=updates, name="student")
         self.networks: Mapping[str, Trained] = {"student": self._student}
         self._groups = World.current().samples(config.groups)
         self._parts = micro_batches(range(len(self._groups) * config.group_size), config.accumulate)
