@@ -9,10 +9,12 @@ import sys
 from contextlib import nullcontext
 
 import torch
+from safetensors import SafetensorError
 
 from .checkpoint import CheckpointError
 from .config import ConfigError, load_config
 from .divergence import TrainingDiverged
+from .full_disk import means_full_disk
 from .not_numbers import NotNumbers
 from .parallel import World, joined, launched_rank
 
@@ -35,9 +37,7 @@ FOR_ONE_PROCESS = ("export", "evaluate_tiny")
 """Stages whose work is not shared: the first process does it and does not join the others, which end at once."""
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Mistakes in the configuration, a run that diverges, films and clips of no numbers and a full disk
-    end in a sentence."""
+def _options(arguments: list[str] | None) -> argparse.Namespace:
     stages = "\n".join(f"  {name:14} {meaning}" for name, meaning in STAGES.items())
     parser = argparse.ArgumentParser(
         prog="python -m training", epilog=f"stages:\n{stages}", formatter_class=argparse.RawDescriptionHelpFormatter
@@ -51,8 +51,13 @@ def main(arguments: list[str] | None = None) -> int:
         help="YAML, e.g. training/configs/tiny/vae.yaml; given again, the later file's keys go over the earlier's",
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. run.max_minutes=9 steps=100")
-    options = parser.parse_intermixed_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one stage. Mistakes in the configuration, a run that diverges, films and clips of no numbers and a full disk
+    end in a sentence."""
+    options = _options(arguments)
     is_alone = options.stage in FOR_ONE_PROCESS
     if is_alone and launched_rank() > 0:
         return 0
@@ -70,6 +75,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     except (TrainingDiverged, CheckpointError, NotNumbers) as error:
         logging.error("%s", error)
+        return 1
+    except (OSError, SafetensorError) as error:
+        if not means_full_disk(error):
+            raise
+        logging.error(
+            "the disk is full: %s. What is whole in %s stays; make room there, or where another path is named, then "
+            "give the same command again.",
+            error,
+            config.run.out,
+        )
         return 1
     return 0
 

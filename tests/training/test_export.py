@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sfpp_core.checkpoint import open_checkpoint
 from sfpp_core.tiny.family import load_student, load_teacher, weights_path
+from tests.small_disk import small_disk
 from training.__main__ import main
 from training.config import load_config
 from training.finished_run import read_run
@@ -149,3 +150,16 @@ def test_what_holds_no_student_is_refused(source: str, tmp_path: Path, caplog: p
         common = ["export", "--config", str(CONFIGS / "export.yaml"), f"run.out={tmp_path / 'out'}"]
         assert main([*common, f"source={folder}", *words]) == 2
         assert re.search(sentence, caplog.text), (sentence, caplog.text)
+
+
+def test_a_file_that_no_room_is_left_for_is_not_written(
+    source: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    words = ["export", "--config", str(CONFIGS / "export.yaml"), f"source={source}", f"run.out={disk}/out"]
+    with small_disk(disk, megabytes=1):
+        assert main(words) == 1
+        assert {path.name for path in (disk / "out").iterdir()} == {"config.yaml", "inputs.json"}
+    assert "the disk is full: " in caplog.text and "os error 28" in caplog.text
+    assert main(words) == 0, "where there is room"
