@@ -15,6 +15,7 @@ from .checkpoint import CheckpointError
 from .config import ConfigError, load_config
 from .divergence import TrainingDiverged
 from .full_disk import means_full_disk
+from .mirror import require_mirror
 from .not_numbers import NotNumbers
 from .parallel import World, joined, launched_rank
 
@@ -66,6 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         first, *more = options.config
         config = load_config(stage.Config, first, options.overrides, more=more)
+        # Before networks are opened, which takes minutes.
+        require_mirror(config.run)
         torch.manual_seed(config.seed)
         with nullcontext(World.alone()) if is_alone else joined(config.device) as world:
             logging.getLogger().setLevel(logging.INFO if world.is_main else logging.ERROR)

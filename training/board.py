@@ -15,7 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND
 
-from .config import ConfigError, RunConfig
+from .config import RunConfig
+from .mirror import mirror
 from .parallel import World
 
 
@@ -56,7 +57,7 @@ def board_of(run: RunConfig, *, step: int) -> Board:
         return BlankBoard()
     folder = Path(run.out) / "board"
     if run.wandb is not None:
-        _mirror(run.wandb, folder)
+        mirror(run.wandb, folder)
     return Board(folder, step=step)
 
 
@@ -106,17 +107,3 @@ class BlankBoard(Board):
 
     def videos(self, name: str, videos: Tensor, step: int) -> None:
         pass
-
-
-def _mirror(project: str, folder: Path) -> None:
-    """Copy what a TensorBoard in `folder` is told to Weights & Biases as well, as one run named after the folder's."""
-    try:
-        import wandb
-    except ImportError as error:
-        raise ConfigError(
-            "run.wandb names a project, but Weights & Biases is not installed; pip install wandb, or write "
-            "run.wandb=null."
-        ) from error
-    # A run that goes on after a stop is the same run there too.
-    name = folder.resolve().parent.name
-    wandb.init(project=project, name=name, id=name, resume="allow", dir=folder, sync_tensorboard=True)

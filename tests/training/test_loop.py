@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -210,10 +209,3 @@ def test_steps_are_timed_and_memory_is_measured(tmp_path: Path) -> None:
     for name in ("seconds_per_step", "peak_memory_gib"):
         values = [event.value for event in events.Scalars(name)]
         assert len(values) == 4 and all(value > 0 for value in values)
-
-
-def test_a_copy_of_the_board_that_cannot_be_made_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "wandb", None)
-    config = make_config(tmp_path)
-    with pytest.raises(ConfigError, match="Weights & Biases is not installed; pip install wandb"):
-        fit(LineTask(config), replace(config, run=replace(config.run, wandb="films")))
