@@ -21,12 +21,13 @@ from sfpp_core.tiny.family import (
     weights_path,
 )
 from sfpp_core.wan.latent_format import to_model_space
+from training.reader import accuracy, load_reader, read
 from training.sampling import decode, encode_prompts, sample_student
 from training.scenes import Place, prompt_for, render, sample_scene
 from training.stages.vae import FIRST_HELD_OUT, psnr
 
 MEBIBYTE = 2**20
-INITIALISATION = Path(__file__).parents[2] / "training" / "weights" / "causal_init.safetensors"
+FOR_TRAINING = Path(__file__).parents[2] / "training" / "weights"
 _SCENES = [sample_scene(11, FIRST_HELD_OUT + index) for index in range(64)]
 HELD_OUT = [next(scene for scene in _SCENES if scene.attributes.place is place) for place in Place]
 
@@ -83,7 +84,14 @@ def test_the_student_paints_the_place_that_the_prompt_names(clips: Tensor) -> No
 
 def test_the_initialisation_that_ships_for_training_is_a_student_of_the_family() -> None:
     """What self_forcing.yaml and sfpp.yaml begin with."""
-    initialisation, rollout = load_student(INITIALISATION)
+    initialisation, rollout = load_student(FOR_TRAINING / "causal_init.safetensors")
     student, _ = load_student()
     assert initialisation.config == student.config
     assert replace(rollout, first_chunk_steps=()) == RolloutConfig()
+
+
+def test_the_reader_that_ships_tells_true_scenes_by_what_they_show() -> None:
+    """Whom evaluations ask whether films show what was prompted."""
+    readings = read(load_reader(FOR_TRAINING / "reader.safetensors"), render(HELD_OUT, 0, 81, 64, 64))
+    right = accuracy(readings, [scene.attributes for scene in HELD_OUT])
+    assert set(right.values()) == {1.0}
