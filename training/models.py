@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfpp_core.checkpoint import CheckpointError, open_checkpoint
+from sfpp_core.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from sfpp_core.checkpoint.archive import read_archive
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
@@ -16,22 +16,39 @@ from sfpp_core.wan.vae import WanVAE
 from .config import ConfigError, require
 
 
-def open_transformer(path: str) -> WanTransformer:
-    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, float32 on the CPU, evaluation mode.
+def check_transformer(path: str, *, key: str = "checkpoint", text_dim: int | None = None) -> Checkpoint:
+    """What `open_transformer` opens, with its weights still in their file, which takes no time and no memory.
 
-    Its weights are copies: a mapped file could be replaced while a run lasts.
+    key: what names the file, for refusals. text_dim: width of the texts that the network is to be told, if known.
 
     Raises:
-        ConfigError: nothing there, another model, or scaled fp8 weights, which cannot be trained.
+        ConfigError: nothing there, another model, one for other texts, or scaled fp8 weights, which cannot be trained.
     """
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{key}: {error}") from error
     require(
         checkpoint.quantization is None,
-        f"{path}: found {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 version.",
+        f"{key}: {path} holds {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 "
+        "version.",
     )
+    expected = checkpoint.config.text_dim
+    require(
+        text_dim in (None, expected),
+        f"{key}: {path} reads embeddings {expected} wide, but those of conditioning are {text_dim} wide; use the text "
+        "encoder that belongs to the model.",
+    )
+    return checkpoint
+
+
+def open_transformer(path: str, *, key: str = "checkpoint", text_dim: int | None = None) -> WanTransformer:
+    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, float32 on the CPU, evaluation mode.
+
+    Its weights are copies: a mapped file could be replaced while a run lasts. Refused is what `check_transformer`
+    refuses, with the same arguments.
+    """
+    checkpoint = check_transformer(path, key=key, text_dim=text_dim)
     with torch.device("meta"):
         network = WanTransformer(checkpoint.config)
     network.load_state_dict(_owned(checkpoint.state_dict), assign=True)

@@ -20,10 +20,10 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..conditioning import Conditioning
 from ..config import require
-from ..models import fingerprint, open_transformer
+from ..models import check_transformer, fingerprint, open_transformer
 from ..sampling import sample_teacher
 from ..seeding import generator_for
-from .arms import STUDENT, TEACHER, ArmConfig
+from .arms import STUDENT, TEACHER, TRUTH, ArmConfig
 from .decoding import FilmDecoder
 from .lengths import END_LATENT_FRAMES
 from .records import FilmKey
@@ -67,6 +67,11 @@ class Bench:
         """Height and width in latent cells."""
         return WAN21.latent_size(self.height, self.width)
 
+    @property
+    def text_dim(self) -> int:
+        """Width of the texts."""
+        return self.conditioning.negative(1).shape[-1]
+
     def film_seed(self, key: FilmKey) -> int:
         """The same for a film in every arm, so that differences between arms are paired."""
         return int(torch.randint(2**31, (), generator=generator_for(self.seed, "film", key.prompt, key.take)))
@@ -92,6 +97,23 @@ class FilmMaker(Protocol):
     def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
         """The pictures of films in order, pieces of B 3 F H W in [-1, 1], `latent_frames` or more in all."""
         ...
+
+
+def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
+    """Find out whether an arm can make films of the first `prompts`, with its weights still in their file.
+
+    Raises:
+        ConfigError: its weights are missing, another model's, or cannot be rolled out so; or its prompts or pictures
+            are none of procedural scenes.
+    """
+    if arm.kind == TRUTH:
+        _check_square(bench)
+        for prompt in bench.conditioning.prompts[:prompts]:
+            attributes_in(prompt)
+        return
+    check_transformer(arm.path, key=f"arm {arm.name}", text_dim=bench.text_dim)
+    if arm.kind == STUDENT:
+        arm.rollout()
 
 
 def open_maker(arm: ArmConfig, bench: Bench) -> FilmMaker:
@@ -166,10 +188,7 @@ class TruthMaker:
     reach = None
 
     def __init__(self, arm: ArmConfig, bench: Bench) -> None:
-        require(
-            bench.height == bench.width,
-            f"height is {bench.height} and width {bench.width}; procedural scenes are judged as squares.",
-        )
+        _check_square(bench)
         self._bench, self._arm = bench, arm
         self.identity = {"truth": "scenes", "autoencoded": arm.autoencoded}
         if arm.light_crossing is not None:
@@ -189,11 +208,11 @@ class TruthMaker:
 
 
 def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:
-    network = open_transformer(arm.path).to(bench.device)
-    width = bench.conditioning.text([0]).shape[-1]
+    return open_transformer(arm.path, key=f"arm {arm.name}", text_dim=bench.text_dim).to(bench.device)
+
+
+def _check_square(bench: Bench) -> None:
     require(
-        network.config.text_dim == width,
-        f"arm {arm.name} expects text {network.config.text_dim} wide, the conditioning has {width}; name the encoder "
-        "that its model was trained with.",
+        bench.height == bench.width,
+        f"height is {bench.height} and width {bench.width}; procedural scenes are judged as squares.",
     )
-    return network
