@@ -110,8 +110,10 @@ class _Maker:
 
 def run(config: Config) -> bool:
     """Integrate until this process's shards are there or `run.max_minutes` are over; True when finished."""
-    shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
     network = open_transformer(config.teacher)
+    conditioning = Conditioning.open(config.conditioning, device=config.device)
+    # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
+    shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
     made_by = _made_by(config, network)
     for path in shards.present().values():
         require(
@@ -122,7 +124,7 @@ def run(config: Config) -> bool:
     network.to(config.device)
     if config.run.compile:
         compile_network(network)
-    maker = _Maker(config, network, Conditioning.open(config.conditioning, device=config.device), made_by)
+    maker = _Maker(config, network, conditioning, made_by)
     return shards.make(config.trajectories // config.shard, maker.shard, max_minutes=config.run.max_minutes)
 
 
