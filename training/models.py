@@ -8,21 +8,32 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfpp_core.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from sfpp_core.checkpoint import Checkpoint, CheckpointError, TransformerKind, open_checkpoint
 from sfpp_core.checkpoint.archive import read_archive
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from .config import ConfigError, require
 
+INSTEAD: dict[TransformerKind, str] = {
+    "student": "name the student.safetensors of an earlier stage, or a published causal student",
+    "teacher": "name a model that sees whole clips: the teacher stage's teacher.safetensors, or a published Wan 2.1",
+}
+"""What to name where one of a kind is needed."""
 
-def check_transformer(path: str, *, key: str = "checkpoint", text_dim: int | None = None) -> Checkpoint:
+
+def check_transformer(
+    path: str, *, key: str = "checkpoint", kind: TransformerKind | None = None, text_dim: int | None = None
+) -> Checkpoint:
     """What `open_transformer` opens, with its weights still in their file, which takes no time and no memory.
 
-    key: what names the file, for refusals. text_dim: width of the texts that the network is to be told, if known.
+    key: what names the file, for refusals. kind: what is needed, if not either; files of others do not tell what they
+    are and are taken at the word of who names them. text_dim: width of the texts that the network is to be told, if
+    known.
 
     Raises:
-        ConfigError: nothing there, another model, one for other texts, or scaled fp8 weights, which cannot be trained.
+        ConfigError: nothing there, another model, one of another kind or for other texts, or scaled fp8 weights, which
+            cannot be trained.
     """
     try:
         checkpoint = open_checkpoint(path)
@@ -33,6 +44,10 @@ def check_transformer(path: str, *, key: str = "checkpoint", text_dim: int | Non
         f"{key}: {path} holds {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 "
         "version.",
     )
+    require(
+        kind is None or checkpoint.kind in (None, kind),
+        f"{key}: {path} holds a {checkpoint.kind}, as its header says, where a {kind} is needed; {INSTEAD.get(kind)}.",
+    )
     expected = checkpoint.config.text_dim
     require(
         text_dim in (None, expected),
@@ -42,13 +57,15 @@ def check_transformer(path: str, *, key: str = "checkpoint", text_dim: int | Non
     return checkpoint
 
 
-def open_transformer(path: str, *, key: str = "checkpoint", text_dim: int | None = None) -> WanTransformer:
+def open_transformer(
+    path: str, *, key: str = "checkpoint", kind: TransformerKind | None = None, text_dim: int | None = None
+) -> WanTransformer:
     """The transformer of a checkpoint, in every layout of docs/checkpoints.md, float32 on the CPU, evaluation mode.
 
     Its weights are copies: a mapped file could be replaced while a run lasts. Refused is what `check_transformer`
     refuses, with the same arguments.
     """
-    checkpoint = check_transformer(path, key=key, text_dim=text_dim)
+    checkpoint = check_transformer(path, key=key, kind=kind, text_dim=text_dim)
     with torch.device("meta"):
         network = WanTransformer(checkpoint.config)
     network.load_state_dict(_owned(checkpoint.state_dict), assign=True)

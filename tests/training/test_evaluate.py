@@ -227,8 +227,8 @@ def weights_of(fault: str, folder: Path) -> Path:
     elif fault == "other texts":
         header = {"kind": "student", "model": asdict(OTHER_TEXTS), "rollout": asdict(load_student()[1])}
         write_weights(path, random_transformer(OTHER_TEXTS, seed=1).state_dict(), header)
-    elif fault == "autoencoder":
-        path.write_bytes(weights_path("vae").read_bytes())
+    elif fault in ("vae", "student", "teacher"):
+        path.write_bytes(weights_path(fault).read_bytes())
     return path
 
 
@@ -237,7 +237,9 @@ def weights_of(fault: str, folder: Path) -> Path:
     [
         ("missing", "student", "arm last: .*missing.safetensors: found no such file"),
         ("missing", "teacher", "arm last: .*missing.safetensors: found no such file"),
-        ("autoencoder", "teacher", "arm last: .*autoencoder.safetensors: found this project's own vae"),
+        ("vae", "teacher", "arm last: .*vae.safetensors: found this project's own vae"),
+        ("teacher", "student", "arm last: .*teacher.safetensors holds a teacher, .* where a student is needed"),
+        ("student", "teacher", "arm last: .*student.safetensors holds a student, .* where a teacher is needed"),
         ("headless", "student", "headless.safetensors does not say how its student is sampled"),
         ("other texts", "student", "arm last: .* reads embeddings 32 wide, but those of conditioning are 4096 wide"),
     ],

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from sfpp_core.rollout.schedule import add_noise
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, weights_path
 from training.__main__ import main
 from training.config import ConfigError, load_config
+from training.export import write_weights
 from training.models import fingerprint
 from training.ode import euler_states, guided, student_grid, student_sigmas
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
@@ -240,7 +242,9 @@ def test_a_run_pauses_after_max_minutes_and_another_teacher_is_refused(
     assert main(["ode_pairs", "--config", path]) == 0
     trajectory_shards(tmp_path / "out").path(2).unlink()
     assert not ode_pairs.run(load_config(ode_pairs.Config, path, ["run.max_minutes=1e-9"]))
-    teacher.write_bytes(weights_path("student").read_bytes())
+    other = load_teacher()
+    torch.nn.init.zeros_(other.head.head.bias)
+    write_weights(teacher, other.state_dict(), {"kind": "teacher", "model": asdict(other.config)})
     assert main(["ode_pairs", "--config", path]) == 2
     assert f"{teacher}, which teacher names, is not the file" in caplog.text
     (tmp_path / "out" / INPUTS_NAME).unlink()

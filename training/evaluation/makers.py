@@ -111,7 +111,7 @@ def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
         for prompt in bench.conditioning.prompts[:prompts]:
             attributes_in(prompt)
         return
-    check_transformer(arm.path, key=f"arm {arm.name}", text_dim=bench.text_dim)
+    check_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
     if arm.kind == STUDENT:
         arm.rollout()
 
@@ -208,7 +208,8 @@ class TruthMaker:
 
 
 def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:
-    return open_transformer(arm.path, key=f"arm {arm.name}", text_dim=bench.text_dim).to(bench.device)
+    network = open_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
+    return network.to(bench.device)
 
 
 def _check_square(bench: Bench) -> None:

@@ -100,8 +100,7 @@ class CausalInitTask:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._material = _material(config)
-        self.model = open_transformer(config.teacher)
-        self.model.attention = attention_on(config.device)
+        self.model = self._open_teacher()
         if config.run.compile:
             compile_network(self.model)
         self._trained: Trained | None = None
@@ -133,6 +132,13 @@ class CausalInitTask:
         record = training_record(self._config, stage="causal_init")
         write_student(folder / "student.safetensors", self.model, self._config.student, record)
 
+    def _open_teacher(self) -> WanTransformer:
+        # Of either kind: a causal student may learn on by another objective, and consistency needs one.
+        text_dim = self._material.texts.negative(1).shape[-1]
+        network = open_transformer(self._config.teacher, key="teacher", text_dim=text_dim)
+        network.attention = attention_on(self._config.device)
+        return network
+
     def _make_objective(self) -> Objective:
         config, material = self._config, self._material
         rollout = config.student.rollout()
@@ -144,7 +150,7 @@ class CausalInitTask:
             return OdeObjective(self.model, causal, material.clips, material.texts, settings=config.ode, **common)
         return ConsistencyObjective(
             self.model,
-            _frozen_teacher(config),
+            self._open_teacher().requires_grad_(False).to(config.device),
             causal,
             material.clips,
             material.texts,
@@ -158,12 +164,6 @@ def _material(config: Config) -> Material:
     if config.trajectories is None:
         return clips_of_scenes(config.data, config.text_encoder, frames=config.frames, seed=config.seed)
     return ends_of_trajectories(config.trajectories, config.conditioning, frames=config.frames, device=config.device)
-
-
-def _frozen_teacher(config: Config) -> WanTransformer:
-    teacher = open_transformer(config.teacher).requires_grad_(False).to(config.device)
-    teacher.attention = attention_on(config.device)
-    return teacher
 
 
 def run(config: Config) -> bool:

@@ -98,7 +98,8 @@ class GrpoTask:
         device = config.device
         self._conditioning = Conditioning.open(config.conditioning, device=device)
         self._vae = open_autoencoder(config.vae).to(device).requires_grad_(False)
-        self._start = open_transformer(config.init)
+        text_dim = self._conditioning.negative(1).shape[-1]
+        self._start = open_transformer(config.init, key="init", kind="student", text_dim=text_dim)
         student = copy.deepcopy(self._start)
         place_frozen(self._start, config)
         place(student, config)

@@ -110,8 +110,9 @@ class _Maker:
 
 def run(config: Config) -> bool:
     """Integrate until this process's shards are there or `run.max_minutes` are over; True when finished."""
-    network = open_transformer(config.teacher)
     conditioning = Conditioning.open(config.conditioning, device=config.device)
+    text_dim = conditioning.negative(1).shape[-1]
+    network = open_transformer(config.teacher, key="teacher", kind="teacher", text_dim=text_dim)
     # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
     shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
     made_by = _made_by(config, network)
