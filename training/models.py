@@ -1,4 +1,4 @@
-"""Opening networks for training: any published layout or a file of our own, as modules on the CPU in float32."""
+"""Opening networks for training: any published layout or a file of our own, as modules on the CPU."""
 
 from __future__ import annotations
 
@@ -58,17 +58,22 @@ def check_transformer(
 
 
 def open_transformer(
-    path: str, *, key: str = "checkpoint", kind: TransformerKind | None = None, text_dim: int | None = None
+    path: str,
+    *,
+    key: str = "checkpoint",
+    kind: TransformerKind | None = None,
+    text_dim: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> WanTransformer:
-    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, float32 on the CPU, evaluation mode.
+    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, on the CPU, evaluation mode.
 
-    Its weights are copies: a mapped file could be replaced while a run lasts. Refused is what `check_transformer`
-    refuses, with the same arguments.
+    Its weights are copies in `dtype`: a mapped file could be replaced while a run lasts. Refused is what
+    `check_transformer` refuses, with the same arguments.
     """
     checkpoint = check_transformer(path, key=key, kind=kind, text_dim=text_dim)
     with torch.device("meta"):
         network = WanTransformer(checkpoint.config)
-    network.load_state_dict(_owned(checkpoint.state_dict), assign=True)
+    network.load_state_dict(_owned(checkpoint.state_dict, dtype), assign=True)
     return network.eval()
 
 
@@ -82,7 +87,7 @@ def open_autoencoder(path: str) -> WanVAE:
     """
     try:
         content = read_archive(Path(path)).content
-        return WanVAE.from_state_dict(_owned(content)).eval()
+        return WanVAE.from_state_dict(_owned(content, torch.float32)).eval()
     except CheckpointError as error:
         raise ConfigError(f"{path}: found {error.found}; a Wan 2.1 VAE is needed. {error.remedy}") from error
     except ValueError as error:
@@ -98,7 +103,7 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _owned(content: dict[str, object]) -> dict[str, Tensor]:
-    """Float32 copies of the tensors."""
+def _owned(content: dict[str, object], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of the tensors."""
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}

@@ -30,19 +30,20 @@ def open_networks(config: Config, *, text_dim: int) -> Networks:
         ConfigError: a file holds no transformer of Wan 2.1, a student for a teacher or the other way round, or one for
             other texts than the run's.
     """
-    networks = Networks(
-        student=open_transformer(config.init, key="init", kind="student", text_dim=text_dim),
-        teacher=open_transformer(config.teacher, key="teacher", kind="teacher", text_dim=text_dim),
-        # Whatever it starts as: it is trained to see whole clips.
-        critic=open_transformer(config.critic.init or config.teacher, key="critic.init", text_dim=text_dim),
+    # Each is placed before the next one is opened: every process of a machine holds a whole one until then.
+    student = open_transformer(config.init, key="init", kind="student", text_dim=text_dim)
+    place(student, config)
+    teacher = open_transformer(
+        config.teacher, key="teacher", kind="teacher", text_dim=text_dim, dtype=config.compute_dtype
     )
-    for network in (networks.student, networks.teacher, networks.critic):
+    place_frozen(teacher, config)
+    # Whatever it starts as: it is trained to see whole clips.
+    critic = open_transformer(config.critic.init or config.teacher, key="critic.init", text_dim=text_dim)
+    place(critic, config)
+    for network in (student, teacher, critic):
         network.attention = attention_on(config.device)
-    place(networks.student, config)
-    place(networks.critic, config)
-    place_frozen(networks.teacher, config)
     if config.run.compile:
         # The student's calls grow with its cache, each length a shape of its own; the judges see one.
-        compile_network(networks.teacher)
-        compile_network(networks.critic)
-    return networks
+        compile_network(teacher)
+        compile_network(critic)
+    return Networks(student=student, teacher=teacher, critic=critic)
