@@ -20,10 +20,12 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.schedule import add_noise
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, weights_path
 from training.__main__ import main
+from training.attention import attention_on
+from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
 from training.export import write_weights
 from training.models import fingerprint
-from training.ode import euler_states, guided, student_grid, student_sigmas
+from training.ode import euler_states, guided, student_grid, student_sigmas, teacher_velocity
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
 from training.parallel import World
 from training.run_folder import INPUTS_NAME, RunFolder
@@ -150,6 +152,21 @@ def test_states_are_those_of_an_independent_integration(six: Path) -> None:
     for state, expected in zip(made.states(4), (states[0], states[2], states[4]), strict=True):
         torch.testing.assert_close(state.double(), expected[0], atol=4e-3, rtol=1e-3)
     assert torch.equal(made.clip(4), made.states(4)[-1])
+
+
+def test_in_half_precision_the_teachers_weights_are_too_and_its_name_is_that_of_its_file(tmp_path: Path) -> None:
+    made = make(tmp_path, precision="bfloat16", trajectories=2)
+    network = load_teacher().bfloat16()
+    network.attention = attention_on(torch.device("cpu"))
+    texts = Conditioning.open(ConditioningConfig(prompts=str(tmp_path / "prompts.txt")))
+    grid = student_grid(RolloutConfig(steps=(1000.0, 500.0)), 4)
+    velocity = teacher_velocity(network, texts.text([0, 1]), texts.negative(2), usual_guidance=3.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        *_, ends = euler_states(velocity, normal((16, 3, 4, 4), 3, "trajectory", samples=[0, 1]), grid)
+    for number, end in enumerate(ends):
+        assert torch.equal(made.clip(number), end.half().float())
+    header = read_header(trajectory_shards(tmp_path / "out").path(0))
+    assert header["teacher"]["fingerprint"] == fingerprint(load_teacher())
 
 
 def test_a_trajectory_depends_on_neither_batch_nor_shard(six: Path, tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def run(config: Config) -> bool:
             f"{path} was made by another teacher than {config.teacher} is now; choose another run.out.",
         )
     network.attention = attention_on(config.device)
-    network.to(config.device)
+    network.requires_grad_(False).to(config.device, config.compute_dtype)
     if config.run.compile:
         compile_network(network)
     maker = _Maker(config, network, conditioning, made_by)
