@@ -57,6 +57,8 @@ class Bench:
     vae: WanVAE
     sampler: SamplerConfig
     device: torch.device
+    dtype: torch.dtype
+    """What networks compute in."""
     seed: int
     height: int
     """In pixels."""
@@ -140,6 +142,7 @@ class StudentMaker:
             network=network,
             vae=bench.vae,
             settings=settings,
+            dtype=bench.dtype,
             noisy_past=arm.cache_noise > 0,
             overlap=arm.overlap,
         )

@@ -163,6 +163,7 @@ def _open(config: Config, world: World) -> _Evaluation:
         vae=vae,
         sampler=config.teacher,
         device=config.device,
+        dtype=config.compute_dtype,
         seed=config.seed,
         height=config.height,
         width=config.width,
