@@ -351,6 +351,13 @@ def test_too_few_prompts_are_refused(files: Path, tmp_path: Path) -> None:
         run(config(files, tmp_path, prompts=9))
 
 
+def test_the_configuration_for_wan_judges_at_its_size_what_needs_no_truth() -> None:
+    settings = load_config(Config, SHIPPED.parents[1] / "wan" / "evaluate.yaml")
+    assert (settings.width, settings.height, settings.lengths) == (832, 480, [5, 50, 75, 100, 255])
+    assert settings.reader is None and all(arm.kind != "truth" for arm in settings.arms)
+    assert all("Wan2.1" in arm.path or "runs/wan" in arm.path for arm in settings.arms)
+
+
 def test_the_shipped_configuration_is_the_full_protocol() -> None:
     settings = load_config(Config, SHIPPED)
     assert settings.lengths == [5, 50, 75, 100, 255, 1200]
