@@ -1,4 +1,4 @@
-"""Opening networks for training: any published layout or a file of our own, as modules on the CPU in float32."""
+"""Opening networks for training: any published layout or a file of our own, as modules on the CPU."""
 
 from __future__ import annotations
 
@@ -8,33 +8,72 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfpp_core.checkpoint import CheckpointError, open_checkpoint
+from sfpp_core.checkpoint import Checkpoint, CheckpointError, TransformerKind, open_checkpoint
 from sfpp_core.checkpoint.archive import read_archive
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from .config import ConfigError, require
 
+INSTEAD: dict[TransformerKind, str] = {
+    "student": "name the student.safetensors of an earlier stage, or a published causal student",
+    "teacher": "name a model that sees whole clips: the teacher stage's teacher.safetensors, or a published Wan 2.1",
+}
+"""What to name where one of a kind is needed."""
 
-def open_transformer(path: str) -> WanTransformer:
-    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, float32 on the CPU, evaluation mode.
 
-    Its weights are copies: a mapped file could be replaced while a run lasts.
+def check_transformer(
+    path: str, *, key: str = "checkpoint", kind: TransformerKind | None = None, text_dim: int | None = None
+) -> Checkpoint:
+    """What `open_transformer` opens, with its weights still in their file, which takes no time and no memory.
+
+    key: what names the file, for refusals. kind: what is needed, if not either; files of others do not tell what they
+    are and are taken at the word of who names them. text_dim: width of the texts that the network is to be told, if
+    known.
 
     Raises:
-        ConfigError: nothing there, another model, or scaled fp8 weights, which cannot be trained.
+        ConfigError: nothing there, another model, one of another kind or for other texts, or scaled fp8 weights, which
+            cannot be trained.
     """
     try:
         checkpoint = open_checkpoint(path)
     except CheckpointError as error:
-        raise ConfigError(str(error)) from error
+        raise ConfigError(f"{key}: {error}") from error
     require(
         checkpoint.quantization is None,
-        f"{path}: found {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 version.",
+        f"{key}: {path} holds {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 "
+        "version.",
     )
+    require(
+        kind is None or checkpoint.kind in (None, kind),
+        f"{key}: {path} holds a {checkpoint.kind}, as its header says, where a {kind} is needed; {INSTEAD.get(kind)}.",
+    )
+    expected = checkpoint.config.text_dim
+    require(
+        text_dim in (None, expected),
+        f"{key}: {path} reads embeddings {expected} wide, but those of conditioning are {text_dim} wide; use the text "
+        "encoder that belongs to the model.",
+    )
+    return checkpoint
+
+
+def open_transformer(
+    path: str,
+    *,
+    key: str = "checkpoint",
+    kind: TransformerKind | None = None,
+    text_dim: int | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> WanTransformer:
+    """The transformer of a checkpoint, in every layout of docs/checkpoints.md, on the CPU, evaluation mode.
+
+    Its weights are copies in `dtype`: a mapped file could be replaced while a run lasts. Refused is what
+    `check_transformer` refuses, with the same arguments.
+    """
+    checkpoint = check_transformer(path, key=key, kind=kind, text_dim=text_dim)
     with torch.device("meta"):
         network = WanTransformer(checkpoint.config)
-    network.load_state_dict(_owned(checkpoint.state_dict), assign=True)
+    network.load_state_dict(_owned(checkpoint.state_dict, dtype), assign=True)
     return network.eval()
 
 
@@ -48,7 +87,7 @@ def open_autoencoder(path: str) -> WanVAE:
     """
     try:
         content = read_archive(Path(path)).content
-        return WanVAE.from_state_dict(_owned(content)).eval()
+        return WanVAE.from_state_dict(_owned(content, torch.float32)).eval()
     except CheckpointError as error:
         raise ConfigError(f"{path}: found {error.found}; a Wan 2.1 VAE is needed. {error.remedy}") from error
     except ValueError as error:
@@ -64,7 +103,7 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _owned(content: dict[str, object]) -> dict[str, Tensor]:
-    """Float32 copies of the tensors."""
+def _owned(content: dict[str, object], dtype: torch.dtype) -> dict[str, Tensor]:
+    """Copies of the tensors."""
     tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    return {name: tensor.to(torch.float32, copy=True) for name, tensor in tensors.items()}
+    return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}

@@ -2,6 +2,16 @@
 
 from .checkpoint import Checkpoint, expected_shapes, open_checkpoint
 from .errors import CheckpointError
+from .header import TransformerKind
 from .presets import PRESETS, Preset, match_preset
 
-__all__ = ["PRESETS", "Checkpoint", "CheckpointError", "Preset", "expected_shapes", "match_preset", "open_checkpoint"]
+__all__ = [
+    "PRESETS",
+    "Checkpoint",
+    "CheckpointError",
+    "Preset",
+    "TransformerKind",
+    "expected_shapes",
+    "match_preset",
+    "open_checkpoint",
+]

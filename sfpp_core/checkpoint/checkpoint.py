@@ -15,7 +15,7 @@ from ..wan.transformer import WanTransformer
 from .archive import Archive, read_archive, refuse_weightless
 from .errors import CheckpointError, first_few
 from .foreign import refuse_lora, refuse_other_channels, refuse_other_models, refuse_wan_variants
-from .header import Header, read_header
+from .header import Header, TransformerKind, read_header
 from .layouts import Layout, name_weights
 from .presets import Preset, match_preset
 from .quantization import Quantization, separate_quantization
@@ -31,6 +31,8 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     """Weights under Wan 2.1's names, then, if quantised, ComfyUI's scales. The tensors are views of the mapped file."""
     config: WanConfig
+    kind: TransformerKind | None
+    """What an own file's header calls it; None for files of others, which do not tell."""
     preset: Preset | None
     """How the model is meant to be sampled: from an own file's header, else by file name; None if neither tells."""
     layout: Layout
@@ -72,6 +74,7 @@ def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
     return Checkpoint(
         state_dict=ordered | quantized.sidecars,
         config=config,
+        kind=header.kind if header else None,
         preset=_preset(path, header),
         layout="sfpp" if header else named.layout,
         part=named.part,

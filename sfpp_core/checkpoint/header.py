@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from ..json_text import parse_json
 from ..rollout.config import RolloutConfig
@@ -16,13 +17,15 @@ from ..wan.config import WanConfig
 from .errors import CheckpointError
 
 HEADER_KEY = "sfpp"
-TRANSFORMER_KINDS = ("student", "teacher")
+TransformerKind = Literal["student", "teacher"]
+TRANSFORMER_KINDS: tuple[TransformerKind, ...] = get_args(TransformerKind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
     """What an own file says of itself."""
 
+    kind: TransformerKind
     model: WanConfig
     rollout: RolloutConfig | None
     """None for a teacher, which sees whole clips."""
@@ -36,7 +39,7 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header | None:
         entries = parse_json(metadata[HEADER_KEY])
         kind = entries["kind"]
         if kind in TRANSFORMER_KINDS:
-            return Header(model=WanConfig(**entries["model"]), rollout=_rollout(entries.get("rollout")))
+            return Header(kind=kind, model=WanConfig(**entries["model"]), rollout=_rollout(entries.get("rollout")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(
             path,

@@ -159,7 +159,7 @@ def own_header(**changes: object) -> dict[str, str]:
 def test_an_own_file_carries_its_configuration_and_preset(weights: StateDict, tmp_path: Path) -> None:
     path = write(tmp_path / "longlive_like.safetensors", weights, own_header())
     checkpoint = open_checkpoint(path)
-    assert checkpoint.layout == "sfpp"
+    assert (checkpoint.layout, checkpoint.kind) == ("sfpp", "student")
     assert checkpoint.config == replace(TINY, num_heads=4)
     assert checkpoint.preset is not None
     assert checkpoint.preset.rollout == RolloutConfig(chunk=1, window=9, sink=2, steps=(1000.0, 500.0), shift=3.0)
@@ -169,14 +169,16 @@ def test_an_own_file_carries_its_configuration_and_preset(weights: StateDict, tm
 
 def test_an_own_teacher_has_no_preset(weights: StateDict, tmp_path: Path) -> None:
     path = write(tmp_path / "self_forcing.safetensors", weights, own_header(kind="teacher", rollout=None))
-    assert open_checkpoint(path).preset is None
+    checkpoint = open_checkpoint(path)
+    assert (checkpoint.kind, checkpoint.preset) == ("teacher", None)
 
 
 def test_a_published_file_gets_its_familys_preset(weights: StateDict, tmp_path: Path) -> None:
     path = write_layout(tmp_path, "longlive", weights).rename(tmp_path / "longlive_base.pt")
-    preset = open_checkpoint(path).preset
-    assert preset is not None
-    assert preset.name == "LongLive 1"
+    checkpoint = open_checkpoint(path)
+    assert checkpoint.kind is None
+    assert checkpoint.preset is not None
+    assert checkpoint.preset.name == "LongLive 1"
 
 
 def scaled_fp8(weights: StateDict) -> tuple[StateDict, StateDict]:

@@ -31,6 +31,7 @@ from training.parallel import World
 from training.recomputation import recompute_blocks
 from training.seeding import normal
 from training.stages import causal_init
+from training.supervised import Supervised
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 SMALL = WanConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=2, text_dim=20, freq_dim=32)
@@ -428,6 +429,27 @@ def test_consistency_on_clips_in_pieces_or_at_once(tmp_path: Path) -> None:
     assert train(tmp_path / "pieces", "causal_init_consistency", *words, "run.max_minutes=1e-9") == {}
     pieces = train(tmp_path / "pieces", "causal_init_consistency", *words)
     assert all(torch.equal(pieces[name], weight) for name, weight in whole.items())
+
+
+def test_the_teacher_of_consistency_is_kept_in_what_the_network_computes_in_and_the_student_in_float32(
+    tmp_path: Path,
+) -> None:
+    clips = torch.randn(4, 16, 6, 4, 4, generator=torch.Generator().manual_seed(0))
+    clip_shards(tmp_path).write(0, clip_shard(clips, [["Snow."]] * 4), total=1)
+    words = [f"run.out={tmp_path / 'run'}", f"data=[{{folder: {tmp_path}, clips: 4}}]", *TEACHER_FILES]
+    words.append(f"text_encoder={weights_path('text_encoder')}")
+    path = CONFIGS / "tiny" / "causal_init_consistency.yaml"
+    for precision in (torch.float32, torch.bfloat16):
+        name = str(precision).removeprefix("torch.")
+        config = load_config(causal_init.Config, path, [*words, f"precision={name}", "run.compile=false"])
+        task = causal_init.CausalInitTask(config)
+        supervised = Supervised(task, config)
+        task.follow(supervised.networks["model"])
+        teacher = task._objective._teacher
+        assert {weight.dtype for weight in teacher.parameters()} == {precision}
+        assert not any(weight.requires_grad for weight in teacher.parameters())
+        assert {weight.dtype for weight in task.model.parameters()} == {torch.float32}
+        assert 0 < supervised.train_step(task.batch(0), 0)["loss"] < 10
 
 
 def test_trajectories_of_another_student_or_of_other_prompts_are_refused(

@@ -17,6 +17,7 @@ from training.config import ConfigError
 from training.models import fingerprint, open_autoencoder, open_transformer
 from training.prompts import read_prompts
 from training.run_folder import INPUTS_NAME
+from training.scaling.counting import LiveBytes
 from training.scenes.__main__ import main as write_prompts
 from training.shards import read_header
 from training.umt5 import LENGTH, Umt5Texts
@@ -157,6 +158,18 @@ def test_networks_are_opened_whole_and_owned() -> None:
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in teacher.parameters())
     autoencoder = open_autoencoder(str(weights_path("vae")))
     assert all(torch.equal(autoencoder.state_dict()[name], weight) for name, weight in load_vae().state_dict().items())
+
+
+def test_a_network_that_is_asked_in_half_precision_is_never_held_in_full() -> None:
+    weights, peaks = {}, {}
+    for dtype in (torch.float32, torch.bfloat16):
+        with LiveBytes() as live:
+            weights[dtype] = open_transformer(str(weights_path("teacher")), dtype=dtype).state_dict()
+        peaks[dtype] = live.peak
+    for name, weight in weights[torch.float32].items():
+        assert torch.equal(weights[torch.bfloat16][name], weight.bfloat16()), name
+    half = sum(weight.nbytes for weight in weights[torch.bfloat16].values())
+    assert peaks[torch.float32] - peaks[torch.bfloat16] == half
 
 
 def test_a_fingerprint_is_of_every_weight() -> None:

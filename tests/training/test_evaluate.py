@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
-from sfpp_core.tiny.family import load_student
+from sfpp_core.tiny.family import load_student, weights_path
 from sfpp_core.video.reader import VideoReader
+from sfpp_core.wan.config import WanConfig
+from tests.core.models import random_transformer
 from training.__main__ import main
 from training.conditioning import ConditioningConfig
 from training.config import ConfigError, RunConfig, load_config
@@ -213,6 +216,56 @@ def test_a_film_that_holds_no_numbers_is_no_black_one(
     assert not read_records(tmp_path / "out")
 
 
+OTHER_TEXTS = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=32, freq_dim=32)
+
+
+def weights_of(fault: str, folder: Path) -> Path:
+    """A file that no arm can be made of, for one reason or another."""
+    path = folder / f"{fault}.safetensors"
+    if fault == "headless":
+        save_file(load_file(weights_path("student")), path)
+    elif fault == "other texts":
+        header = {"kind": "student", "model": asdict(OTHER_TEXTS), "rollout": asdict(load_student()[1])}
+        write_weights(path, random_transformer(OTHER_TEXTS, seed=1).state_dict(), header)
+    elif fault in ("vae", "student", "teacher"):
+        path.write_bytes(weights_path(fault).read_bytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind", "message"),
+    [
+        ("missing", "student", "arm last: .*missing.safetensors: found no such file"),
+        ("missing", "teacher", "arm last: .*missing.safetensors: found no such file"),
+        ("vae", "teacher", "arm last: .*vae.safetensors: found this project's own vae"),
+        ("teacher", "student", "arm last: .*teacher.safetensors holds a teacher, .* where a student is needed"),
+        ("student", "teacher", "arm last: .*student.safetensors holds a student, .* where a teacher is needed"),
+        ("headless", "student", "headless.safetensors does not say how its student is sampled"),
+        ("other texts", "student", "arm last: .* reads embeddings 32 wide, but those of conditioning are 4096 wide"),
+    ],
+)
+def test_an_arm_that_cannot_be_opened_is_refused_before_the_first_one_makes_a_film(
+    files: Path, tmp_path: Path, fault: str, kind: str, message: str
+) -> None:
+    last = ArmConfig(name="last", kind=kind, weights=str(weights_of(fault, tmp_path)))
+    with pytest.raises(ConfigError, match=message):
+        run(config(files, tmp_path / "out", arms=[*ARMS, last]))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truth_that_cannot_be_rendered_is_refused_before_the_first_arm_makes_a_film(
+    files: Path, tmp_path: Path
+) -> None:
+    arms = [ArmConfig(name="student"), ArmConfig(name="truth", kind="truth")]
+    settings = config(files, tmp_path / "out", arms=arms, reader=None)
+    with pytest.raises(ConfigError, match="height is 16 and width 32; procedural scenes are judged as squares"):
+        run(replace(settings, width=32))
+    (tmp_path / "prompts.txt").write_text("A lighthouse in a storm.")
+    with pytest.raises(ConfigError, match="'A lighthouse in a storm.' names no place"):
+        run(replace(settings, conditioning=ConditioningConfig(prompts=str(tmp_path / "prompts.txt")), prompts=1))
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_line_without_an_end_is_cut_off_and_a_strange_one_refused(tmp_path: Path) -> None:
     key = FilmKey(arm="a", prompt=0, take=0)
     empty = {"figures": {}, "features": {}, "curves": {}}
@@ -296,6 +349,13 @@ def test_an_arm_changes_what_it_names_and_nothing_else() -> None:
 def test_too_few_prompts_are_refused(files: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="prompts is 9, but conditioning has 2"):
         run(config(files, tmp_path, prompts=9))
+
+
+def test_the_configuration_for_wan_judges_at_its_size_what_needs_no_truth() -> None:
+    settings = load_config(Config, SHIPPED.parents[1] / "wan" / "evaluate.yaml")
+    assert (settings.width, settings.height, settings.lengths) == (832, 480, [5, 50, 75, 100, 255])
+    assert settings.reader is None and all(arm.kind != "truth" for arm in settings.arms)
+    assert all("Wan2.1" in arm.path or "runs/wan" in arm.path for arm in settings.arms)
 
 
 def test_the_shipped_configuration_is_the_full_protocol() -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import load_student
@@ -21,7 +22,9 @@ from training.__main__ import main
 from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
 from training.export import write_weights
+from training.micro_batches import micro_batches
 from training.models import open_transformer
+from training.parallel import World
 from training.run_folder import INPUTS_NAME, RunFolder
 from training.stages.grpo import Config, GrpoTask
 from training.student import StudentConfig, write_student
@@ -203,6 +206,14 @@ def test_a_run_that_has_no_record_of_its_files_or_has_made_nothing_of_them_goes_
     RunFolder(config, stage="grpo")
     with pytest.raises(ConfigError, match="has worked with so far"):
         resumed(b"fourth")
+
+
+def test_the_configuration_for_wan_gives_each_of_eight_processes_a_group_and_a_film_at_a_time() -> None:
+    config = load_config(Config, CONFIG.parents[1] / "wan" / "grpo.yaml")
+    assert (config.width, config.height, config.compute_dtype) == (832, 480, torch.bfloat16)
+    films = range(len(World(rank=7, size=8).samples(config.groups)) * config.group_size)
+    assert [len(part) for part in micro_batches(films, config.accumulate)] == [1] * config.group_size
+    assert config.student.rollout() == RolloutConfig() and config.run.checkpoint_activations
 
 
 def test_films_that_cannot_be_shared_out_are_refused(parts: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -19,9 +20,12 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.schedule import add_noise
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, weights_path
 from training.__main__ import main
+from training.attention import attention_on
+from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
+from training.export import write_weights
 from training.models import fingerprint
-from training.ode import euler_states, guided, student_grid, student_sigmas
+from training.ode import euler_states, guided, student_grid, student_sigmas, teacher_velocity
 from training.ode_trajectories import OdeTrajectories, trajectory_shards
 from training.parallel import World
 from training.run_folder import INPUTS_NAME, RunFolder
@@ -150,6 +154,21 @@ def test_states_are_those_of_an_independent_integration(six: Path) -> None:
     assert torch.equal(made.clip(4), made.states(4)[-1])
 
 
+def test_in_half_precision_the_teachers_weights_are_too_and_its_name_is_that_of_its_file(tmp_path: Path) -> None:
+    made = make(tmp_path, precision="bfloat16", trajectories=2)
+    network = load_teacher().bfloat16()
+    network.attention = attention_on(torch.device("cpu"))
+    texts = Conditioning.open(ConditioningConfig(prompts=str(tmp_path / "prompts.txt")))
+    grid = student_grid(RolloutConfig(steps=(1000.0, 500.0)), 4)
+    velocity = teacher_velocity(network, texts.text([0, 1]), texts.negative(2), usual_guidance=3.0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        *_, ends = euler_states(velocity, normal((16, 3, 4, 4), 3, "trajectory", samples=[0, 1]), grid)
+    for number, end in enumerate(ends):
+        assert torch.equal(made.clip(number), end.half().float())
+    header = read_header(trajectory_shards(tmp_path / "out").path(0))
+    assert header["teacher"]["fingerprint"] == fingerprint(load_teacher())
+
+
 def test_a_trajectory_depends_on_neither_batch_nor_shard(six: Path, tmp_path: Path) -> None:
     whole, single = OdeTrajectories(str(six / "out")), make(tmp_path, batch=1, shard=6)
     assert whole.prompts == single.prompts == PROMPTS * 2
@@ -240,7 +259,9 @@ def test_a_run_pauses_after_max_minutes_and_another_teacher_is_refused(
     assert main(["ode_pairs", "--config", path]) == 0
     trajectory_shards(tmp_path / "out").path(2).unlink()
     assert not ode_pairs.run(load_config(ode_pairs.Config, path, ["run.max_minutes=1e-9"]))
-    teacher.write_bytes(weights_path("student").read_bytes())
+    other = load_teacher()
+    torch.nn.init.zeros_(other.head.head.bias)
+    write_weights(teacher, other.state_dict(), {"kind": "teacher", "model": asdict(other.config)})
     assert main(["ode_pairs", "--config", path]) == 2
     assert f"{teacher}, which teacher names, is not the file" in caplog.text
     (tmp_path / "out" / INPUTS_NAME).unlink()

@@ -41,10 +41,10 @@ def student(**changes: object) -> Student:
     return Student(**{"network": NETWORK, "vae": VAE, "settings": SETTINGS} | changes)
 
 
-def inference(seed: int, frames: int) -> Tensor:
+def inference(seed: int, frames: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Latents as the pack's sampler makes them of a seed."""
     state = RolloutState(config=SETTINGS, seed=seed, model_id="test", shape=(1, NETWORK.config.in_channels, *SIZE))
-    rollout = Rollout(NETWORK, state, random_text())
+    rollout = Rollout(NETWORK, state, random_text(), dtype=dtype)
     with torch.no_grad():
         for _ in rollout.run(SETTINGS.chunks_for(frames)):
             pass
@@ -58,6 +58,21 @@ def test_a_film_alone_is_what_inference_makes_of_its_seed_bit_for_bit(seed: int)
         expected = FilmDecoder(VAE).push(inference(seed, 18))
     assert film.shape[2] == WAN21.pixel_frames(18)
     assert torch.equal(film, expected)
+
+
+def test_in_half_precision_a_film_is_what_inference_makes_in_it_and_takes_half_the_cache() -> None:
+    films, peaks = {}, {}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = FilmDecoder(VAE).push(inference(5, 18, torch.bfloat16))
+        for dtype in (torch.float32, torch.bfloat16):
+            made = student(dtype=dtype)
+            films[dtype] = pictures(made, cast(5))
+            rollout = made._rollout(cast(5), made._empty(cast(5)), FilmNoise((5,)))
+            list(rollout.run(4))
+            peaks[dtype] = rollout.keep_cache().cache.nbytes
+    assert torch.equal(films[torch.bfloat16], expected)
+    assert not torch.equal(films[torch.float32], expected)
+    assert peaks[torch.float32] == 2 * peaks[torch.bfloat16]
 
 
 @pytest.mark.parametrize("changes", [{}, {"overlap": 3}, {"noisy_past": True}], ids=["rolled", "restarted", "noisy"])

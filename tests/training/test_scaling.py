@@ -304,6 +304,7 @@ def test_what_stays_is_shared_out_and_the_largest_phase_counts(costs: PassCosts)
     student = costs.student.all
     assert alone.stays["student and critic, float32"] == 2 * 4 * student
     assert alone.stays["their AdamW states"] == 2 * 8 * student
+    assert alone.opening == four.opening == max(4 * student, 2 * costs.teachers["wide"].all), "whole in every process"
     assert four.peak == pytest.approx(sum(four.stays.values()) + max(four.phases.values()))
 
 

@@ -46,8 +46,8 @@ SFPP = {"window.rollout_frames": 12, "window.ramp_updates": 1}
 SELF_FORCING = {"window.rollout_frames": 6}
 
 
-def save_teacher(path: Path, model: WanConfig) -> None:
-    write_weights(path, random_transformer(model, seed=2).state_dict(), {"kind": "teacher", "model": asdict(model)})
+def save_network(path: Path, model: WanConfig, *, kind: str) -> None:
+    write_weights(path, random_transformer(model, seed=2).state_dict(), {"kind": kind, "model": asdict(model)})
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     paths = {key: folder / f"{key}.safetensors" for key in ("init", "teacher", "vae")}
     student = StudentConfig(window=6, steps=[1000.0, 500.0])
     write_student(paths["init"], random_transformer(MODEL, seed=1), student, {}, dtype=torch.float32)
-    save_teacher(paths["teacher"], MODEL)
+    save_network(paths["teacher"], MODEL, kind="teacher")
     vae = random_vae(dim=4)
     write_weights(paths["vae"], vae.state_dict(), {"kind": "vae"})
     prompts = folder / "prompts.txt"
@@ -433,7 +433,7 @@ def test_a_network_of_other_latents_or_texts_is_refused(
     sentence: str,
 ) -> None:
     path = tmp_path / "other.safetensors"
-    save_teacher(path, replace(MODEL, **change))
+    save_network(path, replace(MODEL, **change), kind="student" if key == "init" else "teacher")
     said = refusal(files, caplog, tmp_path, "sfpp", {key: path})
     assert str(path) in said and sentence in said
 

@@ -20,10 +20,10 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..conditioning import Conditioning
 from ..config import require
-from ..models import fingerprint, open_transformer
+from ..models import check_transformer, fingerprint, open_transformer
 from ..sampling import sample_teacher
 from ..seeding import generator_for
-from .arms import STUDENT, TEACHER, ArmConfig
+from .arms import STUDENT, TEACHER, TRUTH, ArmConfig
 from .decoding import FilmDecoder
 from .lengths import END_LATENT_FRAMES
 from .records import FilmKey
@@ -57,6 +57,8 @@ class Bench:
     vae: WanVAE
     sampler: SamplerConfig
     device: torch.device
+    dtype: torch.dtype
+    """What networks compute in."""
     seed: int
     height: int
     """In pixels."""
@@ -66,6 +68,11 @@ class Bench:
     def latent_size(self) -> tuple[int, int]:
         """Height and width in latent cells."""
         return WAN21.latent_size(self.height, self.width)
+
+    @property
+    def text_dim(self) -> int:
+        """Width of the texts."""
+        return self.conditioning.negative(1).shape[-1]
 
     def film_seed(self, key: FilmKey) -> int:
         """The same for a film in every arm, so that differences between arms are paired."""
@@ -94,6 +101,23 @@ class FilmMaker(Protocol):
         ...
 
 
+def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
+    """Find out whether an arm can make films of the first `prompts`, with its weights still in their file.
+
+    Raises:
+        ConfigError: its weights are missing, another model's, or cannot be rolled out so; or its prompts or pictures
+            are none of procedural scenes.
+    """
+    if arm.kind == TRUTH:
+        _check_square(bench)
+        for prompt in bench.conditioning.prompts[:prompts]:
+            attributes_in(prompt)
+        return
+    check_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
+    if arm.kind == STUDENT:
+        arm.rollout()
+
+
 def open_maker(arm: ArmConfig, bench: Bench) -> FilmMaker:
     """The maker of an arm's films.
 
@@ -118,6 +142,7 @@ class StudentMaker:
             network=network,
             vae=bench.vae,
             settings=settings,
+            dtype=bench.dtype,
             noisy_past=arm.cache_noise > 0,
             overlap=arm.overlap,
         )
@@ -166,10 +191,7 @@ class TruthMaker:
     reach = None
 
     def __init__(self, arm: ArmConfig, bench: Bench) -> None:
-        require(
-            bench.height == bench.width,
-            f"height is {bench.height} and width {bench.width}; procedural scenes are judged as squares.",
-        )
+        _check_square(bench)
         self._bench, self._arm = bench, arm
         self.identity = {"truth": "scenes", "autoencoded": arm.autoencoded}
         if arm.light_crossing is not None:
@@ -189,11 +211,12 @@ class TruthMaker:
 
 
 def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:
-    network = open_transformer(arm.path).to(bench.device)
-    width = bench.conditioning.text([0]).shape[-1]
+    network = open_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
+    return network.to(bench.device)
+
+
+def _check_square(bench: Bench) -> None:
     require(
-        network.config.text_dim == width,
-        f"arm {arm.name} expects text {network.config.text_dim} wide, the conditioning has {width}; name the encoder "
-        "that its model was trained with.",
+        bench.height == bench.width,
+        f"height is {bench.height} and width {bench.width}; procedural scenes are judged as squares.",
     )
-    return network

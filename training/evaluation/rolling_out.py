@@ -68,6 +68,8 @@ class Student:
     network: WanTransformer
     vae: WanVAE
     settings: RolloutConfig
+    dtype: torch.dtype = torch.float32
+    """What the network is called and remembers in."""
     noisy_past: bool = False
     """Whether the context noise is really added."""
     overlap: int = 0
@@ -113,7 +115,7 @@ class Student:
 
     def _rollout(self, cast: Cast, state: RolloutState, noise: FilmNoise) -> Rollout:
         kind = NoisyPast if self.noisy_past else Rollout
-        return kind(self.network, state, cast.text, device=cast.text.device, noise=noise)
+        return kind(self.network, state, cast.text, device=cast.text.device, dtype=self.dtype, noise=noise)
 
     def _empty(self, cast: Cast) -> RolloutState:
         shape = (len(cast.seeds), self.network.config.in_channels, *cast.latent_size)

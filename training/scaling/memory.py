@@ -33,6 +33,8 @@ class Memory:
     """What each phase of a step has beside that, and watching between steps."""
     host: float
     """On the CPU: the cache at the window's beginning, from which the window is played again."""
+    opening: float
+    """On the CPU while the run starts: the largest network, whole, until it is where it works; a process a GPU."""
 
     @property
     def peak(self) -> float:
@@ -46,6 +48,7 @@ def memory(config: ScalingConfig, costs: PassCosts, *, gpus: int, teacher: str, 
         stays=_stays(costs, gpus, costs.teachers[teacher]),
         phases=_phases(config, costs, gpus, teacher, checkpointing),
         host=cache_bytes(config, config.rollout.window),
+        opening=max(costs.student.all * FLOAT32_BYTES, costs.teachers[teacher].all * COMPUTE_DTYPE.itemsize),
     )
 
 

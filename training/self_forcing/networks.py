@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..attention import attention_on
-from ..config import require
 from ..models import open_transformer
 from ..sharding import place, place_frozen
 from ..text_to_video import compile_network
@@ -28,30 +27,23 @@ def open_networks(config: Config, *, text_dim: int) -> Networks:
     """Open the networks of a run; text_dim: width of its embeddings.
 
     Raises:
-        ConfigError: a file holds no transformer of Wan 2.1, or one for other texts than the run's.
+        ConfigError: a file holds no transformer of Wan 2.1, a student for a teacher or the other way round, or one for
+            other texts than the run's.
     """
-    networks = Networks(
-        student=_open("init", config.init, text_dim, config),
-        teacher=_open("teacher", config.teacher, text_dim, config),
-        critic=_open("critic.init", config.critic.init or config.teacher, text_dim, config),
+    # Each is placed before the next one is opened: every process of a machine holds a whole one until then.
+    student = open_transformer(config.init, key="init", kind="student", text_dim=text_dim)
+    place(student, config)
+    teacher = open_transformer(
+        config.teacher, key="teacher", kind="teacher", text_dim=text_dim, dtype=config.compute_dtype
     )
-    place(networks.student, config)
-    place(networks.critic, config)
-    place_frozen(networks.teacher, config)
+    place_frozen(teacher, config)
+    # Whatever it starts as: it is trained to see whole clips.
+    critic = open_transformer(config.critic.init or config.teacher, key="critic.init", text_dim=text_dim)
+    place(critic, config)
+    for network in (student, teacher, critic):
+        network.attention = attention_on(config.device)
     if config.run.compile:
         # The student's calls grow with its cache, each length a shape of its own; the judges see one.
-        compile_network(networks.teacher)
-        compile_network(networks.critic)
-    return networks
-
-
-def _open(key: str, path: str, text_dim: int, config: Config) -> WanTransformer:
-    network = open_transformer(path)
-    expected = network.config.text_dim
-    require(
-        expected == text_dim,
-        f"{key}: {path} reads embeddings {expected} wide, but those of conditioning are {text_dim} wide; use the text "
-        "encoder that belongs to the model.",
-    )
-    network.attention = attention_on(config.device)
-    return network
+        compile_network(teacher)
+        compile_network(critic)
+    return Networks(student=student, teacher=teacher, critic=critic)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..attention import attention_on
@@ -30,6 +32,7 @@ from ..objectives.flow import FlowConfig, FlowObjective
 from ..objectives.material import Material, clips_of_scenes, ends_of_trajectories
 from ..objectives.ode import OdeConfig, OdeObjective
 from ..sampling import decode, sample_one_by_one
+from ..sharding import place_frozen
 from ..student import StudentConfig, write_student
 from ..supervised import Loss, Supervised
 from ..text_to_video import compile_network
@@ -100,12 +103,13 @@ class CausalInitTask:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._material = _material(config)
-        self.model = open_transformer(config.teacher)
-        self.model.attention = attention_on(config.device)
+        # Placed before the student is opened: every process of a machine holds a whole network until then.
+        teacher = self._frozen_teacher() if config.objective == "consistency" else None
+        self.model = self._open_teacher(torch.float32)
         if config.run.compile:
             compile_network(self.model)
         self._trained: Trained | None = None
-        self._objective = self._make_objective()
+        self._objective = self._make_objective(teacher)
         self.batch = self._objective.batch
 
     def follow(self, trained: Trained) -> None:
@@ -133,7 +137,19 @@ class CausalInitTask:
         record = training_record(self._config, stage="causal_init")
         write_student(folder / "student.safetensors", self.model, self._config.student, record)
 
-    def _make_objective(self) -> Objective:
+    def _open_teacher(self, dtype: torch.dtype) -> WanTransformer:
+        # Of either kind: a causal student may learn on by another objective, and consistency needs one.
+        text_dim = self._material.texts.negative(1).shape[-1]
+        network = open_transformer(self._config.teacher, key="teacher", text_dim=text_dim, dtype=dtype)
+        network.attention = attention_on(self._config.device)
+        return network
+
+    def _frozen_teacher(self) -> WanTransformer:
+        teacher = self._open_teacher(self._config.compute_dtype)
+        place_frozen(teacher, self._config)
+        return teacher
+
+    def _make_objective(self, teacher: WanTransformer | None) -> Objective:
         config, material = self._config, self._material
         rollout = config.student.rollout()
         causal = CausalPass(rollout, frames=config.frames)
@@ -144,7 +160,7 @@ class CausalInitTask:
             return OdeObjective(self.model, causal, material.clips, material.texts, settings=config.ode, **common)
         return ConsistencyObjective(
             self.model,
-            _frozen_teacher(config),
+            teacher,
             causal,
             material.clips,
             material.texts,
@@ -158,12 +174,6 @@ def _material(config: Config) -> Material:
     if config.trajectories is None:
         return clips_of_scenes(config.data, config.text_encoder, frames=config.frames, seed=config.seed)
     return ends_of_trajectories(config.trajectories, config.conditioning, frames=config.frames, device=config.device)
-
-
-def _frozen_teacher(config: Config) -> WanTransformer:
-    teacher = open_transformer(config.teacher).requires_grad_(False).to(config.device)
-    teacher.attention = attention_on(config.device)
-    return teacher
 
 
 def run(config: Config) -> bool:

@@ -38,8 +38,9 @@ def run(config: Config) -> bool:
     conditioning = config.conditioning
     prompts = read_prompts(conditioning.prompts)
     pieces = [prompts[first : first + config.shard] for first in range(0, len(prompts), config.shard)]
-    folder = RunFolder(config, stage="embeddings").path
-    shards = text_shards(folder)
+    encoder = open_encoder(conditioning, device=config.device)
+    # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
+    shards = text_shards(RunFolder(config, stage="embeddings").path)
     for number, path in shards.present().items():
         header = read_header(path)
         require(
@@ -48,7 +49,6 @@ def run(config: Config) -> bool:
             and header.get(TOTAL, len(pieces)) == len(pieces),
             f"{path} was made from other prompts than {conditioning.prompts} holds now; choose another run.out.",
         )
-    encoder = open_encoder(conditioning, device=config.device)
     (negative,) = encoder.encode([conditioning.negative_prompt])
     header = {
         "encoder": conditioning.encoder,

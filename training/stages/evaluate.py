@@ -32,7 +32,7 @@ from ..evaluation.figures import curve_edges
 from ..evaluation.judging import Session, in_batches, judge_films
 from ..evaluation.keepsakes import strip_path, write_sheet
 from ..evaluation.lengths import END_SECONDS, latent_frames_of
-from ..evaluation.makers import Bench, SamplerConfig, open_maker
+from ..evaluation.makers import Bench, SamplerConfig, check_arm, open_maker
 from ..evaluation.plots import plot_drift, plot_measures
 from ..evaluation.records import FilmKey, FilmRecord, append_record, identity_of, read_records
 from ..evaluation.referee import Referee
@@ -151,8 +151,6 @@ def run(config: Config, world: World | None = None) -> bool:
 
 
 def _open(config: Config, world: World) -> _Evaluation:
-    folder = Path(config.run.out)
-    folder.mkdir(parents=True, exist_ok=True)
     conditioning = Conditioning.open(config.conditioning, device=config.device)
     known = len(conditioning.prompts)
     require(config.prompts <= known, f"prompts is {config.prompts}, but conditioning has {known}; name more, or less.")
@@ -165,11 +163,17 @@ def _open(config: Config, world: World) -> _Evaluation:
         vae=vae,
         sampler=config.teacher,
         device=config.device,
+        dtype=config.compute_dtype,
         seed=config.seed,
         height=config.height,
         width=config.width,
     )
+    # All of them now: an arm's turn may come after hours of films.
+    for arm in config.arms:
+        check_arm(arm, bench, prompts=config.prompts)
     referee = _open_referee(config, conditioning)
+    folder = Path(config.run.out)
+    folder.mkdir(parents=True, exist_ok=True)
     decisive = ("seed", "height", "width", "precision", "truth_scenes", "unheeded")
     common: dict[str, Any] = {name: getattr(config, name) for name in decisive}
     common |= {"vae": fingerprint(vae), "reader": fingerprint(referee.reader) if referee else None}

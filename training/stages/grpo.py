@@ -10,7 +10,6 @@ back-propagated at once. Memory is that of one network call's graph, one cache, 
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,9 +97,10 @@ class GrpoTask:
         device = config.device
         self._conditioning = Conditioning.open(config.conditioning, device=device)
         self._vae = open_autoencoder(config.vae).to(device).requires_grad_(False)
-        self._start = open_transformer(config.init)
-        student = copy.deepcopy(self._start)
+        # Placed before the student is opened: every process of a machine holds a whole network until then.
+        self._start = self._open_student(config.compute_dtype)
         place_frozen(self._start, config)
+        student = self._open_student(torch.float32)
         place(student, config)
         updates = config.steps * config.updates_a_step
         self._student = Trained(student, config.optimizer, steps=updates, name="student")
@@ -181,6 +181,11 @@ class GrpoTask:
         """student.safetensors, as the nodes load it."""
         record = training_record(self._config, stage="grpo")
         write_student(folder / "student.safetensors", self._student.network, self._config.student, record)
+
+    def _open_student(self, dtype: torch.dtype) -> WanTransformer:
+        """As it starts."""
+        text_dim = self._conditioning.negative(1).shape[-1]
+        return open_transformer(self._config.init, key="init", kind="student", text_dim=text_dim, dtype=dtype)
 
     def _films(self, network: WanTransformer, prompts: Sequence[int], seeds: Sequence[int]) -> Trajectory:
         """A film of each prompt by number, the one that inference makes from its seed."""

@@ -7,18 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sfpp_core.tiny.family import load_vae
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.latent_format import to_model_space
 
 from ..channels_last import channels_last, channels_last_weights
 from ..config import StageConfig, core_refusals, require
 from ..latent_clips import clip_shard, clip_shards
+from ..models import open_autoencoder
 from ..run_folder import RunFolder
 from ..scenes import SceneSpec, describe, render, sample_scene
 from ..shards import Shard
@@ -57,9 +56,10 @@ class Config(StageConfig):
 
 def run(config: Config) -> bool:
     """Encode until this process's shards are there or `run.max_minutes` are over; True when finished."""
-    folder = RunFolder(config, stage="latents")
-    vae = load_vae(Path(config.vae)).to(config.device)
+    vae = open_autoencoder(config.vae).to(config.device)
     channels_last_weights(vae)
+    # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
+    folder = RunFolder(config, stage="latents")
     encode = torch.compile(vae.encode_moments, dynamic=False) if config.run.compile else vae.encode_moments
 
     def make(index: int) -> Shard:

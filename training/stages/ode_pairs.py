@@ -110,8 +110,11 @@ class _Maker:
 
 def run(config: Config) -> bool:
     """Integrate until this process's shards are there or `run.max_minutes` are over; True when finished."""
+    conditioning = Conditioning.open(config.conditioning, device=config.device)
+    text_dim = conditioning.negative(1).shape[-1]
+    network = open_transformer(config.teacher, key="teacher", kind="teacher", text_dim=text_dim)
+    # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
     shards = trajectory_shards(RunFolder(config, stage="ode_pairs").path)
-    network = open_transformer(config.teacher)
     made_by = _made_by(config, network)
     for path in shards.present().values():
         require(
@@ -119,10 +122,10 @@ def run(config: Config) -> bool:
             f"{path} was made by another teacher than {config.teacher} is now; choose another run.out.",
         )
     network.attention = attention_on(config.device)
-    network.to(config.device)
+    network.requires_grad_(False).to(config.device, config.compute_dtype)
     if config.run.compile:
         compile_network(network)
-    maker = _Maker(config, network, Conditioning.open(config.conditioning, device=config.device), made_by)
+    maker = _Maker(config, network, conditioning, made_by)
     return shards.make(config.trajectories // config.shard, maker.shard, max_minutes=config.run.max_minutes)
 
 
