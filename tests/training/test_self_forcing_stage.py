@@ -20,13 +20,14 @@ from training.config import ConfigError, load_config
 from training.export import write_weights
 from training.run_folder import RunFolder
 from training.self_forcing.config import Config
+from training.self_forcing.samples import Sample
 from training.self_forcing.sources import windows_in_film
 from training.self_forcing.task import SelfForcingTask
 from training.stages import self_forcing, sfpp
 from training.student import StudentConfig, write_student
 from training.windows import Window, as_clip
 
-from .self_forcing_films import gradients_of_a_step
+from .self_forcing_films import chain, gradients_of_a_step
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096, freq_dim=32)
@@ -251,6 +252,75 @@ def test_a_critic_that_learns_first_has_learnt_the_very_windows_that_it_judges(
     task.train_step(None, 0)
     assert [name for name, _ in updates] == ["critic", "critic", "student"]
     assert len(judged) == 2 and all(clips == judged for clips in learnt)
+
+
+# Which denoising steps take the gradient
+
+
+def taught_samples(task: SelfForcingTask, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    """A list that grows with every part of a batch that the student learns from."""
+    samples: list[Sample] = []
+    teach = task._teach
+    monkeypatch.setattr(task, "_teach", lambda sample, step: samples.append(sample) or teach(sample, step))
+    return samples
+
+
+def timesteps_with_gradients(network: nn.Module) -> list[float]:
+    """A list that grows with the timestep of every call of a network that has gradients, of its last frame."""
+    timesteps: list[float] = []
+
+    def note(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            timesteps.append(inputs[1][0, -1].item())
+
+    network.register_forward_pre_hook(note)
+    return timesteps
+
+
+@pytest.mark.parametrize(
+    ("history", "reading", "gradient_step"),
+    [
+        *((history, reading, "last") for history in ("restart", "streaming") for reading in ("chain", "renoised")),
+        *(("restart", "chain", "random"), ("restart", "renoised", "random"), ("streaming", "renoised", "random")),
+        *(("restart", "chain", "all"), ("streaming", "chain", "all")),
+    ],
+)
+def test_the_gradient_goes_through_the_denoising_steps_that_are_named(
+    files: dict[str, str], history: str, reading: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And through no other, in every chunk of a window and in all parts of a batch; the rest of the film is finished,
+    unless it ends with the step that takes it."""
+    ways = {"history": history, "reading": reading, "gradient_step": gradient_step, "accumulate": 2}
+    steps = {"student.steps": "[1000,750,500]", "student.first_chunk_steps": "[]"}
+    critic = {"critic.windows": "shared", "critic.updates": 1, "critic.warmup_updates": 0}
+    task = task_of(files, SFPP, LONGER, ways, steps, critic, {"window.first_window_probability": 0.3})
+    samples = taught_samples(task, monkeypatch)
+    calls = timesteps_with_gradients(task.networks["student"].network)
+    timesteps = list(task._config.student.rollout().timesteps)
+    found, starts = set(), set()
+    for step in range(8):
+        samples.clear()
+        calls.clear()
+        task.train_step(None, step)
+        chains = [
+            [each.timestep for each in chain(recorded)]
+            for sample in samples
+            for recorded in sample.rolled.recording.steps
+        ]
+        at = timesteps[-1]
+        if gradient_step == "random":
+            at = min(timesteps, key=lambda timestep: abs(timestep - calls[0]))
+        if reading == "renoised":
+            assert chains == [[timesteps[-1]]] * len(chains), "the film itself is finished"
+            assert calls == pytest.approx([at] * len(samples))
+        else:
+            assert chains == [timesteps if gradient_step == "all" else [at]] * len(chains)
+            assert calls == pytest.approx([timestep for each in chains for timestep in each])
+        assert len(samples) == 2
+        found.add(at)
+        starts |= {sample.rolled.window.start for sample in samples}
+    assert found == (set(timesteps) if gradient_step == "random" else {timesteps[-1]})
+    assert min(starts) == 0 < max(starts), "beginnings, and windows from mid-film"
 
 
 # Parts of a batch
