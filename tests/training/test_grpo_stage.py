@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
@@ -25,6 +24,8 @@ from training.models import open_transformer
 from training.run_folder import INPUTS_NAME, RunFolder
 from training.stages.grpo import Config, GrpoTask
 from training.student import StudentConfig, write_student
+
+from .boards import logged
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "tiny" / "grpo.yaml"
 PROMPTS = ("A red ball rolls to the left in a desert.", "A blue kite flies over the sea.", "A green ball bounces.")
@@ -63,11 +64,6 @@ def trained(parts: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
 
 def configured(parts: Path, out: Path, *more: str) -> Config:
     return load_config(Config, CONFIG, words(parts, out, *more))
-
-
-def logged(out: Path) -> dict[str, list[float]]:
-    board = EventAccumulator(str(out / "board")).Reload()
-    return {name: [event.value for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
 
 
 @pytest.fixture(scope="module")
