@@ -38,8 +38,13 @@ SIZES = {
     **{"student.window": 6, "student.steps": "[1000,500]", "conditioning.text_encoder": "null"},
     **{"run.workers": 0, "run.log_every": 1, "run.watch_every": 100, "run.device": "cpu"},
 }
-SFPP = {"window.rollout_frames": 12, "window.ramp_updates": 1}
-SELF_FORCING = {"window.rollout_frames": 6}
+# All ways of training are written out: no test is to change with the configuration that comes along.
+WAY = {"reading": "chain", "gradient_step": "last", "critic.windows": "shared", "critic.learns_first": False}
+SFPP = {
+    **{**WAY, "seed": 17, "history": "streaming", "window.rollout_frames": 12, "window.ramp_updates": 1},
+    "window.first_window_probability": 0.2,
+}
+SELF_FORCING = {**WAY, "history": "restart", "window.rollout_frames": 6}
 
 
 def save_teacher(path: Path, model: WanConfig) -> None:
