@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -18,6 +19,7 @@ from tests.core.vae_models import random_vae
 from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.export import write_weights
+from training.resources import peak_memory
 from training.run_folder import RunFolder
 from training.self_forcing.config import Config
 from training.self_forcing.samples import Sample
@@ -27,9 +29,11 @@ from training.stages import self_forcing, sfpp
 from training.student import StudentConfig, write_student
 from training.windows import Window, as_clip
 
-from .self_forcing_films import chain, gradients_of_a_step
+from .boards import logged
+from .self_forcing_films import CPU, chain, gradients_of_a_step
 
-CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "training" / "configs"
 MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096, freq_dim=32)
 QUICK = {"optimizer.warmup": 0, "critic.optimizer.warmup": 0, "optimizer.lr": 1e-3, "critic.optimizer.lr": 1e-3}
 SIZES = {
@@ -149,6 +153,44 @@ def test_the_exported_student_is_one_that_nodes_load(files: dict[str, str], tmp_
     assert network.config == MODEL
     assert rollout == RolloutConfig(window=6, steps=(1000.0, 500.0))
     assert list((tmp_path / "board").glob("films_*.mp4"))
+
+
+# What is logged
+
+
+def test_the_board_tells_what_the_documentation_says(files: dict[str, str], tmp_path: Path) -> None:
+    # Longer than 5 s, or else the last 5 s are also the first.
+    run("sfpp", tmp_path, words(files, SFPP, {"watch_frames": 24, "run.watch_every": 1}))
+    curves = logged(tmp_path)
+    documentation = (ROOT / "docs" / "training.md").read_text()
+    assert [name for name in curves if f"`{name}`" not in documentation] == []
+    positive = ("dmd_loss", "dmd_gradient", "gradient_norm", "learning_rate", "seconds_per_step", *peak_memory(CPU))
+    positive += ("critic_loss", "critic_gradient_norm", "critic_learning_rate", "exposure_drift_size")
+    assert curves.keys() == {*positive, "dmd_non_finite", "window_start", "exposure_drift"}
+    for name, values in curves.items():
+        assert len(values) == 2, f"{name} is logged once a step"
+        assert name not in positive or min(values) > 0, name
+
+
+@pytest.mark.parametrize("learns_first", [False, True])
+def test_the_critics_gradient_norm_is_the_mean_over_a_steps_updates_before_clipping(
+    files: dict[str, str], learns_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critic = {"critic.windows": "shared", "critic.learns_first": learns_first, "critic.optimizer.clip": 1e-3}
+    task = task_of(files, SFPP, critic, {"critic.updates": 3, "critic.warmup_updates": 1})
+    trained = task.networks["critic"]
+    update, norms = trained.update, []
+
+    def note(step: int) -> dict[str, float]:
+        squares = [weight.grad.double().square().sum() for weight in trained.network.parameters()]
+        norms.append(sum(squares).sqrt().item())
+        return update(step)
+
+    monkeypatch.setattr(trained, "update", note)
+    metrics = task.train_step(None, 0)
+    _, *of_the_step = norms
+    assert len(set(of_the_step)) == 3
+    assert metrics["critic_gradient_norm"] == pytest.approx(fmean(of_the_step), rel=1e-5)
 
 
 # Who learns from what
