@@ -12,7 +12,7 @@ from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
 from training.film_noise import FilmNoise
 from training.self_forcing.config import Config
-from training.self_forcing.recording import Films
+from training.self_forcing.recording import Films, Step
 from training.self_forcing.task import SelfForcingTask
 
 CPU = torch.device("cpu")
@@ -38,6 +38,11 @@ def inferred(network: WanTransformer, config: RolloutConfig, *, seed: int, chunk
     for _ in rollout.run(chunks):
         pass
     return rollout.state.latents
+
+
+def chain(step: Step | None) -> list[Step]:
+    """A recorded step with those before it, in the order of denoising."""
+    return [] if step is None else [*chain(step.before), step]
 
 
 def gradients_of_a_step(config: Config) -> tuple[dict[str, float], dict[str, Tensor]]:

@@ -70,8 +70,13 @@ START = (*TRAINS, *STEPS, "student.first_chunk_steps=[]", TEACHER, VAE, "batch=2
 OWN_FILMS = (*TRAINS, *PROMPT_FILE, *SIZE, *STEPS, f"init={HERE}/student.safetensors", VAE)
 JUDGED = (*OWN_FILMS, TEACHER, "batch=4", "watch_frames=6", "critic.updates=1", "critic.warmup_updates=1")
 JUDGED += ("critic.optimizer.lr=5e-6", "critic.optimizer.warmup=0", "critic.optimizer.clip=1e9")
+# With these the second step's window is from mid-film, if rollouts are that long.
+JUDGED += ("seed=17", "window.first_window_probability=0")
+# The ways of training are all written out: no case is to change with the configuration that comes along.
 FRESH = ("critic.windows=fresh", "critic.learns_first=false")
+LEARNS_FIRST, LEARNS_LATER = (("critic.windows=shared", f"critic.learns_first={first}") for first in ("true", "false"))
 ONE_CHUNK = ("window.frames=3", "window.masked_frames=2", "reading=chain")
+FROM_SCRATCH = (*ONE_CHUNK, "window.rollout_frames=12", "window.ramp_updates=1", "history=restart")
 TWO_CHUNKS = ("window.frames=6", "window.rollout_frames=12", "window.masked_frames=1", "window.ramp_updates=1")
 
 TRAINED = {
@@ -96,17 +101,18 @@ TRAINED = {
         words=(*START, *PROMPT_FILE, f"trajectories={HERE}/one/ode_pairs"),
         needs=("ode_pairs",),
     ),
-    "self_forcing": Case(stage="self_forcing", words=(*JUDGED, *ONE_CHUNK, "window.rollout_frames=3")),
-    "sfpp from scratch": Case(
-        stage="sfpp",
+    "self_forcing": Case(
+        stage="self_forcing",
         words=(
-            *(*JUDGED, *ONE_CHUNK, "window.rollout_frames=9", "history=restart", "window.ramp_updates=1"),
-            *("gradient_step=all", "critic.learns_first=true"),
+            *(*JUDGED, *ONE_CHUNK, "window.rollout_frames=3", "history=restart"),
+            *("gradient_step=random", *LEARNS_LATER),
         ),
     ),
+    "sfpp from scratch": Case(stage="sfpp", words=(*JUDGED, *FROM_SCRATCH, "gradient_step=last", *LEARNS_FIRST)),
+    "sfpp by all steps": Case(stage="sfpp", words=(*JUDGED, *FROM_SCRATCH, "gradient_step=all", *LEARNS_LATER)),
     "sfpp streaming": Case(
         stage="sfpp",
-        words=(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised", *FRESH),
+        words=(*JUDGED, *TWO_CHUNKS, "history=streaming", "reading=renoised", "gradient_step=last", *FRESH),
     ),
     "grpo": Case(
         stage="grpo",
@@ -145,7 +151,7 @@ GOING_ON = {
     "sfpp by the chunk": Case(
         stage="sfpp",
         words=(
-            *(*JUDGED, "history=streaming", "reading=chain", *FRESH),
+            *(*JUDGED, "history=streaming", "reading=chain", "gradient_step=last", *FRESH),
             *("window.frames=9", "window.rollout_frames=21", "window.masked_frames=2", "window.ramp_updates=1"),
         ),
     ),

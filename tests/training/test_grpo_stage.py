@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
@@ -28,6 +27,8 @@ from training.parallel import World
 from training.run_folder import INPUTS_NAME, RunFolder
 from training.stages.grpo import Config, GrpoTask
 from training.student import StudentConfig, write_student
+
+from .boards import logged
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "tiny" / "grpo.yaml"
 PROMPTS = ("A red ball rolls to the left in a desert.", "A blue kite flies over the sea.", "A green ball bounces.")
@@ -66,11 +67,6 @@ def trained(parts: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
 
 def configured(parts: Path, out: Path, *more: str) -> Config:
     return load_config(Config, CONFIG, words(parts, out, *more))
-
-
-def logged(out: Path) -> dict[str, list[float]]:
-    board = EventAccumulator(str(out / "board")).Reload()
-    return {name: [event.value for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.training.boards import logged
 from tests.training.line_task import ExplodingLine, LineConfig, LineTask, fit, make_config, paused
 from training.board import Board
 from training.config import ConfigError
@@ -200,12 +201,8 @@ def test_weights_are_in_doubt_after_a_gradient_out_of_proportion_until_one_is_in
 
 
 def test_steps_are_timed_and_memory_is_measured(tmp_path: Path) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     config = make_config(tmp_path)
     fit(LineTask(config), config)
-    events = EventAccumulator(str(tmp_path / "board"))
-    events.Reload()
+    curves = logged(tmp_path)
     for name in ("seconds_per_step", "peak_memory_gib"):
-        values = [event.value for event in events.Scalars(name)]
-        assert len(values) == 4 and all(value > 0 for value in values)
+        assert len(curves[name]) == 4 and all(value > 0 for value in curves[name])

@@ -26,6 +26,7 @@ from safetensors.torch import load_file
 from training.__main__ import STAGES
 from training.checkpoint import read_checkpoint
 
+from .boards import logged
 from .line_task import assert_same_state
 from .stage_cases import CASES, FINISHED, TRAINED, run_all, write_files
 
@@ -135,6 +136,13 @@ def test_two_processes_train_as_one(name: str, here: Path, by_one: Runner, by_tw
     assert_same_bits(parts, together)
     assert_same_weight_files(parts, together)
     assert_same_weights(whole, together)
+
+
+@pytest.mark.parametrize("name", [name for name, case in TRAINED.items() if case.stage == "sfpp"])
+def test_long_rollouts_are_judged_in_mid_film_too(name: str, by_one: Runner) -> None:
+    """Or else the comparison above knows nothing of how a film is rolled out to its window."""
+    start, then = logged(by_one(name))["window_start"]
+    assert start == 0 < then
 
 
 @pytest.mark.parametrize(("name", "first", "then"), [("sfpp by the chunk", 2, 1), ("teacher", 1, 2)])

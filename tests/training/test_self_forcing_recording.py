@@ -21,7 +21,7 @@ from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import TINY, random_transformer
 from training.self_forcing.recording import Films, Recording, Step, backpropagate, estimate, record, roll
 
-from .self_forcing_films import SEEDS, beginning, drawn, films, inferred
+from .self_forcing_films import SEEDS, beginning, chain, drawn, films, inferred
 
 STEPS = (1000.0, 500.0)
 CONFIGS = {
@@ -216,11 +216,6 @@ def test_the_gradient_is_the_sum_over_chunks_and_reaches_every_weight(
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, atol=1e-4 * value.abs().max().item(), rtol=1e-4, msg=name)
         assert value.any(), name
-
-
-def chain(step: Step | None) -> list[Step]:
-    """A recorded step with those before it, in the order of denoising."""
-    return [] if step is None else [*chain(step.before), step]
 
 
 def denoised(network: WanTransformer, steps: list[Step], noises: list[Tensor], films: Films, past: Any) -> list[Tensor]:

@@ -7,6 +7,7 @@ import shlex
 from dataclasses import asdict, replace
 from itertools import count
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
@@ -22,18 +23,22 @@ from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.export import write_weights
 from training.finished_run import read_run
+from training.resources import peak_memory
 from training.run_folder import RunFolder
 from training.self_forcing import task as task_module
 from training.self_forcing.config import Config
+from training.self_forcing.samples import Sample
 from training.self_forcing.sources import windows_in_film
 from training.self_forcing.task import SelfForcingTask
 from training.stages import self_forcing, sfpp
 from training.student import StudentConfig, write_student
 from training.windows import Window, as_clip
 
-from .self_forcing_films import gradients_of_a_step
+from .boards import logged
+from .self_forcing_films import CPU, chain, gradients_of_a_step
 
-CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "training" / "configs"
 MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096, freq_dim=32)
 QUICK = {"optimizer.warmup": 0, "critic.optimizer.warmup": 0, "optimizer.lr": 1e-3, "critic.optimizer.lr": 1e-3}
 SIZES = {
@@ -42,8 +47,13 @@ SIZES = {
     **{"student.window": 6, "student.steps": "[1000,500]", "conditioning.text_encoder": "null"},
     **{"run.workers": 0, "run.log_every": 1, "run.watch_every": 100, "run.device": "cpu"},
 }
-SFPP = {"window.rollout_frames": 12, "window.ramp_updates": 1}
-SELF_FORCING = {"window.rollout_frames": 6}
+# All ways of training are written out: no test is to change with the configuration that comes along.
+WAY = {"reading": "chain", "gradient_step": "last", "critic.windows": "shared", "critic.learns_first": False}
+SFPP = {
+    **{**WAY, "seed": 17, "history": "streaming", "window.rollout_frames": 12, "window.ramp_updates": 1},
+    "window.first_window_probability": 0.2,
+}
+SELF_FORCING = {**WAY, "history": "restart", "window.rollout_frames": 6}
 
 
 def save_network(path: Path, model: WanConfig, *, kind: str) -> None:
@@ -178,6 +188,44 @@ def test_the_exported_student_is_one_that_nodes_load(files: dict[str, str], tmp_
     assert list((tmp_path / "board").glob("films_*.mp4"))
 
 
+# What is logged
+
+
+def test_the_board_tells_what_the_documentation_says(files: dict[str, str], tmp_path: Path) -> None:
+    # Longer than 5 s, or else the last 5 s are also the first.
+    run("sfpp", tmp_path, words(files, SFPP, {"watch_frames": 24, "run.watch_every": 1}))
+    curves = logged(tmp_path)
+    documentation = (ROOT / "docs" / "training.md").read_text()
+    assert [name for name in curves if f"`{name}`" not in documentation] == []
+    positive = ("dmd_loss", "dmd_gradient", "gradient_norm", "learning_rate", "seconds_per_step", *peak_memory(CPU))
+    positive += ("critic_loss", "critic_gradient_norm", "critic_learning_rate", "exposure_drift_size")
+    assert curves.keys() == {*positive, "dmd_non_finite", "window_start", "exposure_drift"}
+    for name, values in curves.items():
+        assert len(values) == 2, f"{name} is logged once a step"
+        assert name not in positive or min(values) > 0, name
+
+
+@pytest.mark.parametrize("learns_first", [False, True])
+def test_the_critics_gradient_norm_is_the_mean_over_a_steps_updates_before_clipping(
+    files: dict[str, str], learns_first: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    critic = {"critic.windows": "shared", "critic.learns_first": learns_first, "critic.optimizer.clip": 1e-3}
+    task = task_of(files, SFPP, critic, {"critic.updates": 3, "critic.warmup_updates": 1})
+    trained = task.networks["critic"]
+    update, norms = trained.update, []
+
+    def note(step: int) -> dict[str, float]:
+        squares = [weight.grad.double().square().sum() for weight in trained.network.parameters()]
+        norms.append(sum(squares).sqrt().item())
+        return update(step)
+
+    monkeypatch.setattr(trained, "update", note)
+    metrics = task.train_step(None, 0)
+    _, *of_the_step = norms
+    assert len(set(of_the_step)) == 3
+    assert metrics["critic_gradient_norm"] == pytest.approx(fmean(of_the_step), rel=1e-5)
+
+
 # Who learns from what
 
 
@@ -284,6 +332,75 @@ def test_a_critic_that_learns_first_has_learnt_the_very_windows_that_it_judges(
     task.train_step(None, 0)
     assert [name for name, _ in updates] == ["critic", "critic", "student"]
     assert len(judged) == 2 and all(clips == judged for clips in learnt)
+
+
+# Which denoising steps take the gradient
+
+
+def taught_samples(task: SelfForcingTask, monkeypatch: pytest.MonkeyPatch) -> list[Sample]:
+    """A list that grows with every part of a batch that the student learns from."""
+    samples: list[Sample] = []
+    teach = task._teach
+    monkeypatch.setattr(task, "_teach", lambda sample, step: samples.append(sample) or teach(sample, step))
+    return samples
+
+
+def timesteps_with_gradients(network: nn.Module) -> list[float]:
+    """A list that grows with the timestep of every call of a network that has gradients, of its last frame."""
+    timesteps: list[float] = []
+
+    def note(network: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if torch.is_grad_enabled():
+            timesteps.append(inputs[1][0, -1].item())
+
+    network.register_forward_pre_hook(note)
+    return timesteps
+
+
+@pytest.mark.parametrize(
+    ("history", "reading", "gradient_step"),
+    [
+        *((history, reading, "last") for history in ("restart", "streaming") for reading in ("chain", "renoised")),
+        *(("restart", "chain", "random"), ("restart", "renoised", "random"), ("streaming", "renoised", "random")),
+        *(("restart", "chain", "all"), ("streaming", "chain", "all")),
+    ],
+)
+def test_the_gradient_goes_through_the_denoising_steps_that_are_named(
+    files: dict[str, str], history: str, reading: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And through no other, in every chunk of a window and in all parts of a batch; the rest of the film is finished,
+    unless it ends with the step that takes it."""
+    ways = {"history": history, "reading": reading, "gradient_step": gradient_step, "accumulate": 2}
+    steps = {"student.steps": "[1000,750,500]", "student.first_chunk_steps": "[]"}
+    critic = {"critic.windows": "shared", "critic.updates": 1, "critic.warmup_updates": 0}
+    task = task_of(files, SFPP, LONGER, ways, steps, critic, {"window.first_window_probability": 0.3})
+    samples = taught_samples(task, monkeypatch)
+    calls = timesteps_with_gradients(task.networks["student"].network)
+    timesteps = list(task._config.student.rollout().timesteps)
+    found, starts = set(), set()
+    for step in range(8):
+        samples.clear()
+        calls.clear()
+        task.train_step(None, step)
+        chains = [
+            [each.timestep for each in chain(recorded)]
+            for sample in samples
+            for recorded in sample.rolled.recording.steps
+        ]
+        at = timesteps[-1]
+        if gradient_step == "random":
+            at = min(timesteps, key=lambda timestep: abs(timestep - calls[0]))
+        if reading == "renoised":
+            assert chains == [[timesteps[-1]]] * len(chains), "the film itself is finished"
+            assert calls == pytest.approx([at] * len(samples))
+        else:
+            assert chains == [timesteps if gradient_step == "all" else [at]] * len(chains)
+            assert calls == pytest.approx([timestep for each in chains for timestep in each])
+        assert len(samples) == 2
+        found.add(at)
+        starts |= {sample.rolled.window.start for sample in samples}
+    assert found == (set(timesteps) if gradient_step == "random" else {timesteps[-1]})
+    assert min(starts) == 0 < max(starts), "beginnings, and windows from mid-film"
 
 
 # Parts of a batch

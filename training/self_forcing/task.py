@@ -65,12 +65,12 @@ class SelfForcingTask:
                 self._update_critic(self._fresh(step, "warm-up", number), number)
         if critic.learns_first:
             samples = list(self._samples(step))
-            loss = self._train_critic([sample.judged for sample in samples], step)
+            learnt = self._train_critic([sample.judged for sample in samples], step)
             _, metrics = self._update_student(samples, step)
         else:
             clips, metrics = self._update_student(self._samples(step), step)
-            loss = self._train_critic(clips, step)
-        return {**metrics, "critic_loss": loss}
+            learnt = self._train_critic(clips, step)
+        return {**metrics, **learnt}
 
     def state(self) -> dict[str, Any]:
         """Films that go on from step to step."""
@@ -106,8 +106,7 @@ class SelfForcingTask:
         for sample in samples:
             found.append(self._teach(sample, step))
             clips.append(sample.judged)
-        means = {name: fmean(part[name] for part in found) for name in found[0]}
-        return clips, {**means, **self._student.update(step)}
+        return clips, {**_means(found), **self._student.update(step)}
 
     def _teach(self, sample: Sample, step: int) -> dict[str, float]:
         """Add a part of the batch to the student's gradient; metrics."""
@@ -140,17 +139,17 @@ class SelfForcingTask:
                 config=config.dmd,
             )
 
-    def _train_critic(self, clips: Sequence[JudgedClips], step: int) -> float:
-        """A step's updates of the critic, on these clips or on windows of its own; the mean loss."""
-        critic, losses = self._config.critic, []
+    def _train_critic(self, clips: Sequence[JudgedClips], step: int) -> dict[str, float]:
+        """A step's updates of the critic, on these clips or on windows of its own; the means of their metrics."""
+        critic, found = self._config.critic, []
         for number in range(critic.updates):
             if critic.windows == "fresh":
                 clips = self._fresh(step, "critic", number)
-            losses.append(self._update_critic(clips, critic.warmup_updates + step * critic.updates + number))
-        return fmean(losses)
+            found.append(self._update_critic(clips, critic.warmup_updates + step * critic.updates + number))
+        return _means(found)
 
-    def _update_critic(self, clips: Sequence[JudgedClips], update: int) -> float:
-        """One update on a batch, a part after the other; its loss."""
+    def _update_critic(self, clips: Sequence[JudgedClips], update: int) -> dict[str, float]:
+        """One update on a batch, a part after the other; metrics."""
         config, losses = self._config, []
         for judged in clips:
             latents, mask = judged.clip.latents, judged.clip.mask
@@ -160,5 +159,9 @@ class SelfForcingTask:
                 loss = critic_loss(self._critic.network, latents, noise.to(latents), sigma, judged.text, mask)
             (loss / len(clips)).backward()
             losses.append(loss.item())
-        self._critic.update(update)
-        return fmean(losses)
+        metrics = {"loss": fmean(losses), **self._critic.update(update)}
+        return {f"critic_{name}": value for name, value in metrics.items()}
+
+
+def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: fmean(each[name] for each in metrics) for name in metrics[0]}

@@ -1,0 +1,13 @@
+"""What a run has put on its board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def logged(run: Path) -> dict[str, list[float]]:
+    """The curves of a run's TensorBoard log, by name."""
+    board = EventAccumulator(str(run / "board")).Reload()
+    return {name: [event.value for event in board.Scalars(name)] for name in board.Tags()["scalars"]}
