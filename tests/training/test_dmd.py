@@ -295,11 +295,14 @@ def test_a_student_comes_to_the_teachers_distribution() -> None:
 def test_only_a_critic_of_the_moment_at_hand_has_beginnings_and_ends_both_come_to_the_data(
     knows_the_moment: bool,
 ) -> None:
-    """Clips of one number, beginnings too high and ends too low by as much: pooled, they are nearly the data."""
+    """Clips of one number, beginnings too high and ends too low by as much: pooled, they are nearly the data.
 
+    So many films that noise decides nothing: with 32 the gap wandered between 0.2 and 1.2 from draw to draw, and draws
+    differ in their last bits from processor to processor. With 512 half of it or more stays: 0.72, 0.83, 0.56.
+    """
     student, teacher, config = Normals([0.5, -0.5], [0.87, 0.87]), Normals([0.0], [1.0]), DMDConfig(extra_guidance=0.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.03)
-    shape, films, text = (1, 1, 1, 1), range(32), torch.zeros(32, 1, 1)
+    shape, films, text = (1, 1, 1, 1), range(512), torch.zeros(512, 1, 1)
     for step in range(200):
         # All films of a step are at the same moment: its beginning or its end.
         moment = step % 2
@@ -313,7 +316,7 @@ def test_only_a_critic_of_the_moment_at_hand_has_beginnings_and_ends_both_come_t
         dmd_loss(x0, gradient, torch.ones(1, 1, 1, 1, 1, dtype=torch.bool)).backward()
         optimizer.step()
     gap = (student.means[0] - student.means[1]).item()
-    assert abs(gap) < 0.1 if knows_the_moment else gap > 0.8
+    assert abs(gap) < 0.1 if knows_the_moment else gap > 0.4
 
 
 def test_equal_transformers_have_nothing_to_teach_and_half_precision_is_left_inside() -> None:
