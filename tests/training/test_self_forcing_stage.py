@@ -15,14 +15,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import load_student
+from sfpp_core.wan.attention import sdpa_attention
 from sfpp_core.wan.config import WanConfig
 from tests.core.models import random_transformer
 from tests.core.vae_models import random_vae
 from training.__main__ import main
+from training.conditioning import Conditioning
 from training.config import ConfigError, load_config
 from training.export import write_weights
 from training.finished_run import read_run
+from training.models import open_transformer
 from training.resources import peak_memory
 from training.run_folder import RunFolder
 from training.self_forcing import task as task_module
@@ -186,6 +191,48 @@ def test_the_exported_student_is_one_that_nodes_load(files: dict[str, str], tmp_
     assert network.config == MODEL
     assert rollout == RolloutConfig(window=6, steps=(1000.0, 500.0))
     assert list((tmp_path / "board").glob("films_*.mp4"))
+
+
+# What training rolls is what inference makes
+
+
+@pytest.mark.parametrize("gradient_step", ["last", "all"])
+@pytest.mark.parametrize("history", ["restart", "streaming"])
+def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_for_bit(
+    files: dict[str, str], history: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float32, with inference's attention, and as inference does one film at a time; the learning rate is too small
+    to move a weight, so that films that go on are those of one network."""
+    ways = {"history": history, "gradient_step": gradient_step, "accumulate": 2, "optimizer.lr": 1e-30}
+    task = task_of(files, SFPP, LONGER, ways, {"window.first_window_probability": 0})
+    for network in (*(trained.network for trained in task.networks.values()), task._teacher):
+        network.attention = sdpa_attention
+    config, student = task._config, open_transformer(files["init"])
+    texts = Conditioning.open(config.conditioning)
+    samples = taught_samples(task, monkeypatch)
+    for step in range(6):
+        task.train_step(None, step)
+    seen = set()
+    for sample in samples:
+        window, recording = sample.rolled.window, sample.rolled.recording
+        (seed,) = recording.films.noise.seeds
+        (prompt,) = (text for text in map(texts.text, [[0], [1], [2]]) if torch.equal(text, recording.films.text))
+        state = RolloutState(config=config.student.rollout(), seed=seed, model_id="any", shape=(1, 16, 4, 4))
+        calls: list[Progress] = []
+        rollout = Rollout(student, state, prompt, on_call=calls.append)
+        with torch.inference_mode():
+            list(rollout.run(window.end // 3))
+        assert torch.equal(recording.after.latents, rollout.state.latents)
+        noised = {(call.chunk, call.timestep): call.noised for call in calls if call.noised is not None}
+        for chunk, last in enumerate(recording.steps, start=len(recording.before.chunks)):
+            assert all(torch.equal(each.noised, noised[chunk, each.timestep]) for each in chain(last))
+        made = rollout.state.latents[:, :, window.start :]
+        # First frames of a window from mid-film are encoded anew; see `as_clip`.
+        anew = config.window.masked_frames if window.start else 0
+        assert torch.equal(sample.judged.clip.latents[:, :, anew:], made[:, :, anew:])
+        assert sample.judged.clip.mask.any()
+        seen.add((window.start, seed))
+    assert len(seen) == 12 and max(seen)[0] > 0, "other films or moments each time, also in mid-film"
 
 
 # What is logged
