@@ -9,7 +9,8 @@ from pathlib import Path
 from cogapp import Cog
 
 from . import runs
-from .updates import plot_updates
+from .findings import FOLDER
+from .updates import EVALUATION, plot_updates
 
 PAGE = Path("docs/proof.md")
 PICTURES = Path("docs/media/proof")
@@ -24,14 +25,15 @@ DRAWN_BY_EVALUATIONS = {
 
 
 def main() -> int:
-    """Note the runs, draw, and fill in the tables; exit status as cog's."""
+    """Note the runs, draw what was evaluated, and fill in the tables; exit status as cog's."""
     runs.write()
     PICTURES.mkdir(parents=True, exist_ok=True)
     for drawn, shown in DRAWN_BY_EVALUATIONS.items():
         picture = runs.RUNS / f"evaluation_{drawn}"
         if picture.is_file():
             shutil.copyfile(picture, PICTURES / shown)
-    plot_updates(PICTURES / "updates.png")
+    if (FOLDER / f"{EVALUATION}.json").is_file():
+        plot_updates(PICTURES / "updates.png")
     return Cog().main(["cog", "-r", "-P", "-I", ".", str(PAGE)])
 
 
