@@ -88,8 +88,10 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
         versions = " and ".join(map(str, READABLE_VERSIONS))
         raise ValueError(f"its format is version {description['version']}, this program reads versions {versions}")
     shape = tuple(description["shape"])
-    chunks = _split(tensor("latents"), description["chunks"], shape)
-    texts = tuple(tensor(f"text.{index}") for index in range(description["num_texts"]))
+    # Copies: what is read lies in the file's memory, at any address, and matrix products round otherwise there than where
+    # torch puts its tensors. The film would go on almost as it would have. The cache is copied when it is taken up.
+    chunks = _split(tensor("latents").clone(), description["chunks"], shape)
+    texts = tuple(tensor(f"text.{index}").clone() for index in range(description["num_texts"]))
     _check_texts(texts, chunks, batch=shape[0])
     state = RolloutState(
         config=RolloutConfig.from_json(description["config"]),
