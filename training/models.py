@@ -13,6 +13,7 @@ from sfpp_core.checkpoint.archive import read_archive
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
+from .channels_last import channels_last_weights
 from .config import ConfigError, require
 
 INSTEAD: dict[TransformerKind, str] = {
@@ -80,18 +81,20 @@ def open_transformer(
 def open_autoencoder(path: str) -> WanVAE:
     """The video autoencoder of a file: the built-in family's, ComfyUI's wan_2.1_vae.safetensors or Wan's own .pth.
 
-    float32 on the CPU, evaluation mode.
+    float32 on the CPU, evaluation mode, laid out channels last.
 
     Raises:
         ConfigError: nothing there, or no Wan 2.1 VAE.
     """
     try:
         content = read_archive(Path(path)).content
-        return WanVAE.from_state_dict(_owned(content, torch.float32)).eval()
+        vae = WanVAE.from_state_dict(_owned(content, torch.float32)).eval()
     except CheckpointError as error:
         raise ConfigError(f"{path}: found {error.found}; a Wan 2.1 VAE is needed. {error.remedy}") from error
     except ValueError as error:
         raise ConfigError(f"{path}: {error}.") from error
+    channels_last_weights(vae)
+    return vae
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -155,7 +155,7 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
     Args:
         latents: [B, C, warmup + K, H, W], model space: the film's frames `window.with_warmup`. What feeds the cache and
             the film are still these.
-        vae: anywhere; in its own precision, whatever autocast the caller is under.
+        vae: on the latents' device; in its own precision, whatever autocast the caller is under.
 
     Raises:
         ValueError: the latents are not as long as the window and its warm-up.
@@ -171,17 +171,24 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
         return Clip(latents=latents, mask=mask)
     mask[:, :, :masked_frames] = False
     past, head, rest = latents.split([window.warmup, masked_frames, window.frames - masked_frames], dim=2)
-    return Clip(latents=torch.cat([_begin_video(past, head, vae).to(latents), rest], dim=2), mask=mask)
+    # What the judges see should not depend on how coarsely the student computes.
+    with torch.autocast(latents.device.type, enabled=False):
+        beginning = begin_video(past, head, vae)
+    return Clip(latents=torch.cat([beginning.to(latents), rest], dim=2), mask=mask)
 
 
 @torch.no_grad()
-def _begin_video(past: Tensor, head: Tensor, vae: WanVAE) -> Tensor:
-    """The frames `head`, seen after `past`, as the first of a video: from the last picture of the first of them on."""
-    weight = next(vae.parameters())
-    # What the judges see should not depend on how coarsely the student computes.
-    with torch.autocast(weight.device.type, enabled=False):
-        stream = DecodeStream(vae)
-        stream.push(to_vae_space(past.float()).to(weight))
-        pictures = stream.push(to_vae_space(head.float()).to(weight))
-        beginning = pictures[:, :, -WAN21.pixel_frames(head.shape[2]) :]
-        return to_model_space(vae.encode(beginning).float())
+def begin_video(past: Tensor, head: Tensor, vae: WanVAE) -> Tensor:
+    """The frames `head`, seen after `past`, as the first of a video: from the last picture of the first of them on.
+
+    Both are [B, C, T, H, W], model space, and so is what is made of `head`, float32.
+    """
+    pictures = _decode_after(past, head, vae)[:, :, -WAN21.pixel_frames(head.shape[2]) :]
+    return to_model_space(vae.encode(pictures).float())
+
+
+def _decode_after(past: Tensor, head: Tensor, vae: WanVAE) -> Tensor:
+    """The pictures of `head`; what the decoder remembers is not kept while they are encoded."""
+    weight, stream = next(vae.parameters()), DecodeStream(vae)
+    stream.warm_up(to_vae_space(past.float()).to(weight))
+    return stream.push(to_vae_space(head.float()).to(weight))

@@ -88,8 +88,8 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
         versions = " and ".join(map(str, READABLE_VERSIONS))
         raise ValueError(f"its format is version {description['version']}, this program reads versions {versions}")
     shape = tuple(description["shape"])
-    # Copies: what is read lies in the file's memory, at any address, and matrix products round otherwise there than where
-    # torch puts its tensors. The film would go on almost as it would have. The cache is copied when it is taken up.
+    # Copies: what is read lies in the file's memory, at any address, and matrix products round by where tensors lie, so
+    # that the film would go on a little differently. The cache is copied when it is taken up.
     chunks = _split(tensor("latents").clone(), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}").clone() for index in range(description["num_texts"]))
     _check_texts(texts, chunks, batch=shape[0])

@@ -207,6 +207,29 @@ class DecodeStream(_Stream):
         self._cache = cache
         return torch.cat(video, dim=2)
 
+    @torch.no_grad()
+    def warm_up(self, latents: Tensor) -> None:
+        """Take in the next latents, as `push` does, without making their pictures: those of later pieces are the same,
+        bit for bit.
+
+        Sooner than `push`: layers at the pictures' own rate take part in the last `Decoder.picture_context` of them
+        only.
+
+        Raises:
+            ValueError, RuntimeError: as `push`.
+        """
+        vae = self._vae
+        _check_latents(latents, vae.config)
+        in_full = -(-vae.decoder.picture_context // vae.config.temporal_stride)
+        # In the portions of `push`, because only equal shapes give equal bits.
+        passed_over = max(0, latents.shape[2] - in_full) // self._portion * self._portion
+        cache = self._claim_cache(latents)
+        for portion in latents[:, :, :passed_over].split(self._portion, dim=2) if passed_over else ():
+            vae.decoder.expand(vae.conv2(_canonical(portion)), cache)
+            cache.at_start = False
+        self._cache = cache
+        self.push(latents[:, :, passed_over:])
+
 
 class EncodeStream(_Stream):
     """Pixels to latents, piece by piece: the pieces of a video in order give its latents, as `WanVAE.encode` would.

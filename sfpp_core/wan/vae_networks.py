@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from .vae_config import WanVAEConfig
 from .vae_layers import (
+    CONTEXT_FRAMES,
     CausalConv3d,
     CausalLayer,
     CausalSequential,
@@ -52,6 +53,7 @@ class Decoder(CausalLayer, nn.Module):
         super().__init__()
         widths = [config.dim * mult for mult in (config.dim_mult[-1], *reversed(config.dim_mult))]
         temporal_upsample = config.temporal_downsample[::-1]
+        self._num_expanding = 0
         self.conv1 = CausalConv3d(config.z_dim, widths[0])
         keep_variance(self.conv1)
         self.middle = _middle(widths[0])
@@ -61,6 +63,8 @@ class Decoder(CausalLayer, nn.Module):
             layers += _residual_blocks(width_in // 2 if stage else width_in, width, config.num_res_blocks + 1)
             if stage < len(temporal_upsample):
                 layers.append(Upsample(width, temporal=temporal_upsample[stage]))
+                if temporal_upsample[stage]:
+                    self._num_expanding = len(layers)
         self.upsamples = CausalSequential(*layers)
         self.head = _head(widths[-1], 3)
 
@@ -69,6 +73,18 @@ class Decoder(CausalLayer, nn.Module):
         x = self.middle(x, cache)
         x = self.upsamples(x, cache)
         return self.head(x, cache)
+
+    def expand(self, x: Tensor, cache: FeatureCache) -> Tensor:
+        """The first layers of `forward`, until there is a frame for every picture. The others take most of the time."""
+        x = self.conv1(x, cache)
+        x = self.middle(x, cache)
+        return self.upsamples[: self._num_expanding](x, cache)
+
+    @property
+    def picture_context(self) -> int:
+        """How many frames of the past decide a picture, of those that `expand` gives."""
+        layers = (*self.upsamples[self._num_expanding :].modules(), *self.head)
+        return CONTEXT_FRAMES * sum(isinstance(layer, CausalConv3d) for layer in layers)
 
 
 def _residual_blocks(width_in: int, width: int, count: int) -> list[nn.Module]:

@@ -40,6 +40,43 @@ def test_larger_portions_give_the_same_pictures_to_rounding(vae: WanVAE) -> None
     assert torch.equal(streamed, DecodeStream(vae, portion=3).push(latents))
 
 
+@pytest.mark.parametrize("portion", [1, 3])
+@pytest.mark.parametrize(("before", "past"), [(0, 12), (0, 3), (0, 7), (3, 9), (5, 2)])
+def test_a_past_without_pictures_is_the_same_past_bit_for_bit(
+    vae: WanVAE, before: int, past: int, portion: int
+) -> None:
+    latents = random_latents(before + past + 6)
+    seen, warmed = DecodeStream(vae, portion=portion), DecodeStream(vae, portion=portion)
+    first, middle, last = pieces(latents, (before, past, 6))
+    for stream in (seen, warmed):
+        if before:
+            stream.push(first)
+    seen.push(middle)
+    warmed.warm_up(middle)
+    assert torch.equal(warmed.push(last), seen.push(last))
+
+
+def test_layers_at_the_rate_of_pictures_pass_over_a_far_past(vae: WanVAE) -> None:
+    made = []
+    hook = vae.decoder.head.register_forward_hook(lambda _module, _inputs, pictures: made.append(pictures.shape[2]))
+    try:
+        DecodeStream(vae).warm_up(random_latents(12))
+    finally:
+        hook.remove()
+    assert vae.decoder.picture_context <= sum(made) < vae.decoder.picture_context + 4
+
+
+def test_a_refused_past_leaves_the_stream_as_it_was(vae: WanVAE) -> None:
+    latents = random_latents(13)
+    stream = DecodeStream(vae)
+    first = stream.push(latents[:, :, :1])
+    with pytest.raises(ValueError, match="its video began with"):
+        stream.warm_up(latents[:, :, 1:, :, :3])
+    with pytest.raises(ValueError, match="batch, 16, frames"):
+        stream.warm_up(latents[:, :4])
+    assert torch.equal(torch.cat((first, stream.push(latents[:, :, 1:])), 2), vae.decode(latents))
+
+
 @pytest.mark.parametrize("sizes", ((1, 4, 4, 4), (13,), (5, 8), (3, 1, 6, 3), (2, 2, 2, 7)))
 def test_streamed_encoding_is_whole_encoding_bit_for_bit(vae: WanVAE, sizes: tuple[int, ...]) -> None:
     video = random_video(13)

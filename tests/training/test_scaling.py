@@ -28,7 +28,7 @@ from training.config import ConfigError, load_config
 from training.scaling.__main__ import main, read_config
 from training.scaling.config import ScalingConfig
 from training.scaling.costs import META, PassCosts, count_network, count_passes
-from training.scaling.counting import LiveBytes, Pass, count, count_sizes
+from training.scaling.counting import LiveBytes, Pass, count
 from training.scaling.kernels import flash_attention, fuse_norms
 from training.scaling.measure import measurement, step_of
 from training.scaling.memory import cache_bytes, memory
@@ -127,15 +127,10 @@ def test_deep_networks_are_counted_from_shallow_ones(checkpointing: bool) -> Non
     assert count(passes.chunk(deep, 4, training)) == grown
 
 
-def test_long_videos_are_counted_from_short_ones() -> None:
-    passes = Passes(CONFIG, device=META, dtype=torch.bfloat16)
-    assert count(passes.decode(5)) == count_sizes(passes.decode, [5])[5]
-    assert count(passes.encode(5)) == count_sizes(passes.encode, [5])[5]
-
-
 def test_a_long_film_is_watched_in_the_memory_of_a_short_one(costs: PassCosts) -> None:
     longer = count(Passes(CONFIG, device=META, dtype=torch.bfloat16).watch(8))
-    assert longer.peak_bytes == costs.watch.peak_bytes and longer.flops > costs.watch.flops
+    assert longer.peak_bytes == costs.watch[3].peak_bytes
+    assert longer.flops == pytest.approx(costs.watch[3].flops + 5 * costs.frame_flops)
 
 
 def test_a_chunk_costs_linearly_more_with_its_past(costs: PassCosts) -> None:
@@ -243,13 +238,13 @@ def beginning(config: ScalingConfig) -> RolloutState:
     return RolloutState(config=config.rollout, seed=0, model_id="random", shape=shape)
 
 
-def test_windows_are_decoded_and_encoded_as_training_does_it(costs: PassCosts) -> None:
+def test_windows_are_made_valid_clips_as_training_does_it(costs: PassCosts) -> None:
     """Restart: every start but the first, with as much warm-up as there is."""
     calls = restarting(CONFIG, CONFIG.window)
     starts = range(0, 11, 2)
-    pieces = Counter(min(start, WARMUP_FRAMES) + 3 for start in starts if start)
-    assert dict(calls.decoded) == pytest.approx({frames: number / 6 for frames, number in pieces.items()})
-    assert set(calls.decoded) <= set(costs.decode)
+    warmups = Counter(min(start, WARMUP_FRAMES) for start in starts if start)
+    assert dict(calls.begun) == pytest.approx({frames: number / 6 for frames, number in warmups.items()})
+    assert set(calls.begun) <= set(costs.begin)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -19,7 +19,7 @@ from .passes import Passes, Training
 META = torch.device("meta")
 COMPUTE_DTYPE = torch.bfloat16
 """What full-size networks compute in."""
-WATCHED_FRAMES = 3
+WATCHED_FRAMES = (2, 3)
 """From the second latent frame on, the decoder does for each the same."""
 
 
@@ -79,12 +79,17 @@ class PassCosts:
     teacher: dict[str, Cost]
     text: Cost
     """Keys and values of a prompt for every layer."""
-    decode: dict[int, Cost]
-    """By the number of latent frames."""
-    watch: Cost
-    """Of the first latent frames of a film, decoded one after the other; in all others no more is alive at a time."""
-    encode: Cost
-    """Of the pictures that a window from mid-film has encoded anew."""
+    begin: dict[int, Cost]
+    """Of making a window from mid-film begin as a video does, by its latent frames of warm-up."""
+    watch: dict[int, Cost]
+    """Of the first latent frames of a film, decoded one after the other, by their number; longer films have no more
+    alive at a time."""
+
+    @property
+    def frame_flops(self) -> float:
+        """Of decoding one more latent frame of a film."""
+        fewer, more = WATCHED_FRAMES
+        return (self.watch[more].flops - self.watch[fewer].flops) / (more - fewer)
 
 
 def num_parameters(module: torch.nn.Module) -> int:
@@ -115,9 +120,8 @@ def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -
         },
         teacher={name: count_network(passes.clip, model) for name, model in config.teachers.items()},
         text=count_network(passes.texts, config.student),
-        decode=count_sizes(passes.decode, decoded_frames(config)),
-        watch=count(passes.watch(WATCHED_FRAMES)),
-        encode=count_sizes(passes.encode, [config.window.masked_frames])[config.window.masked_frames],
+        begin={frames: count(passes.begin(frames)) for frames in warmups(config)},
+        watch={frames: count(passes.watch(frames)) for frames in WATCHED_FRAMES},
     )
 
 
@@ -127,11 +131,10 @@ def count_network(make: Callable[[WanConfig], Pass], model: WanConfig) -> Cost:
     return costs[model.num_layers]
 
 
-def decoded_frames(config: ScalingConfig) -> list[int]:
-    """Latent frames that may have to be decoded for a window to begin as a video does."""
+def warmups(config: ScalingConfig) -> list[int]:
+    """Latent frames of warm-up that windows from mid-film may have."""
     starts = range(config.rollout.chunk, WARMUP_FRAMES + config.rollout.chunk, config.rollout.chunk)
-    windows = (Window(start=start, frames=config.window.frames) for start in starts)
-    return sorted({window.warmup + config.window.masked_frames for window in windows})
+    return sorted({Window(start=start, frames=config.window.frames).warmup for start in starts})
 
 
 def _count_chunk(config: ScalingConfig, passes: Passes, training: Training | None) -> ChunkCosts:

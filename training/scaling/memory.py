@@ -83,7 +83,7 @@ def _phases(config: ScalingConfig, costs: PassCosts, gpus: int, teacher: str, ch
     trained = _computing(student, gpus) + student.block * REDUCED_BYTES
     cache = cache_bytes(config, config.rollout.window)
     rolling = cache + text_bytes(config) + costs.chunk.full.peak_bytes
-    decoding = max(cost.peak_bytes for cost in (*costs.decode.values(), costs.encode))
+    decoding = max(cost.peak_bytes for cost in costs.begin.values())
     return {
         # Weights stay gathered for a rollout.
         "rollout": rolling + student.all * GATHERED_BYTES,
@@ -93,7 +93,7 @@ def _phases(config: ScalingConfig, costs: PassCosts, gpus: int, teacher: str, ch
         "critic's gradient": costs.critic_training[checkpointing].peak_bytes + trained,
         # AdamW's update of all weights at once has a temporary of the size of the weights.
         "optimiser": student.all * FLOAT32_BYTES / gpus,
-        "watching": max(rolling, costs.watch.peak_bytes) + _watched(student, gpus),
+        "watching": max(rolling, *(cost.peak_bytes for cost in costs.watch.values())) + _watched(student, gpus),
     }
 
 

@@ -18,13 +18,13 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.wan.attention import sdpa_attention
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.forward import KeyValueCache, TextContext
-from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..objectives.causal_pass import CausalPass
 from ..recomputation import recompute_blocks
 from ..sampling import decoded_frames
+from ..windows import begin_video
 from .config import ScalingConfig
 from .counting import Pass
 from .kernels import CudaAutocast, autocast_blocks, flash_attention, fuse_norms
@@ -82,11 +82,13 @@ class Passes:
         network, text = self.network(model), self.text(model, self.dtype)
         return Pass(lambda: network.embed_text(text).keys[-1], context=self.autocast)
 
-    def decode(self, latent_frames: int) -> Pass:
-        """Latents to pixels, in float32."""
-        vae = self._vae()
-        latents = torch.randn(1, self._config.vae.z_dim, latent_frames, *self._config.latent_size, device=self._device)
-        return Pass(partial(vae.decode, latents))
+    def begin(self, warmup: int) -> Pass:
+        """A window's first frames made those of a video, after so many latent frames of warm-up; in float32."""
+        past, head = (
+            self.latents(self._config.student, frames, torch.float32)
+            for frames in (warmup, self._config.window.masked_frames)
+        )
+        return Pass(partial(begin_video, past, head, self._vae()))
 
     def watch(self, latent_frames: int) -> Pass:
         """Latents to pixels as films are watched, a latent frame at a time, in float32; gives the last one's."""
@@ -98,12 +100,6 @@ class Passes:
             return last
 
         return Pass(forward)
-
-    def encode(self, latent_frames: int) -> Pass:
-        """The pictures of so many latent frames to latents, in float32."""
-        vae = self._vae()
-        shape = (1, 3, WAN21.pixel_frames(latent_frames), self._config.height, self._config.width)
-        return Pass(partial(vae.encode, torch.randn(shape, device=self._device)))
 
     def network(self, model: WanConfig, training: Training | None = None) -> WanTransformer:
         """A transformer with random weights, for counting with the kernels that a GPU would take."""

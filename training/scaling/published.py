@@ -41,13 +41,7 @@ def pictures(config: ScalingConfig) -> int:
 def inference_flops(config: ScalingConfig, costs: PassCosts) -> float:
     """Of a chunk in a rolling window: its denoising steps, its clean pass and its decoding."""
     calls = len(config.rollout.timesteps) + 1
-    return calls * costs.chunk.full.flops + config.rollout.chunk * decode_frame_flops(costs)
-
-
-def decode_frame_flops(costs: PassCosts) -> float:
-    """Of one more latent frame in a film."""
-    (fewer, less), *_, (more, most) = sorted((frames, cost.flops) for frames, cost in costs.decode.items())
-    return (most - less) / (more - fewer)
+    return calls * costs.chunk.full.flops + config.rollout.chunk * costs.frame_flops
 
 
 def training_flops(config: ScalingConfig, costs: PassCosts, teacher: str) -> float:

@@ -54,8 +54,7 @@ def _passes(config: ScalingConfig, costs: PassCosts) -> str:
     full = {key: cost.full for key, cost in costs.chunk_training.items()}
     rows += _trained(f"chunk, {past} frames of past", full)
     rows += [("text, keys and values", costs.text)]
-    rows += [(f"decode {number} latent frames", cost) for number, cost in costs.decode.items()]
-    rows += [(f"encode {config.window.masked_frames} latent frames", costs.encode)]
+    rows += [(f"first frames anew, {warmup} of warm-up", cost) for warmup, cost in costs.begin.items()]
     cells = [[name, decimal(c.flops / 1e12), gigabytes(c.kept_bytes), gigabytes(c.peak_bytes)] for name, c in rows]
     return table(["pass", "TFLOP", "GB kept for backward", "GB at its peak"], cells)
 

@@ -18,8 +18,8 @@ from .config import ScalingConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calls:
-    """Passes of the student by the latent frames in its cache, and pieces of film that are decoded. Means are fractions
-    of calls."""
+    """Passes of the student by the latent frames in its cache, and windows that are made valid clips. Means are
+    fractions of calls."""
 
     rolled: Counter[int] = field(default_factory=Counter)
     """No gradient: the film up to the window's end."""
@@ -27,8 +27,8 @@ class Calls:
     """No gradient: clean passes when the window is played again."""
     trained: Counter[int] = field(default_factory=Counter)
     """With a gradient."""
-    decoded: Counter[int] = field(default_factory=Counter)
-    """Pieces by their latent frames; each time the window's masked frames are then encoded."""
+    begun: Counter[int] = field(default_factory=Counter)
+    """Windows from mid-film, made to begin as a video does, by their latent frames of warm-up."""
     texts: float = 0.0
     """Times that a prompt's keys and values are computed for the chunks that are rolled."""
 
@@ -90,7 +90,7 @@ def _played_again(config: ScalingConfig, chunks: range, with_gradient: range, *,
 
 def _as_clip(config: ScalingConfig, calls: Calls, start: int) -> Calls:
     if start:
-        calls.decoded[Window(start=start, frames=config.window.frames).warmup + config.window.masked_frames] += 1
+        calls.begun[Window(start=start, frames=config.window.frames).warmup] += 1
     return calls
 
 
@@ -99,7 +99,7 @@ def _mean(windows: Iterable[tuple[float, Calls]]) -> Calls:
     weighted = list(windows)
     mean = Calls(texts=sum(share * calls.texts for share, calls in weighted))
     for share, calls in weighted:
-        for name in ("rolled", "replayed", "trained", "decoded"):
+        for name in ("rolled", "replayed", "trained", "begun"):
             for key, number in getattr(calls, name).items():
                 getattr(mean, name)[key] += share * number
     return mean

@@ -101,12 +101,11 @@ def work(
 
 def _roll(costs: PassCosts, calls: Calls) -> tuple[Part, ...]:
     """A window, made a valid clip."""
-    decoding = sum(number * costs.decode[frames].flops for frames, number in calls.decoded.items())
-    windows = calls.decoded.total()
+    beginning = sum(number * costs.begin[warmup].flops for warmup, number in calls.begun.items())
     return (
         Part(name="texts", network=costs.student, passes=calls.texts, flops=calls.texts * costs.text.flops, rolls=True),
         _chunks("rollout", costs, costs.chunk, calls.rolled, rolls=True),
-        Part(name="first frames", network=None, passes=windows, flops=decoding + windows * costs.encode.flops),
+        Part(name="first frames", network=None, passes=calls.begun.total(), flops=beginning),
     )
 
 

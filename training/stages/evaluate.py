@@ -23,7 +23,6 @@ from sfpp_core.stability.offline.assessment import Damage
 from sfpp_core.tiny.family import weights_path
 from sfpp_core.wan.geometry import WAN21
 
-from ..channels_last import channels_last_weights
 from ..conditioning import Conditioning, ConditioningConfig
 from ..config import StageConfig, as_plain, core_refusals, require
 from ..evaluation.arms import TEACHER, TRUTH, ArmConfig
@@ -155,7 +154,7 @@ def _open(config: Config, world: World) -> _Evaluation:
     known = len(conditioning.prompts)
     require(config.prompts <= known, f"prompts is {config.prompts}, but conditioning has {known}; name more, or less.")
     vae = open_autoencoder(config.vae or str(weights_path("vae"))).to(config.device, config.compute_dtype)
-    channels_last_weights(vae.requires_grad_(False))
+    vae.requires_grad_(False)
     if config.run.compile:
         compile_decoder(vae)
     bench = Bench(

@@ -14,7 +14,7 @@ from torch import Tensor
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.latent_format import to_model_space
 
-from ..channels_last import channels_last, channels_last_weights
+from ..channels_last import channels_last
 from ..config import StageConfig, core_refusals, require
 from ..latent_clips import clip_shard, clip_shards
 from ..models import open_autoencoder
@@ -57,7 +57,6 @@ class Config(StageConfig):
 def run(config: Config) -> bool:
     """Encode until this process's shards are there or `run.max_minutes` are over; True when finished."""
     vae = open_autoencoder(config.vae).to(config.device)
-    channels_last_weights(vae)
     # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
     folder = RunFolder(config, stage="latents")
     encode = torch.compile(vae.encode_moments, dynamic=False) if config.run.compile else vae.encode_moments
