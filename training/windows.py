@@ -155,7 +155,7 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
     Args:
         latents: [B, C, warmup + K, H, W], model space: the film's frames `window.with_warmup`. What feeds the cache and
             the film are still these.
-        vae: on the latents' device; in its own precision, whatever autocast the caller is under.
+        vae: anywhere; in its own precision, whatever autocast the caller is under.
 
     Raises:
         ValueError: the latents are not as long as the window and its warm-up.
@@ -172,7 +172,7 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
     mask[:, :, :masked_frames] = False
     past, head, rest = latents.split([window.warmup, masked_frames, window.frames - masked_frames], dim=2)
     # What the judges see should not depend on how coarsely the student computes.
-    with torch.autocast(latents.device.type, enabled=False):
+    with torch.autocast(next(vae.parameters()).device.type, enabled=False):
         beginning = begin_video(past, head, vae)
     return Clip(latents=torch.cat([beginning.to(latents), rest], dim=2), mask=mask)
 
@@ -181,7 +181,8 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
 def begin_video(past: Tensor, head: Tensor, vae: WanVAE) -> Tensor:
     """The frames `head`, seen after `past`, as the first of a video: from the last picture of the first of them on.
 
-    Both are [B, C, T, H, W], model space, and so is what is made of `head`, float32.
+    Both are [B, C, T, H, W], model space, neither empty, and so is what is made of `head`, float32. Precision is the
+    autoencoder's and that of the caller's autocast.
     """
     pictures = _decode_after(past, head, vae)[:, :, -WAN21.pixel_frames(head.shape[2]) :]
     return to_model_space(vae.encode(pictures).float())

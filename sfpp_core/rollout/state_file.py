@@ -90,7 +90,7 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
     shape = tuple(description["shape"])
     # Copies: what is read lies in the file's memory, at any address, and matrix products round by where tensors lie, so
     # that the film would go on a little differently. The cache is copied when it is taken up.
-    chunks = _split(tensor("latents").clone(), description["chunks"], shape)
+    chunks = _split(tensor("latents"), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}").clone() for index in range(description["num_texts"]))
     _check_texts(texts, chunks, batch=shape[0])
     state = RolloutState(
@@ -138,7 +138,11 @@ def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...
         raise ValueError("its latents hold values that are not finite")
     pieces = latents.split(lengths, dim=2) if lengths else ()
     return tuple(
-        Chunk(latents=piece.contiguous(), text=record["text"], recached=record.get("recached", False))
+        Chunk(
+            latents=piece.clone(memory_format=torch.contiguous_format),
+            text=record["text"],
+            recached=record.get("recached", False),
+        )
         for piece, record in zip(pieces, records, strict=True)
     )
 

@@ -22,5 +22,7 @@ def read_weights(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             raise ValueError(
                 f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {kind!r} is needed."
             )
-        # The file is no dictionary: it has keys() and cannot be iterated.
-        return {name: file.get_tensor(name).to(torch.float32) for name in file.keys()}, header  # noqa: SIM118
+        # The file is no dictionary: it has keys() and cannot be iterated. Copies, because what it gives may be its own
+        # memory, which nobody should train on.
+        weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}  # noqa: SIM118
+        return weights, header

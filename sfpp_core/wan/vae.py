@@ -209,11 +209,11 @@ class DecodeStream(_Stream):
 
     @torch.no_grad()
     def warm_up(self, latents: Tensor) -> None:
-        """Take in the next latents, as `push` does, without making their pictures: those of later pieces are the same,
-        bit for bit.
+        """Take in the next latents, as `push` does, without giving their pictures: those of later pieces are the same,
+        bit for bit, unless the decoder was compiled.
 
-        Sooner than `push`: layers at the pictures' own rate take part in the last `Decoder.picture_context` of them
-        only.
+        Sooner than `push` for many latents: layers at the pictures' own rate see only as many of them as
+        `Decoder.picture_context` asks for.
 
         Raises:
             ValueError, RuntimeError: as `push`.
@@ -224,7 +224,8 @@ class DecodeStream(_Stream):
         # In the portions of `push`, because only equal shapes give equal bits.
         passed_over = max(0, latents.shape[2] - in_full) // self._portion * self._portion
         cache = self._claim_cache(latents)
-        for portion in latents[:, :, :passed_over].split(self._portion, dim=2) if passed_over else ():
+        for start in range(0, passed_over, self._portion):
+            portion = latents[:, :, start : start + self._portion]
             vae.decoder.expand(vae.conv2(_canonical(portion)), cache)
             cache.at_start = False
         self._cache = cache

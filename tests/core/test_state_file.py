@@ -21,6 +21,9 @@ from sfpp_core.rollout.state_file import HEADER, StateFileError, load_state, sav
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 
+ALIGNMENT = 64
+"""Bytes: where PyTorch's memory for tensors begins, on a CPU."""
+
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -33,6 +36,22 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("states") / "film.safetensors"
     save_state(rollout.keep_cache(), path)
     return path
+
+
+@pytest.mark.parametrize("chunks", [1, 2])
+def test_a_film_lies_in_memory_as_one_that_was_made_there(chunks: int, tmp_path: Path) -> None:
+    """Matrix products round by where tensors lie; in a file that is anywhere."""
+    config = RolloutConfig(chunk=3, window=6, steps=(1000.0,))
+    shape = (1, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
+    rollout = Rollout(
+        random_transformer(), RolloutState(config=config, seed=1, model_id="random", shape=shape), random_text()
+    )
+    with torch.inference_mode():
+        list(rollout.run(chunks))
+    save_state(rollout.state, tmp_path / "film.safetensors")
+    state = load_state(tmp_path / "film.safetensors")
+    for tensor in (*state.texts, *(chunk.latents for chunk in state.chunks)):
+        assert tensor.data_ptr() % ALIGNMENT == 0
 
 
 def refusal(saved: Path, folder: Path, description: dict[str, Any] | str, tensors: dict[str, Tensor]) -> str:

@@ -158,6 +158,7 @@ def test_networks_are_opened_whole_and_owned() -> None:
     assert all(parameter.requires_grad and parameter.is_leaf for parameter in teacher.parameters())
     autoencoder = open_autoencoder(str(weights_path("vae")))
     assert all(torch.equal(autoencoder.state_dict()[name], weight) for name, weight in load_vae().state_dict().items())
+    assert autoencoder.decoder.conv1.weight.is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_a_network_that_is_asked_in_half_precision_is_never_held_in_full() -> None:

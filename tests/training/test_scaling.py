@@ -243,8 +243,8 @@ def test_windows_are_made_valid_clips_as_training_does_it(costs: PassCosts) -> N
     calls = restarting(CONFIG, CONFIG.window)
     starts = range(0, 11, 2)
     warmups = Counter(min(start, WARMUP_FRAMES) for start in starts if start)
-    assert dict(calls.begun) == pytest.approx({frames: number / 6 for frames, number in warmups.items()})
-    assert set(calls.begun) <= set(costs.begin)
+    assert dict(calls.first_frames) == pytest.approx({frames: number / 6 for frames, number in warmups.items()})
+    assert set(calls.first_frames) <= set(costs.first_frames)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

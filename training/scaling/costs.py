@@ -79,7 +79,7 @@ class PassCosts:
     teacher: dict[str, Cost]
     text: Cost
     """Keys and values of a prompt for every layer."""
-    begin: dict[int, Cost]
+    first_frames: dict[int, Cost]
     """Of making a window from mid-film begin as a video does, by its latent frames of warm-up."""
     watch: dict[int, Cost]
     """Of the first latent frames of a film, decoded one after the other, by their number; longer films have no more
@@ -98,7 +98,7 @@ def num_parameters(module: torch.nn.Module) -> int:
 
 
 def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -> PassCosts:
-    """Count all passes on the meta device: seconds, whatever the size."""
+    """Count all passes on the meta device: half a minute, whatever the size."""
     passes = Passes(config, device=META, dtype=dtype)
     trainings = {checkpointing: Training(checkpointing) for checkpointing in (False, True)}
     with META:
@@ -120,7 +120,7 @@ def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -
         },
         teacher={name: count_network(passes.clip, model) for name, model in config.teachers.items()},
         text=count_network(passes.texts, config.student),
-        begin={frames: count(passes.begin(frames)) for frames in warmups(config)},
+        first_frames={frames: count(passes.first_frames(frames)) for frames in warmups(config)},
         watch={frames: count(passes.watch(frames)) for frames in WATCHED_FRAMES},
     )
 

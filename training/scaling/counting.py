@@ -107,7 +107,7 @@ def count(work: Pass) -> Cost:
 
 
 def count_sizes(make: Callable[[int], Pass], sizes: Iterable[int]) -> dict[int, Cost]:
-    """The costs of a pass of so many equal pieces (layers, latent frames of a video), from those of two and of three.
+    """The costs of a pass of so many equal pieces, such as layers, from those of two and of three.
 
     Exact where each piece after the second costs what the third does, and most memory is in use at the same place
     however many there are.

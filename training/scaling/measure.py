@@ -106,7 +106,7 @@ def timed(run: Callable[[], None], device: torch.device, repeats: int) -> Measur
 
 def _passes(config: ScalingConfig, passes: Passes, costs: PassCosts, training: Training) -> Iterator[Trial]:
     past, kind = costs.chunk.most_past, training.checkpointing
-    warmup = min(costs.begin)
+    warmup = max(costs.first_frames)
     makers = {
         "critic": (lambda: passes.clip(config.student), costs.critic),
         "critic, forward and backward": (lambda: passes.clip(config.student, training), costs.critic_training[kind]),
@@ -119,7 +119,7 @@ def _passes(config: ScalingConfig, passes: Passes, costs: PassCosts, training: T
             lambda: passes.chunk(config.student, past, training),
             costs.chunk_training[kind].full,
         ),
-        f"first frames anew, {warmup} of warm-up": (lambda: passes.begin(warmup), costs.begin[warmup]),
+        f"first frames anew, {warmup} of warm-up": (lambda: passes.first_frames(warmup), costs.first_frames[warmup]),
     }
     for name, (make, cost) in makers.items():
         speed = config.machine.vae_tflops if name.startswith("first frames") else config.machine.transformer_tflops

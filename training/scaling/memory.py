@@ -83,11 +83,11 @@ def _phases(config: ScalingConfig, costs: PassCosts, gpus: int, teacher: str, ch
     trained = _computing(student, gpus) + student.block * REDUCED_BYTES
     cache = cache_bytes(config, config.rollout.window)
     rolling = cache + text_bytes(config) + costs.chunk.full.peak_bytes
-    decoding = max(cost.peak_bytes for cost in costs.begin.values())
+    first_frames = max(cost.peak_bytes for cost in costs.first_frames.values())
     return {
         # Weights stay gathered for a rollout.
         "rollout": rolling + student.all * GATHERED_BYTES,
-        "first frames": decoding,
+        "first frames": first_frames,
         "teacher's score": costs.teacher[teacher].peak_bytes + _gathered(costs.teachers[teacher], gpus),
         "student's gradient": cache + costs.chunk_training[checkpointing].full.peak_bytes + trained,
         "critic's gradient": costs.critic_training[checkpointing].peak_bytes + trained,

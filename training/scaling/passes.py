@@ -21,6 +21,7 @@ from sfpp_core.wan.forward import KeyValueCache, TextContext
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
+from ..channels_last import channels_last_weights
 from ..objectives.causal_pass import CausalPass
 from ..recomputation import recompute_blocks
 from ..sampling import decoded_frames
@@ -82,7 +83,7 @@ class Passes:
         network, text = self.network(model), self.text(model, self.dtype)
         return Pass(lambda: network.embed_text(text).keys[-1], context=self.autocast)
 
-    def begin(self, warmup: int) -> Pass:
+    def first_frames(self, warmup: int) -> Pass:
         """A window's first frames made those of a video, after so many latent frames of warm-up; in float32."""
         past, head = (
             self.latents(self._config.student, frames, torch.float32)
@@ -139,7 +140,9 @@ class Passes:
 
     def _vae(self) -> WanVAE:
         with self._device:
-            return WanVAE(self._config.vae)
+            vae = WanVAE(self._config.vae)
+        channels_last_weights(vae)
+        return vae
 
     def _cache(self, model: WanConfig, past_frames: int) -> RollingKVCache:
         cache = RollingKVCache(

@@ -54,7 +54,7 @@ def _passes(config: ScalingConfig, costs: PassCosts) -> str:
     full = {key: cost.full for key, cost in costs.chunk_training.items()}
     rows += _trained(f"chunk, {past} frames of past", full)
     rows += [("text, keys and values", costs.text)]
-    rows += [(f"first frames anew, {warmup} of warm-up", cost) for warmup, cost in costs.begin.items()]
+    rows += [(f"first frames anew, {warmup} of warm-up", cost) for warmup, cost in costs.first_frames.items()]
     cells = [[name, decimal(c.flops / 1e12), gigabytes(c.kept_bytes), gigabytes(c.peak_bytes)] for name, c in rows]
     return table(["pass", "TFLOP", "GB kept for backward", "GB at its peak"], cells)
 

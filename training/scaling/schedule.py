@@ -27,7 +27,7 @@ class Calls:
     """No gradient: clean passes when the window is played again."""
     trained: Counter[int] = field(default_factory=Counter)
     """With a gradient."""
-    begun: Counter[int] = field(default_factory=Counter)
+    first_frames: Counter[int] = field(default_factory=Counter)
     """Windows from mid-film, made to begin as a video does, by their latent frames of warm-up."""
     texts: float = 0.0
     """Times that a prompt's keys and values are computed for the chunks that are rolled."""
@@ -90,7 +90,7 @@ def _played_again(config: ScalingConfig, chunks: range, with_gradient: range, *,
 
 def _as_clip(config: ScalingConfig, calls: Calls, start: int) -> Calls:
     if start:
-        calls.begun[Window(start=start, frames=config.window.frames).warmup] += 1
+        calls.first_frames[Window(start=start, frames=config.window.frames).warmup] += 1
     return calls
 
 
@@ -99,7 +99,7 @@ def _mean(windows: Iterable[tuple[float, Calls]]) -> Calls:
     weighted = list(windows)
     mean = Calls(texts=sum(share * calls.texts for share, calls in weighted))
     for share, calls in weighted:
-        for name in ("rolled", "replayed", "trained", "begun"):
+        for name in ("rolled", "replayed", "trained", "first_frames"):
             for key, number in getattr(calls, name).items():
                 getattr(mean, name)[key] += share * number
     return mean

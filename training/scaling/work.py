@@ -101,11 +101,11 @@ def work(
 
 def _roll(costs: PassCosts, calls: Calls) -> tuple[Part, ...]:
     """A window, made a valid clip."""
-    beginning = sum(number * costs.begin[warmup].flops for warmup, number in calls.begun.items())
+    beginning = sum(number * costs.first_frames[warmup].flops for warmup, number in calls.first_frames.items())
     return (
         Part(name="texts", network=costs.student, passes=calls.texts, flops=calls.texts * costs.text.flops, rolls=True),
         _chunks("rollout", costs, costs.chunk, calls.rolled, rolls=True),
-        Part(name="first frames", network=None, passes=calls.begun.total(), flops=beginning),
+        Part(name="first frames", network=None, passes=calls.first_frames.total(), flops=beginning),
     )
 
 
