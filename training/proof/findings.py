@@ -51,16 +51,16 @@ def _in_words(kind: str, lengths: Sequence[str]) -> str:
     return f", less that of `{kind.removeprefix(_DIFFERENCE)}`" if kind.startswith(_DIFFERENCE) else ""
 
 
-def without_first(evaluation: str, prompts: int, arms: Sequence[str]) -> str:
-    """The change of stability since the shortest length, as of `by_length`, without the first prompts."""
-    of_films = report(evaluation)["stability_of_films"]
-    lengths = list(of_films[arms[0]])
-    values = {arm: {length: _films(of_films[arm][length])[prompts:] for length in lengths} for arm in arms}
+def against(evaluation: str, arms: Sequence[str], baseline: str, other: str) -> str:
+    """How much more stable arms are than an arm of another evaluation of the same prompts, at the lengths of both."""
+    films, theirs = report(evaluation)["stability_of_films"], report(other)["stability_of_films"][baseline]
+    lengths = [length for length in films[arms[0]] if length in theirs]
     rows = {
-        arm: {length: asdict(cluster_mean(values[arm][length] - values[arm][lengths[0]])) for length in lengths}
+        arm: {length: asdict(cluster_mean(_films(films[arm][length]) - _films(theirs[length]))) for length in lengths}
         for arm in arms
     }
-    return table(rows, arms, lengths, digits=1, signed=True)
+    cells = table(rows, arms, lengths, digits=1, signed=True)
+    return f"Visual Stability, film so far, less that of `{baseline}`:\n\n{cells}"
 
 
 def _films(values: list[list[float | None]]) -> NDArray[np.float64]:
