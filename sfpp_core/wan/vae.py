@@ -213,10 +213,7 @@ class DecodeStream(_Stream):
         bit for bit, unless the decoder was compiled.
 
         Sooner than `push` for many latents: layers at the pictures' own rate see only as many of them as
-        `Decoder.picture_context` asks for.
-
-        Raises:
-            ValueError, RuntimeError: as `push`.
+        `Decoder.picture_context` asks for. Raises as `push`.
         """
         vae = self._vae
         _check_latents(latents, vae.config)
@@ -225,8 +222,8 @@ class DecodeStream(_Stream):
         passed_over = max(0, latents.shape[2] - in_full) // self._portion * self._portion
         cache = self._claim_cache(latents)
         for start in range(0, passed_over, self._portion):
-            portion = latents[:, :, start : start + self._portion]
-            vae.decoder.expand(vae.conv2(_canonical(portion)), cache)
+            portion = _canonical(latents[:, :, start : start + self._portion])
+            vae.decoder.expand(vae.conv2(portion), cache)
             cache.at_start = False
         self._cache = cache
         self.push(latents[:, :, passed_over:])
