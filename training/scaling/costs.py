@@ -13,7 +13,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..windows import WARMUP_FRAMES, Window
 from .config import ScalingConfig
-from .counting import Cost, Pass, count, count_sizes
+from .counting import Cost, Pass, count, count_size
 from .passes import Passes, Training
 
 META = torch.device("meta")
@@ -127,8 +127,7 @@ def count_passes(config: ScalingConfig, *, dtype: torch.dtype = COMPUTE_DTYPE) -
 
 def count_network(make: Callable[[WanConfig], Pass], model: WanConfig) -> Cost:
     """The cost of a pass through all layers of a transformer."""
-    costs = count_sizes(lambda layers: make(replace(model, num_layers=layers)), [model.num_layers])
-    return costs[model.num_layers]
+    return count_size(lambda layers: make(replace(model, num_layers=layers)), model.num_layers)
 
 
 def warmups(config: ScalingConfig) -> list[int]:

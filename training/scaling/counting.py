@@ -8,7 +8,7 @@ at a time, each counted once however many tensors share it: what an allocator wi
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import astuple, dataclass
 from typing import Any
@@ -106,17 +106,13 @@ def count(work: Pass) -> Cost:
     return Cost(flops.get_total_flops(), kept, live.peak)
 
 
-def count_sizes(make: Callable[[int], Pass], sizes: Iterable[int]) -> dict[int, Cost]:
-    """The costs of a pass of so many equal pieces, such as layers, from those of two and of three.
+def count_size(make: Callable[[int], Pass], size: int) -> Cost:
+    """The cost of a pass of `size` equal pieces, such as layers, from those of two and of three.
 
     Exact where each piece after the second costs what the third does, and most memory is in use at the same place
     however many there are.
     """
-    sizes = set(sizes)
-    counted = {size: count(make(size)) for size in {2, 3} | {size for size in sizes if size < 2}}
-    return {size: counted[size] if size in counted else _grown(counted[2], counted[3], size) for size in sorted(sizes)}
-
-
-def _grown(two: Cost, three: Cost, size: int) -> Cost:
-    pairs = zip(astuple(two), astuple(three), strict=True)
-    return Cost(*(less + (size - 2) * (more - less) for less, more in pairs))
+    if size < 2:
+        return count(make(size))
+    pairs = zip(astuple(count(make(2))), astuple(count(make(3))), strict=True)
+    return Cost(*(two + (size - 2) * (three - two) for two, three in pairs))
