@@ -7,12 +7,16 @@ size of the picture, and PyAV before 17, which takes every file for BT.601 and i
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-# Luma weights of ITU-R BT.601-7, 2.5.1; the two chroma axes follow from them.
-_RED, _BLUE = 0.299, 0.114
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luma: ITU-R BT.601-7, 2.5.1."""
+# The chroma axes follow from them; white has to be 1 to the last bit.
+_RED, _, _BLUE = LUMA
 _GREEN = 1.0 - _RED - _BLUE
 _RGB_TO_YUV = (
     (_RED, _GREEN, _BLUE),

@@ -216,5 +216,15 @@ def test_light_is_that_of_the_pixels() -> None:
     assert torch.allclose(brighter[:, 1:], light_of(windows)[:, 1:] / 2, atol=1e-5), "an offset has no colour"
 
 
+def test_light_is_the_same_under_autocast() -> None:
+    """Films are judged under the autocast that networks run in."""
+    scenes = true_windows(sample_scene(9, 2).attributes, 3, 0, count=2, frames=6, size=32)
+    windows = torch.cat([torch.full((1, 3, 6, 32, 32), 0.12), scenes])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = light_of(windows)
+    assert torch.equal(found, light_of(windows)) and found.dtype == torch.float32
+    assert found[0, 0].item() == pytest.approx(0.56, abs=1e-6)
+
+
 def test_a_bounce_is_told_from_travel() -> None:
     assert attributes_in("In the sea, a white kite hops up and down quickly.").motion is Motion.BOUNCE

@@ -17,14 +17,14 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sfpp_core.files import replacing
-from sfpp_core.stability.report.plot_style import BODY_POINTS, DPI, INK, type_of
+from sfpp_core.stability.report.plot_style import BODY_POINTS, DPI, INK, text_width, type_of
 from sfpp_core.video.writer import VideoWriter
 
 from .lengths import frames_of
 from .records import FilmKey, length_name
 
 FOLDER: Final = "films"
-_PICTURE_PX, _LABEL_PX, _HEAD_PX = 128, 150, 26
+_PICTURE_PX, _HEAD_PX, _MARGIN_PX = 128, 26, 8
 
 
 def strip_path(folder: Path, key: FilmKey) -> Path:
@@ -73,22 +73,23 @@ def write_sheet(strips: dict[str, Path], lengths: list[float], title: str, path:
 
     strips: the strip of each arm; a shorter one leaves the columns that it does not reach empty.
     """
-    width, height = _LABEL_PX + _PICTURE_PX * (len(lengths) + 1), 2 * _HEAD_PX + _PICTURE_PX * len(strips)
+    label = 2 * _MARGIN_PX + max(text_width(arm, BODY_POINTS) for arm in strips)
+    width, height = label + _PICTURE_PX * (len(lengths) + 1), 2 * _HEAD_PX + _PICTURE_PX * len(strips)
     figure = Figure(figsize=(width / DPI, height / DPI), dpi=DPI, facecolor="white")
-    figure.text(0.01, 1 - 0.65 * _HEAD_PX / height, title, **type_of(BODY_POINTS, bold=True))
+    figure.text(_MARGIN_PX / width, 1 - 0.65 * _HEAD_PX / height, title, **type_of(BODY_POINTS, bold=True))
     for column, text in enumerate(["0 s", *(f"{length_name(length)} s" for length in lengths)]):
-        left = _LABEL_PX + (column + 0.5) * _PICTURE_PX
+        left = label + (column + 0.5) * _PICTURE_PX
         figure.text(left / width, 1 - 1.7 * _HEAD_PX / height, text, ha="center", **type_of(BODY_POINTS))
     for row, (arm, strip) in enumerate(strips.items()):
         with Image.open(strip) as opened:
             pictures = np.asarray(opened.convert("RGB"))
         share = pictures.shape[1] / pictures.shape[0] * _PICTURE_PX / width
         bottom = 1 - (2 * _HEAD_PX + (row + 1) * _PICTURE_PX) / height
-        axes = figure.add_axes((_LABEL_PX / width, bottom, share, _PICTURE_PX / height))
+        axes = figure.add_axes((label / width, bottom, share, _PICTURE_PX / height))
         axes.imshow(pictures, interpolation="nearest", aspect="auto")
         axes.set_axis_off()
         middle = bottom + 0.5 * _PICTURE_PX / height
-        figure.text(0.01, middle, arm, va="center", **type_of(BODY_POINTS, color=INK))
+        figure.text(_MARGIN_PX / width, middle, arm, va="center", **type_of(BODY_POINTS, color=INK))
     canvas = FigureCanvasAgg(figure)
     with replacing(path) as temporary:
         canvas.print_png(temporary)

@@ -26,9 +26,9 @@ from ..seeding import generator_for
 from .arms import STUDENT, TEACHER, TRUTH, ArmConfig
 from .decoding import FilmDecoder
 from .lengths import END_LATENT_FRAMES
-from .records import FilmKey
+from .records import FilmKey, hash_of_text
 from .rolling_out import Cast, Student
-from .truth import attributes_in, autoencoded, films_of_wandering_light, true_films, true_scene
+from .truth import attributes_in, autoencoded, check_square, films_of_wandering_light, true_films, true_scene
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,7 +109,7 @@ def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
             are none of procedural scenes.
     """
     if arm.kind == TRUTH:
-        _check_square(bench)
+        check_square(bench.height, bench.width)
         for prompt in bench.conditioning.prompts[:prompts]:
             attributes_in(prompt)
         return
@@ -165,7 +165,11 @@ class TeacherMaker:
         self._bench, self._sampler = bench, bench.sampler
         self._network = _open_network(arm, bench)
         self.reach = self._sampler.frames
-        self.identity = {"weights": fingerprint(self._network), "sampler": asdict(self._sampler)}
+        self.identity = {
+            "weights": fingerprint(self._network),
+            "sampler": asdict(self._sampler),
+            "negative": hash_of_text(bench.conditioning.negative(1)),
+        }
 
     def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
         """See FilmMaker; a clip is one piece."""
@@ -191,7 +195,7 @@ class TruthMaker:
     reach = None
 
     def __init__(self, arm: ArmConfig, bench: Bench) -> None:
-        _check_square(bench)
+        check_square(bench.height, bench.width)
         self._bench, self._arm = bench, arm
         self.identity = {"truth": "scenes", "autoencoded": arm.autoencoded}
         if arm.light_crossing is not None:
@@ -213,10 +217,3 @@ class TruthMaker:
 def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:
     network = open_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
     return network.to(bench.device)
-
-
-def _check_square(bench: Bench) -> None:
-    require(
-        bench.height == bench.width,
-        f"height is {bench.height} and width {bench.width}; procedural scenes are judged as squares.",
-    )

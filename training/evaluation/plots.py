@@ -29,6 +29,7 @@ from sfpp_core.stability.report.plot_style import (
     TITLE_POINTS,
     VERMILION,
     font,
+    text_width,
     type_of,
 )
 
@@ -44,7 +45,7 @@ DASHES: Final = ("-", (0, (5, 2)), (0, (1.5, 1.5)))
 """A second and a third turn through the colours."""
 SIDE_STEP: Final = 0.004
 """From arm to arm, of the width of the axis."""
-_LEFT, _RIGHT, _TITLE, _KEY, _GAP, _FOOT = 70, 24, 38, 20, 48, 44
+_LEFT, _RIGHT, _TITLE, _KEY, _LINE, _GAP, _FOOT = 70, 24, 38, 20, 36, 48, 44
 
 
 def plot_measures(found: dict[str, Any], names: Sequence[str], results: Results, title: str, path: Path) -> None:
@@ -99,14 +100,16 @@ class _Page:
     def __init__(self, title: str, results: Results, heights: Sequence[int], path: Path) -> None:
         self._results, self._path = results, path
         arms = results.arms
-        columns = 4
+        shown = WIDTH_PX - _LEFT - _RIGHT
+        widest = max(_LINE + _KEY + text_width(arm, BODY_POINTS) for arm in arms)
+        columns = max(1, min(4, int(shown / widest)))
         rows = -(-len(arms) // columns)
         top = _TITLE + rows * _KEY
         height = top + sum(heights) + _GAP * len(heights) + _FOOT
         self._figure = Figure(figsize=(WIDTH_PX / DPI, height / DPI), dpi=DPI, facecolor="white")
         self._figure.text(_LEFT / WIDTH_PX, 1 - 0.65 * _TITLE / height, title, **type_of(TITLE_POINTS, bold=True))
         for index, arm in enumerate(arms):
-            self._name(arm, index % columns * (WIDTH_PX - _LEFT - _RIGHT) / columns, _TITLE + index // columns * _KEY)
+            self._name(arm, index % columns * shown / columns, _TITLE + index // columns * _KEY)
         self.panels = []
         below = top
         for panel in heights:
@@ -133,10 +136,10 @@ class _Page:
     def _name(self, arm: str, x: float, y: float) -> None:
         """An entry of the key at pixels from the panels' left edge and from the top."""
         width, height = self._figure.get_size_inches() * DPI
-        axes = self._figure.add_axes(((_LEFT + x) / width, 1 - (y + _KEY) / height, 30 / width, _KEY / height))
+        axes = self._figure.add_axes(((_LEFT + x) / width, 1 - (y + _KEY) / height, (_LINE - 6) / width, _KEY / height))
         axes.plot((0, 1), (0.5, 0.5), **self.style(arm))
         axes.set_axis_off()
-        self._figure.text((_LEFT + x + 36) / width, 1 - (y + 0.68 * _KEY) / height, arm, **type_of(BODY_POINTS))
+        self._figure.text((_LEFT + x + _LINE) / width, 1 - (y + 0.68 * _KEY) / height, arm, **type_of(BODY_POINTS))
 
 
 def dress(axes: Axes, title: str, ticks: np.ndarray, labels: Sequence[str] | None = None) -> None:

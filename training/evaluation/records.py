@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ..config import ConfigError
 
 FILES = "films-*.jsonl"
@@ -69,6 +71,11 @@ def length_name(seconds: float) -> str:
 def identity_of(decisive: dict[str, Any]) -> str:
     """Hash of what JSON can hold."""
     return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def hash_of_text(embeddings: Tensor) -> str:
+    """Hash of what networks are told of a prompt; embeddings on the CPU."""
+    return hashlib.sha256(embeddings.numpy().tobytes()).hexdigest()
 
 
 def read_records(folder: Path) -> dict[tuple[FilmKey, str], FilmRecord]:

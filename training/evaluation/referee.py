@@ -11,14 +11,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfpp_core.video.color import LUMA
+
 from ..config import ConfigError, require
 from ..reader import AttributeReader, load_reader
 from ..scenes import ATTRIBUTES, Attributes
 from .lengths import END_FRAMES
 from .truth import attributes_in, true_windows
 
-LUMA = (0.299, 0.587, 0.114)
-"""ITU-R BT.601-7, as the measurements of the core have it."""
 READ_AT_ONCE = 16
 """Windows."""
 
@@ -97,9 +97,11 @@ class Referee:
 
 def light_of(windows: Tensor) -> Tensor:
     """[B, 5] of windows B 3 F H W in [-1, 1]: mean luma, its deviation within a frame, and the mean colour, each
-    channel less the mean of the three; display values, on the CPU."""
+    channel less the mean of the three; display values, float32 on the CPU."""
     shown = windows.float() / 2 + 0.5
-    luma = torch.einsum("bcfhw,c->bfhw", shown, torch.tensor(LUMA, device=shown.device)).flatten(2)
+    # A sum and no product of matrices, which autocast would round to half precision.
+    weights = torch.tensor(LUMA, device=shown.device)[:, None, None, None]
+    luma = (shown * weights).sum(dim=1).flatten(2)
     means = shown.mean(dim=(2, 3, 4))
     light = torch.cat(
         [

@@ -11,6 +11,7 @@ from typing import Any
 from sfpp_core.files import replacing
 
 from ..scenes import ATTRIBUTES
+from .kinds import CHANGE, MULTIPLE, difference_from, is_signed
 from .referee import Referee
 from .results import Results
 from .statistics import Estimate
@@ -36,16 +37,14 @@ def findings(results: Results, baselines: Sequence[str], referee: Referee | None
             "title": measure.title,
             "digits": measure.digits,
             "mean": table(lambda arm, length, of=measure: results.mean(of, arm, length)),
-            "change_since_shortest": table(lambda arm, length, of=measure: results.change(of, arm, length)),
+            CHANGE: table(lambda arm, length, of=measure: results.change(of, arm, length)),
         }
         for baseline in baselines:
-            found[measure.name][f"difference_from_{baseline}"] = table(
+            found[measure.name][difference_from(baseline)] = table(
                 lambda arm, length, of=measure, other=baseline: results.difference(of, arm, other, length)
             )
         if truth and measure.name.startswith("dynamic_degree"):
-            found[measure.name]["multiple_of_truth"] = table(
-                lambda arm, length, of=measure: results.ratio(of, arm, truth, length)
-            )
+            found[measure.name][MULTIPLE] = table(lambda arm, length, of=measure: results.ratio(of, arm, truth, length))
     if referee:
         truths = [referee.truth(prompt).features.double().numpy() for prompt in range(results.shape[0])]
         found["frechet_distance"] = {
@@ -91,9 +90,8 @@ def write_markdown(path: Path, found: dict[str, Any], results: Results, baseline
         for kind, label in _kinds(baselines).items():
             if kind in of_measure and (kind == "mean" or name in HEADLINES):
                 title = f"## {of_measure['title']}{label}"
-                digits = 3 if kind == "multiple_of_truth" else of_measure["digits"]
-                is_signed = kind in _signed(baselines)
-                rows = table(of_measure[kind], results.arms, results.lengths, digits=digits, signed=is_signed)
+                digits = 3 if kind == MULTIPLE else of_measure["digits"]
+                rows = table(of_measure[kind], results.arms, results.lengths, digits=digits, signed=is_signed(kind))
                 parts.append(f"{title}\n\n{rows}")
     with replacing(path) as temporary:
         temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -106,14 +104,10 @@ HEADLINES = ("stability", "stability_end", "dynamic_degree", "dynamic_degree_end
 def _kinds(baselines: Sequence[str]) -> dict[str, str]:
     return {
         "mean": "",
-        "change_since_shortest": ", change since the shortest length",
-        **{f"difference_from_{baseline}": f", difference from {baseline}" for baseline in baselines},
-        "multiple_of_truth": ", as a multiple of the truth's",
+        CHANGE: ", change since the shortest length",
+        **{difference_from(baseline): f", difference from {baseline}" for baseline in baselines},
+        MULTIPLE: ", as a multiple of the truth's",
     }
-
-
-def _signed(baselines: Sequence[str]) -> tuple[str, ...]:
-    return "change_since_shortest", *(f"difference_from_{baseline}" for baseline in baselines)
 
 
 def _preface(results: Results, baselines: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from torch import Tensor
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
 
-from ..config import ConfigError
+from ..config import ConfigError, require
 from ..scenes import HISTORY_RANGES, Attributes, Colour, Motion, ObjectKind, SceneSpec, render, sample_scene
 from ..scenes.attributes import Choice
 from ..scenes.prompts import PLACE_PHRASES, SPEED_WORDS
@@ -59,6 +59,15 @@ def attributes_in(prompt: str) -> Attributes:
                 "scenes, one of each attribute. Leave reader, and arms of kind truth, out for other prompts."
             )
     return Attributes(**{name: choices[0] for name, choices in found.items()})
+
+
+def check_square(height: int, width: int) -> None:
+    """Raise ConfigError unless pictures are as high as they are wide; scenes are rendered so."""
+    require(
+        height == width,
+        f"height is {height} and width {width}; procedural scenes are judged as squares. Make both the same, or leave "
+        "reader, and arms of kind truth, out.",
+    )
 
 
 def true_scene(attributes: Attributes, seed: int, *names: str | int) -> SceneSpec:

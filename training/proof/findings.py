@@ -12,14 +12,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..evaluation.kinds import CHANGE, MULTIPLE, baseline_of, is_signed
 from ..evaluation.report import cell, in_markdown, table
 from ..evaluation.statistics import cluster_mean
 
 FOLDER = Path("docs/proof")
 """From the repository's root."""
-
-
-_CHANGE, _DIFFERENCE, _MULTIPLE = "change_since_shortest", "difference_from_", "multiple_of_truth"
 
 
 @cache
@@ -34,21 +32,21 @@ def arms_of(evaluation: str) -> list[str]:
 
 
 def by_length(evaluation: str, measure: str, kind: str = "mean", arms: Sequence[str] | None = None) -> str:
-    """A row an arm, a column a length. kind: mean, change_since_shortest, difference_from_..., multiple_of_truth."""
+    """A row an arm, a column a length. kind: mean, or one of evaluation/kinds.py."""
     found = report(evaluation)["measures"][measure]
     rows, arms = found[kind], arms or arms_of(evaluation)
-    digits = 2 if kind == _MULTIPLE else found["digits"]
+    digits = 2 if kind == MULTIPLE else found["digits"]
     lengths = list(rows[arms[0]])
-    cells = table(rows, arms, lengths, digits=digits, signed=kind.startswith((_CHANGE, _DIFFERENCE)))
+    cells = table(rows, arms, lengths, digits=digits, signed=is_signed(kind))
     return f"{found['title']}{_in_words(kind, lengths)}:\n\n{cells}"
 
 
 def _in_words(kind: str, lengths: Sequence[str]) -> str:
-    if kind == _CHANGE:
+    if kind == CHANGE:
         return f", change since {lengths[0]} s"
-    if kind == _MULTIPLE:
+    if kind == MULTIPLE:
         return ", as a multiple of the truth's"
-    return f", less that of `{kind.removeprefix(_DIFFERENCE)}`" if kind.startswith(_DIFFERENCE) else ""
+    return f", less that of `{baseline}`" if (baseline := baseline_of(kind)) else ""
 
 
 def against(evaluation: str, arms: Sequence[str], baseline: str, other: str) -> str:
@@ -90,9 +88,11 @@ def how(evaluation: str) -> str:
     """What an evaluation's figures were measured on. The report has its configuration, whether or not that is still one
     of those in training/configs/."""
     config, machine = report(evaluation)["config"], report(evaluation)["machine"]
+    # Reports of the first machines do not tell the processor's model.
+    processor = f", processor {machine['processor']}" if machine.get("processor") else ""
     films = f"{config['takes']} film{'s' if config['takes'] > 1 else ''}"
     return (
         f"{config['prompts']} held-out prompts, {films} of each, seed {config['seed']}, "
-        f"{config['precision']}, on {machine['device']}, threads a process: {machine['threads']}, PyTorch "
+        f"{config['precision']}, on {machine['device']}{processor}, threads a process: {machine['threads']}, PyTorch "
         f"{machine['torch']} ([configuration and all figures](proof/{evaluation}.json))."
     )

@@ -8,9 +8,7 @@ report. Films are made anew only if what decides them has changed: weights, sett
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import platform
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +29,14 @@ from ..evaluation.figures import curve_edges
 from ..evaluation.judging import Session, in_batches, judge_films
 from ..evaluation.keepsakes import strip_path, write_sheet
 from ..evaluation.lengths import END_SECONDS, latent_frames_of
+from ..evaluation.machine import machine_of
 from ..evaluation.makers import Bench, SamplerConfig, check_arm, open_maker
 from ..evaluation.plots import plot_drift, plot_measures
-from ..evaluation.records import FilmKey, FilmRecord, append_record, identity_of, read_records
+from ..evaluation.records import FILES, FilmKey, FilmRecord, append_record, hash_of_text, identity_of, read_records
 from ..evaluation.referee import Referee
 from ..evaluation.report import findings, write_json, write_markdown
 from ..evaluation.results import Results
+from ..evaluation.truth import check_square
 from ..models import fingerprint, open_autoencoder
 from ..parallel import World
 
@@ -83,7 +83,8 @@ class Config(StageConfig):
     drawn: list[str] = field(default_factory=list)
     """Names of the arms that plots and sheets show; empty for all."""
     prompts_kept: int = 4
-    """Prompts whose first film is kept of every arm, as MP4 and as a strip of pictures."""
+    """Prompts whose first film is kept of every arm, as MP4 and as a strip of pictures. Decides no figures, so films
+    that are judged are not made again for it; the log names those that lack their pictures."""
     teacher: SamplerConfig = field(default_factory=SamplerConfig)
     """How arms of kind teacher are sampled."""
 
@@ -182,6 +183,7 @@ def _open(config: Config, world: World) -> _Evaluation:
 def _open_referee(config: Config, conditioning: Conditioning) -> Referee | None:
     if config.reader is None:
         return None
+    check_square(config.height, config.width)
     return Referee(
         config.reader,
         conditioning.prompts[: config.prompts],
@@ -223,7 +225,7 @@ def _films(evaluation: _Evaluation, arm: ArmConfig, of_arm: dict[str, Any]) -> d
     films = {}
     for take in range(config.takes):
         for prompt in range(config.prompts):
-            text = hashlib.sha256(conditioning.text([prompt]).numpy().tobytes()).hexdigest()
+            text = hash_of_text(conditioning.text([prompt]))
             of_film = {"prompt": conditioning.prompts[prompt], "text": text, "take": take}
             films[FilmKey(arm=arm.name, prompt=prompt, take=take)] = identity_of(evaluation.common | of_arm | of_film)
     return films
@@ -252,7 +254,7 @@ def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
     config, folder = evaluation.config, evaluation.folder
     results = _results(config, records, [arm.name for arm in config.arms])
     found = findings(results, config.baselines, evaluation.referee, results.truths[0] if results.truths else None)
-    report = {"config": as_plain(config), "machine": _machine(config), "measures": found}
+    report = {"config": as_plain(config), "machine": machine_of(config.device), "measures": found}
     report |= {"stability_of_films": results.stability_of_films(), "prompts": results.texts()}
     write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_film})
     write_markdown(folder / "report.md", found, results, config.baselines, "Evaluation")
@@ -261,26 +263,31 @@ def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
         if any(measure in found for measure in measures):
             plot_measures(found, measures, drawn, title, folder / f"{name}.png")
     plot_drift(drawn, curve_edges(config.lengths[-1]), folder / "drift.png")
+    _write_sheets(evaluation, drawn.arms)
+
+
+def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
+    """A sheet a prompt of the arms' kept films; says of which films nothing was kept."""
+    config, folder = evaluation.config, evaluation.folder
+    missing = []
     for prompt in range(min(config.prompts_kept, config.prompts)):
-        keys = [FilmKey(arm=arm, prompt=prompt, take=0) for arm in drawn.arms]
-        strips = {key.arm: strip_path(folder, key) for key in keys if strip_path(folder, key).is_file()}
-        if strips:
+        strips = {arm.name: strip_path(folder, FilmKey(arm=arm.name, prompt=prompt, take=0)) for arm in config.arms}
+        missing += [f"{arm} prompt {prompt}" for arm, strip in strips.items() if not strip.is_file()]
+        shown = {arm: strips[arm] for arm in arms if strips[arm].is_file()}
+        if shown:
             title = evaluation.bench.conditioning.prompts[prompt]
-            write_sheet(strips, config.lengths, title, folder / f"sheet_{prompt:03d}.png")
+            write_sheet(shown, config.lengths, title, folder / f"sheet_{prompt:03d}.png")
+    if missing:
+        logger.warning(
+            "prompts_kept is %d, but films judged before were not kept, so sheets lack them: %s; to have them "
+            "made and kept, remove their lines (take 0) from %s and give the same command again",
+            config.prompts_kept,
+            ", ".join(missing),
+            folder / FILES,
+        )
 
 
 def _results(config: Config, records: list[FilmRecord], arms: list[str]) -> Results:
     """What was found of some arms."""
     truths = [arm.name for arm in config.arms if arm.kind == TRUTH and arm.name in arms]
     return Results(records, arms, truths=truths, prompts=config.prompts, takes=config.takes)
-
-
-def _machine(config: Config) -> dict[str, Any]:
-    """What the figures were measured with."""
-    device = config.device
-    return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }

@@ -20,6 +20,7 @@ from sfpp_core.files import replacing
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from sfpp_core.wan.latent_format import to_model_space
 from sfpp_core.wan.vae import WanVAE
 
 from ..board import contact_sheet, save_picture, save_video
@@ -127,10 +128,11 @@ def _judge(videos: Tensor, judges: Judges) -> dict[str, float]:
 
 
 def _judge_vae(truth: Tensor, judges: Judges) -> dict[str, float]:
-    """What the autoencoder alone loses."""
+    """What the autoencoder alone loses, in the precision of its weights, as films are decoded."""
     device = next(judges.vae.parameters()).device
-    means = (judges.vae.encode_moments(clip.to(device))[0] for clip in truth.split(1))
-    decoded = torch.cat([judges.vae.decode_clip(mean).float().clamp(-1, 1).cpu() for mean in means])
+    with torch.autocast(device.type, enabled=False):
+        latents = torch.cat([judges.vae.encode(clip.to(device)) for clip in truth.split(1)])
+    decoded = decode(judges.vae, to_model_space(latents))
     return {**_judge(decoded, judges), "psnr": round(psnr(decoded, truth), 2)}
 
 
@@ -159,7 +161,13 @@ def _judge_student(judges: Judges, config: Config) -> dict[str, dict[str, float]
     for first, prompts in _batches("student", judges.prompts[: config.student_prompts], config.batch):
         text = encode_prompts(judges.text_encoder, prompts)
         latents = sample_student(
-            network, text, config=rollout, seed=config.seed + first, frames=frames, size=config.latent_size
+            network,
+            text,
+            config=rollout,
+            seed=config.seed + first,
+            frames=frames,
+            size=config.latent_size,
+            dtype=config.compute_dtype,
         )
         videos = decode(judges.vae, latents)
         first_windows.append(videos[:, :, :window])

@@ -11,6 +11,7 @@ from typing import Final
 import cv2
 import numpy as np
 
+from ...video.color import LUMA
 from ..footage import MAX_RATE, Footage
 from .detail import detail
 from .motion_field import MotionField
@@ -23,8 +24,6 @@ _THUMBNAIL_SIDE: Final = 36
 _TILES: Final = (6, 6)
 _BLOWN_OUT, _CRUSHED = 250, 5
 _SPREAD: Final = (0.1, 0.9)
-# ITU-R BT.601-7, 2.5.1: what the codecs and OpenCV's grey take as luma.
-_LUMA: Final = np.array((0.299, 0.587, 0.114))
 # Flicker at half of this rate is still seen; faster than this, no display shows it.
 _SWING_RATE: Final = 120.0
 _CLOCK_ERROR_SECONDS: Final = 1e-3
@@ -61,7 +60,7 @@ class _Meter:
 
     def see(self, picture: np.ndarray) -> None:
         """Take notice of a frame, uint8 H W C, whether it is measured or not."""
-        self._lumas.append(float(np.dot(cv2.mean(picture)[:3], _LUMA)) / 255)
+        self._lumas.append(float(np.dot(cv2.mean(picture)[:3], LUMA)) / 255)
 
     def measure(self, time: float, picture: np.ndarray) -> dict[str, float | np.ndarray]:
         """The entries of a series for the frame that was seen last."""

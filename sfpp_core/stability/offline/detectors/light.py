@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 
+from ....video.color import LUMA
 from .scale import combined, severity, window_frames
 from .shots import Shots
 
@@ -23,8 +24,6 @@ _EXCUSED_CRUSHED: Final = 0.5
 _PARDONED_BLACK_SECONDS: Final = 2.0
 _CONTRAST_OCTAVES: Final = 1.2
 _GRANTED: Final = 1.5
-# ITU-R BT.601-7, 2.5.1.
-LUMA: Final = np.array((0.299, 0.587, 0.114))
 # Deviations below a grey level are those of a plain picture.
 _LEAST: Final = 1 / 255
 
