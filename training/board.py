@@ -52,7 +52,7 @@ def save_video(videos: Tensor, path: Path) -> None:
 
 
 def board_of(run: RunConfig, *, step: int) -> Board:
-    """The board of a run that goes on at `step`: its folder's in the main process, a blank one in the others."""
+    """The board of a run that goes on after `step`: its folder's in the main process, a blank one in the others."""
     if not World.current().is_main:
         return BlankBoard()
     folder = Path(run.out) / "board"
@@ -65,9 +65,9 @@ class Board:
     """A run's TensorBoard log, and its pictures and videos as files in the same folder."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
-        """step: what an earlier piece of the run logged at or after this step is dropped."""
+        """step: what an earlier piece of the run logged after this step, or at all if it is 0, is dropped."""
         self._folder = folder
-        self._writer = SummaryWriter(str(folder), purge_step=step)
+        self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
     def __enter__(self) -> Board:
         return self

@@ -8,6 +8,7 @@ equals it to rounding.
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,7 @@ from .board import Board, board_of
 from .config import TrainConfig
 from .divergence import TrainingDiverged, require_finite
 from .parallel import World
-from .resources import peak_memory
+from .resources import Pace, peak_memory
 from .run_folder import RunFolder
 from .sharding import gathered
 from .stopping import leave_stopping_alone, stop_requests
@@ -33,6 +34,9 @@ from .trained import Trained
 from .way_on import way_on
 
 logger = logging.getLogger(__name__)
+
+CAN_FORK = sys.platform == "linux"
+"""Whether processes may be forked; macOS has it, too, but its libraries do not survive it."""
 
 Batch = Any
 """A tensor, or a dataclass of tensors and other things; only the task looks inside."""
@@ -79,9 +83,9 @@ class Task(Protocol):
         whole weights; the boards of all but the main one show nothing."""
         ...
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         """Write the averaged weights as they are shipped, with `write_weights`, which gathers sharded ones and writes
-        in the main process only."""
+        in the main process only. steps: taken so far, for what the file tells of itself."""
         ...
 
 
@@ -143,29 +147,6 @@ def _averaged(task: Task, *, whole: bool) -> Iterator[None]:
         yield
 
 
-class _Pace:
-    """Time that steps take, with the wait for their batches and without what is done between them."""
-
-    def __init__(self) -> None:
-        self._steps, self._seconds = 0, 0.0
-        self.start()
-
-    def start(self) -> None:
-        """The next step begins."""
-        self._started = time.monotonic()
-
-    def stop(self) -> None:
-        """It is done."""
-        self._steps += 1
-        self._seconds += time.monotonic() - self._started
-
-    def read(self) -> dict[str, float]:
-        """Seconds a step since the last reading."""
-        mean = self._seconds / self._steps
-        self._steps, self._seconds = 0, 0.0
-        return {"seconds_per_step": mean}
-
-
 class _Trainer:
     """The state of a run: its task's networks and the step."""
 
@@ -200,7 +181,7 @@ class _Trainer:
     def export(self, folder: Path) -> None:
         """Write what has been learnt so far."""
         with _averaged(self._task, whole=False):
-            self._task.export(folder)
+            self._task.export(folder, steps=self.step)
 
     def run(self, board: Board) -> bool:
         bar = tqdm(
@@ -210,7 +191,9 @@ class _Trainer:
             mininterval=5.0,
             disable=not self._world.is_main,
         )
-        pace = _Pace()
+        pace = Pace()
+        # A kill may have come between a checkpoint and the export of the same step.
+        self._export_by_the_way()
         with bar, stop_requests() as stop:
             for batch in self._batches():
                 metrics = self._take_step(batch)
@@ -220,18 +203,24 @@ class _Trainer:
                     usage = {**pace.read(), **peak_memory(self._device)}
                     board.scalars({**metrics, **usage}, self.step)
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
-                if self.step % self._config.run.watch_every == 0 or self.step == self._config.steps:
-                    # First of all: whatever goes wrong with looking must not cost what has been learnt.
-                    if not self._is_in_doubt:
-                        self.save()
+                watched = self.step % self._config.run.watch_every == 0 or self.step == self._config.steps
+                # First of all: whatever goes wrong with looking must not cost what has been learnt.
+                if watched and not self._is_in_doubt:
+                    self.save()
+                self._export_by_the_way()
+                if watched:
                     self._watch(board)
-                if self._config.run.export_every and self.step % self._config.run.export_every == 0:
-                    self.export(self._folder.path / "steps" / f"{self.step:06d}")
                 if self._is_over(stop.is_set()):
                     break
                 pace.start()
         self.save()
         return self.step >= self._config.steps
+
+    def _export_by_the_way(self) -> None:
+        """Export what has been learnt by this step, if `run.export_every` says so."""
+        every = self._config.run.export_every
+        if every and self.step and self.step % every == 0:
+            self.export(self._folder.path / "steps" / f"{self.step:06d}")
 
     def _is_over(self, asked_to_stop: bool) -> bool:
         """Whether this piece of the run ends here; saves when it is time to. All processes decide alike."""
@@ -253,10 +242,11 @@ class _Trainer:
         return self.step < self._config.steps and any(trained.in_doubt for trained in self._task.networks.values())
 
     def _batches(self) -> Iterator[Batch]:
-        workers = self._config.run.workers
+        workers = self._config.run.workers if CAN_FORK else 0
         batches = _Batches(self._task.batch, self.step, self._config.steps)
-        ahead = {"prefetch_factor": 4, "worker_init_fn": leave_stopping_alone} if workers else {}
-        return iter(DataLoader(batches, batch_size=None, num_workers=workers, **ahead))
+        # Whatever Python's usual way: a new process would have to be sent the task, with all its networks.
+        ahead = {"prefetch_factor": 4, "worker_init_fn": leave_stopping_alone, "multiprocessing_context": "fork"}
+        return iter(DataLoader(batches, batch_size=None, num_workers=workers, **(ahead if workers else {})))
 
     def _take_step(self, batch: Batch) -> dict[str, float]:
         try:

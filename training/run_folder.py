@@ -67,6 +67,9 @@ class RunFolder:
             with replacing(self.path / INPUTS_NAME) as temporary:
                 temporary.write_text(json.dumps(inputs, indent=2), encoding="utf-8")
         self._world.meet()
+        # Asked of the disk only here: one that machines share may show a checkpoint to some before others, and all
+        # processes are to write the next one, or none.
+        self._saved_step = self.step if self.checkpoint_path else None
 
     @property
     def checkpoint_path(self) -> Path | None:
@@ -87,9 +90,9 @@ class RunFolder:
         Raises:
             CheckpointError: it could not be written; the last one is as it was.
         """
-        last = self.checkpoint_path
-        if last is not None and step == self.step:
+        if step == self._saved_step:
             return
+        last = self.checkpoint_path
         partial = self.path / PARTIAL_NAME
         try:
             write_checkpoint(partial, state)
@@ -105,6 +108,7 @@ class RunFolder:
             _flush(self.path)
             self._remove_older()
         self._world.meet()
+        self._saved_step = step
 
     def load(self, like: Like) -> dict[str, Any] | None:
         """The state in the checkpoint, its tensors as `like` wants them, or None for a run that has none yet."""

@@ -49,7 +49,7 @@ class LossTask(Protocol):
         """Put pictures, videos and measurements of the averaged weights on the board."""
         ...
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         """Write the averaged weights as they are shipped."""
         ...
 

@@ -48,6 +48,7 @@ class LineTask:
         self.model = nn.Sequential(nn.Linear(3, config.width), nn.SiLU(), nn.Linear(config.width, 1))
         self.exported: list[Tensor] = []
         self.exports: dict[str, list[Tensor]] = {}
+        self.steps_told: list[int] = []
         self.points = torch.zeros(len(self._samples), 3)
         """[B, 3]; where the points of the latest step were."""
 
@@ -69,9 +70,10 @@ class LineTask:
     def watch(self, board: Board, step: int) -> None:
         board.scalars({"seen": 1.0}, step)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         self.exported = [parameter.detach().clone() for parameter in self.model.parameters()]
         self.exports[folder.name] = self.exported
+        self.steps_told.append(steps)
 
 
 class ExplodingLine(LineTask):

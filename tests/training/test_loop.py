@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,12 +12,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.training.boards import logged
-from tests.training.line_task import ExplodingLine, LineConfig, LineTask, fit, make_config, paused
+from tests.training.boards import logged, logged_steps
+from tests.training.line_task import ExplodingLine, LineBatch, LineConfig, LineTask, fit, make_config, paused
 from training.board import Board
 from training.config import ConfigError
 from training.divergence import FIRST_LOOK, RECENT, ExplosionGuard, TrainingDiverged
 from training.run_folder import RunFolder
+from training.supervised import Loss
 
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:
@@ -45,10 +49,22 @@ def test_a_run_in_pieces_equals_the_run_in_one_piece_bit_for_bit(tmp_path: Path)
     assert not same(whole.exported, list(whole.model.parameters())), "what is exported is the moving average"
 
 
-def test_batches_from_a_worker_process_are_the_same(tmp_path: Path) -> None:
+@pytest.fixture(params=["fork", "spawn"])
+def usual_start(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Python starts processes so where nothing else is said."""
+    usual = multiprocessing.get_start_method()
+    multiprocessing.set_start_method(request.param, force=True)
+    yield
+    multiprocessing.set_start_method(usual, force=True)
+
+
+@pytest.mark.usefixtures("usual_start")
+@pytest.mark.skipif(sys.platform != "linux", reason="there are no workers elsewhere")
+def test_batches_from_a_worker_process_are_the_same_and_tasks_need_not_be_sent_there(tmp_path: Path) -> None:
     alone, helped = (make_config(tmp_path / name) for name in ("alone", "helped"))
     helped = replace(helped, run=replace(helped.run, workers=1))
     tasks = [LineTask(alone), LineTask(helped)]
+    tasks[1].cannot_be_sent = lambda: None
     for task, config in zip(tasks, (alone, helped), strict=True):
         fit(task, config)
     assert same(tasks[0].exported, tasks[1].exported)
@@ -101,7 +117,7 @@ def test_what_is_learnt_by_the_way_is_exported_as_a_run_that_ends_there_would(tm
     config = make_config(tmp_path / "whole", steps=6)
     task = LineTask(config)
     fit(task, replace(config, run=replace(config.run, export_every=2)))
-    assert list(task.exports) == ["000002", "000004", "000006", "whole"]
+    assert list(task.exports) == ["000002", "000004", "000006", "whole"] and task.steps_told == [2, 4, 6, 6]
     assert same(task.exports["000006"], task.exports["whole"])
 
     early = replace(config, run=replace(config.run, out=str(tmp_path / "early"), max_minutes=1e-9, export_every=1))
@@ -109,6 +125,55 @@ def test_what_is_learnt_by_the_way_is_exported_as_a_run_that_ends_there_would(tm
         stopped = LineTask(config)
         fit(stopped, early)
     assert same(stopped.exports["000002"], task.exports["000002"])
+
+
+def test_an_export_that_a_kill_came_before_is_made_when_the_run_goes_on(tmp_path: Path) -> None:
+    class Killed(LineTask):
+        def export(self, folder: Path, *, steps: int) -> None:
+            raise KeyboardInterrupt
+
+    config = make_config(tmp_path / "killed")
+    config = replace(config, run=replace(config.run, export_every=2))
+    with pytest.raises(KeyboardInterrupt):
+        fit(Killed(config), config)
+    assert RunFolder(config, stage="line").step == 2
+    task, whole = LineTask(config), LineTask(make_config(tmp_path / "whole"))
+    assert fit(task, config)
+    assert list(task.exports) == ["000002", "000004", "killed"]
+    fit(whole, replace(config, run=replace(config.run, out=str(tmp_path / "whole"))))
+    assert same(task.exports["000002"], whole.exports["000002"])
+
+
+def test_looking_that_fails_costs_no_export(tmp_path: Path) -> None:
+    class Dazzled(LineTask):
+        def watch(self, board: Board, step: int) -> None:
+            raise torch.OutOfMemoryError("this film is too large")
+
+    config = make_config(tmp_path)
+    task = Dazzled(config)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(task, replace(config, run=replace(config.run, export_every=2)))
+    assert list(task.exports) == ["000002"]
+
+
+def test_the_log_of_a_run_in_pieces_has_every_step_once(tmp_path: Path) -> None:
+    """Also those that a checkpoint was written at; what was logged after the last one is logged again."""
+
+    class Dazzled(LineTask):
+        def loss(self, batch: LineBatch, step: int) -> Loss:
+            if step == 3:
+                raise torch.OutOfMemoryError("this batch is too large")
+            return super().loss(batch, step)
+
+    config = make_config(tmp_path, steps=6)
+    with pytest.raises(torch.OutOfMemoryError):
+        fit(Dazzled(config), config)
+    assert RunFolder(config, stage="line").step == 2
+    for _ in range(2):
+        assert fit(LineTask(config), config), "also when it is finished already"
+    curves = logged_steps(tmp_path)
+    assert curves["loss"] == [1, 2, 3, 4, 5, 6]
+    assert curves["seen"] == [2, 4, 6], "what was looked at with a checkpoint is not looked at again"
 
 
 def test_the_length_may_change_until_the_learning_rate_falls(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from types import ModuleType
 
 import pytest
 
-from tests.training.line_task import LineTask, fit, make_config
+from tests.training.line_task import LineTask, fit, make_config, paused
 from tests.training.stage_cases import CASES
 from training.__main__ import main
 
@@ -25,16 +25,37 @@ def test_a_copy_that_cannot_be_made_is_refused_before_anything_is_opened(
     assert not out.exists()
 
 
-def test_the_copy_of_a_new_run_has_a_folder_to_write_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Service(ModuleType):
-        """What would send it all away."""
+class Service(ModuleType):
+    """What would send it all away."""
 
-        def init(self, *, dir: Path, name: str, **told: object) -> None:
-            self.told = {"name": name, "found": dir.is_dir(), **told}
+    def init(self, *, dir: Path, name: str, **told: object) -> None:
+        self.told = {"name": name, "found": dir.is_dir(), **told}
 
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Service:
     service = Service("wandb")
     monkeypatch.setitem(sys.modules, "wandb", service)
-    config = make_config(tmp_path / "line")
+    return service
+
+
+def told_of(service: Service, out: Path) -> dict[str, object]:
+    """What it is told of the next piece of a run into a folder."""
+    config = paused(make_config(out))
     fit(LineTask(config), replace(config, run=replace(config.run, wandb="films")))
-    assert service.told["found"]
-    assert (service.told["project"], service.told["name"], service.told["id"]) == ("films", "line", "line")
+    return service.told
+
+
+def test_the_copy_of_a_new_run_has_a_folder_to_write_to(tmp_path: Path, service: Service) -> None:
+    told = told_of(service, tmp_path / "line")
+    assert told["found"]
+    assert (told["project"], told["name"]) == ("films", "line")
+
+
+def test_a_run_that_goes_on_is_the_same_there_and_another_one_of_the_same_name_is_not(
+    tmp_path: Path, service: Service
+) -> None:
+    first, again, other = (
+        told_of(service, tmp_path / folder / "line")["id"] for folder in ("here", "here", "elsewhere")
+    )
+    assert first == again != other

@@ -145,13 +145,21 @@ def test_long_rollouts_are_judged_in_mid_film_too(name: str, by_one: Runner) -> 
     assert start == 0 < then
 
 
-@pytest.mark.parametrize(("name", "first", "then"), [("sfpp by the chunk", 2, 1), ("teacher", 1, 2)])
-def test_a_run_goes_on_in_another_number_of_processes(
-    name: str, first: int, then: int, here: Path, by_one: Runner
+@pytest.mark.parametrize(
+    ("name", "first", "then"),
+    [
+        ("sfpp by the chunk", (2, 1), (1, 1)),
+        ("sfpp by the chunk", (1, 4), (2, 1)),
+        ("teacher", (1, 1), (2, 2)),
+    ],
+)
+def test_a_run_goes_on_in_another_number_of_processes_and_parts(
+    name: str, first: tuple[int, int], then: tuple[int, int], here: Path, by_one: Runner
 ) -> None:
     out = here / f"by {first}, then by {then}" / name
+    (first_count, first_parts), (count, parts) = first, then
     command = CASES[name].command(out, "run.checkpoint_activations=true")
-    run_all([*command, "run.max_minutes=1e-9"], count=first)
+    run_all([*command, f"accumulate={first_parts}", "run.max_minutes=1e-9"], count=first_count)
     assert state_of(out)["step"] == 1
-    run_all(command, count=then)
+    run_all([*command, f"accumulate={parts}"], count=count)
     assert_same_weights(by_one(name), out)

@@ -85,9 +85,9 @@ class SelfForcingTask:
         """Films of fixed prompts and seeds, and how far their light drifts."""
         watch_films(self._student.network, self._conditioning, self._vae, self._config, board, step)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         """student.safetensors, as the nodes load it."""
-        record = training_record(self._config, stage=self._stage)
+        record = training_record(self._config, stage=self._stage, steps=steps)
         write_student(folder / "student.safetensors", self._student.network, self._config.student, record)
 
     def _fresh(self, step: int, *names: str | int) -> list[JudgedClips]:

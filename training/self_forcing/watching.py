@@ -8,6 +8,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..board import Board
 from ..conditioning import Conditioning
+from ..parallel import World
 from ..sampling import decode, sample_one_by_one
 from .config import Config
 
@@ -30,6 +31,9 @@ def watch_films(
         size=config.latent_size,
         dtype=config.compute_dtype,
     )
+    if not World.current().is_main:
+        # Films are large: four of 84 latent frames at 832x480 take 6.4 GB.
+        return
     videos = decode(vae, latents)
     board.videos("films", videos, step)
     # From [-1, 1] to the display values that exposure is told in; of the means, because the films are large.
