@@ -39,7 +39,7 @@ def rollout_inputs() -> list[io.Input]:
             min=AS_PRESET,
             max=1024,
             tooltip="First latent frames that stay in view for ever and hold the look of the film, at the price of "
-            "motion. 0 in the Self-Forcing++ paper, 3 for LongLive and the built-in model. -1: from the model's "
+            "motion. 0 in the Self-Forcing++ paper and for the built-in model, 3 for LongLive. -1: from the model's "
             "preset.",
         ),
         io.String.Input(

@@ -12,8 +12,8 @@ sqrt(7) is the largest d / m that 8 numbers of one sign can have: all zero but o
 one that moves by a single jump a window: nothing is gained by trading one for the other. The floor is a share of the
 motion that the starting student shows for the same prompt; it holds in every window, so a film cannot rest in between.
 
-What the reward cannot tell: fine grain is flow too, and adds a steady part to it. Watch `motion`, the mean flow as a
-multiple of the starting student's: below 1 films freeze, far above it they shimmer. A KL penalty holds off both.
+What the reward cannot tell: fine grain is flow too, and adds a steady part to it. Watch `flow` beside `starting_flow`,
+that of the starting student: below it films freeze, far above it they shimmer. A KL penalty holds off both.
 
 Speeds are those of sfpp_core/stability, in picture heights a second.
 """

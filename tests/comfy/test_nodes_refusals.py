@@ -67,7 +67,7 @@ def refusal(studio: Studio, graph: Graph, latent: Link) -> str:
         ({"width": 100_000}, "width is 100000; it can be 8192 pixels at most."),
         ({"height": "tall"}, "height, tall, invalid literal for int()"),
         ({"height": 72}, "height is 72; it must be a positive multiple of 16 pixels. Try 64."),
-        ({"window": 2}, "window is 2, but it must hold the sink (3) and the current chunk (3)"),
+        ({"window": 2}, "window is 2, but it must hold the sink (0) and the current chunk (3)"),
         ({"window": 9, "sink": 7}, "window is 9, but it must hold the sink (7) and the current chunk (3)"),
         ({"chunk": 0}, "chunk is 0; at least 1 latent frame"),
         ({"steps": ""}, "steps is empty. Type timesteps such as 1000, 750, 500, 250, or the word preset."),

@@ -88,7 +88,7 @@ def test_the_student_is_exported_as_it_is_loaded_and_has_learnt(parts: Path, run
 
 def test_the_board_tells_reward_motion_and_how_far_the_policy_has_moved(run: Path) -> None:
     curves = logged(run)
-    for name in ("reward", "reward_spread", "flow", "flow_variance", "motion", "objective", "clipped", "kl"):
+    for name in ("reward", "reward_spread", "flow", "starting_flow", "flow_variance", "objective", "clipped", "kl"):
         assert len(curves[name]) == 2, name
     assert all(0 <= reward <= 1 for reward in curves["reward"])
     assert all(deviation > 0 for deviation in curves["ratio_deviation"]), "the second update of a batch has left 1"

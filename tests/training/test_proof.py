@@ -119,4 +119,20 @@ def test_tables_say_what_the_report_says() -> None:
     against = findings.against("small", ["first"], "second", "small").splitlines()
     assert against[:3] == ["Visual Stability, film so far, less that of `second`:", "", "| arm | 5 s |"]
     assert against[4].startswith("| first | +2.0 [+0.0, ")
-    assert "4 held-out prompts, 2 films of each, seed 21" in findings.how("small")
+    assert "4 held-out prompts, 2 films of each, seed 21, bfloat16, on x86_64, threads" in findings.how("small")
+
+
+@pytest.mark.usefixtures("small_report")
+@pytest.mark.parametrize(
+    ("machine", "told"),
+    [
+        ({"processor": "AMD EPYC 9R14"}, "on x86_64, processor AMD EPYC 9R14, threads a process: 1"),
+        ({"device": "NVIDIA H200", "processor": "AMD EPYC 9R14"}, "on NVIDIA H200, processor AMD EPYC 9R14, threads"),
+        ({"processor": None}, "on x86_64, threads a process: 1"),
+    ],
+)
+def test_figures_are_told_with_their_machine(machine: dict[str, str | None], told: str) -> None:
+    report = json.loads((findings.FOLDER / "small.json").read_text())
+    report["machine"] |= machine
+    (findings.FOLDER / "small.json").write_text(json.dumps(report))
+    assert told in findings.how("small")

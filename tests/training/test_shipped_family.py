@@ -57,7 +57,7 @@ def test_teacher_and_student_are_one_architecture_and_read_the_encoders_text() -
     assert student.config == teacher.config
     assert student.config.text_dim == load_family_text_encoder().config.text_dim
     assert student.config.dim % 128 == 0 and student.config.num_heads == student.config.dim // 128
-    assert rollout == RolloutConfig(sink=3)
+    assert rollout == RolloutConfig()
 
 
 @torch.no_grad()

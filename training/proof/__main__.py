@@ -20,6 +20,8 @@ DRAWN_BY_EVALUATIONS = {
     "main/truth.png": "truth.png",
     "main/sheet_000.png": "films_bouncing.png",
     "main/sheet_002.png": "films_gliding.png",
+    "again/stability.png": "again_stability.png",
+    "again/sheet_000.png": "again_films.png",
 }
 """Pictures of evaluations, and their names on the page."""
 

@@ -65,7 +65,7 @@ def runs_table(folder: str = "") -> str:
         ]
         for name, run in json.loads((FOLDER / folder / RECORDS).read_text(encoding="utf-8")).items()
     ]
-    return in_markdown(["run", "stage", "differs in", "updates", "seconds each (median)", "minutes in all"], rows)
+    return in_markdown(["run", "stage", "differs in", "updates", "seconds each (median)", "minutes of steps"], rows)
 
 
 def _differences(usual: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,8 @@ class Memory:
     phases: dict[str, float]
     """What each phase of a step has beside that, and watching between steps."""
     host: float
-    """On the CPU: the cache at the window's beginning, from which the window is played again."""
+    """On the CPU, of films that go on: the cache that each one ends with, and, of the one in work, that at its window's
+    beginning, from which the window is played again."""
     opening: float
     """On the CPU while the run starts: the largest network, whole, until it is where it works; a process a GPU."""
 
@@ -47,7 +48,7 @@ def memory(config: ScalingConfig, costs: PassCosts, *, gpus: int, teacher: str, 
     return Memory(
         stays=_stays(costs, gpus, costs.teachers[teacher]),
         phases=_phases(config, costs, gpus, teacher, checkpointing),
-        host=cache_bytes(config, config.rollout.window),
+        host=(config.samples_per_gpu(gpus) + 1) * cache_bytes(config, config.rollout.window),
         opening=max(costs.student.all * FLOAT32_BYTES, costs.teachers[teacher].all * COMPUTE_DTYPE.itemsize),
     )
 

@@ -125,7 +125,7 @@ def _memory(config: ScalingConfig, costs: PassCosts, checkpointing: bool) -> str
     rows = [[name, *(gigabytes(each.stays[name]) for each in amounts)] for name in amounts[0].stays]
     rows += [[f"phase: {name}", *(gigabytes(each.phases[name]) for each in amounts)] for name in amounts[0].phases]
     rows.append(["what stays + the largest phase", *(gigabytes(each.peak) for each in amounts)])
-    rows.append(["CPU memory for the cache's copy", *(gigabytes(each.host) for each in amounts)])
+    rows.append(["CPU memory for caches of films", *(gigabytes(each.host) for each in amounts)])
     rows.append(["CPU memory at the start", *(gigabytes(each.opening) for each in amounts)])
     return table(["", *columns], rows)
 

@@ -105,7 +105,7 @@ class GrpoTask:
         updates = config.steps * config.updates_a_step
         self._student = Trained(student, config.optimizer, steps=updates, name="student")
         self.networks: Mapping[str, Trained] = {"student": self._student}
-        self._groups = World.current().samples(config.groups)
+        self._groups = World.current().samples(config.groups, key="groups")
         self._parts = micro_batches(range(len(self._groups) * config.group_size), config.accumulate)
         self._starting_flow: dict[int, float] = {}
 
@@ -177,9 +177,9 @@ class GrpoTask:
         figures = {"reward": float(np.mean(self._rewards(flows, prompts))), **self._motion(flows, prompts)}
         board.scalars({f"watched/{name}": value for name, value in figures.items()}, step)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         """student.safetensors, as the nodes load it."""
-        record = training_record(self._config, stage="grpo")
+        record = training_record(self._config, stage="grpo", steps=steps)
         write_student(folder / "student.safetensors", self._student.network, self._config.student, record)
 
     def _open_student(self, dtype: torch.dtype) -> WanTransformer:
@@ -216,11 +216,12 @@ class GrpoTask:
         return [flow_reward(flow, floor) for flow, floor in zip(flows, floors, strict=True)]
 
     def _motion(self, flows: Sequence[NDArray[np.float64]], prompts: Sequence[int]) -> dict[str, float]:
-        """How much films move and how evenly; `motion` is their mean flow as a multiple of the starting student's."""
-        start = float(np.mean([self._starting_flow[prompt] for prompt in prompts]))
-        flow = float(np.mean(flows))
-        variance = float(np.mean([flow_variance(film) for film in flows]))
-        return {"flow": flow, "flow_variance": variance, "motion": flow / start if start else 0.0}
+        """How much films move, beside those of the starting student, and how evenly; means over films."""
+        return {
+            "flow": float(np.mean(flows)),
+            "starting_flow": float(np.mean([self._starting_flow[prompt] for prompt in prompts])),
+            "flow_variance": float(np.mean([flow_variance(film) for film in flows])),
+        }
 
     def _lesson(self, trajectory: Trajectory, advantage: Tensor, step: int) -> Lesson:
         config = self._config
