@@ -114,6 +114,9 @@ class Conditioning:
         return padded(embedding, self._texts.length)
 
 
-def open_encoder(config: ConditioningConfig, *, device: torch.device | str) -> TextEncoder:
-    """The text encoder that a configuration names."""
-    return open_text_encoder(config.encoder, config.text_encoder, config.tokenizer, device=torch.device(device))
+def open_encoder(
+    config: ConditioningConfig, *, device: torch.device | str, dtype: torch.dtype = torch.bfloat16
+) -> TextEncoder:
+    """The text encoder that a configuration names; dtype: what UMT5 computes in, by default as inference has it."""
+    device = torch.device(device)
+    return open_text_encoder(config.encoder, config.text_encoder, config.tokenizer, device=device, dtype=dtype)

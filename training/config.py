@@ -10,28 +10,19 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
 
+from .config_layers import as_dataclass, with_file, with_words
+from .refusals import ConfigError, require
 from .seeding import MAX_SEED
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be used; the message says which key, what it holds and what to write instead."""
-
-
-def require(condition: bool, message: str) -> None:
-    """Raise ConfigError(message) unless the condition holds."""
-    if not condition:
-        raise ConfigError(message)
 
 
 @contextmanager
@@ -66,7 +57,8 @@ def phase_at(phases: Sequence[PhaseT], step: int) -> PhaseT:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """How a run is carried out. Nothing here changes what is learnt, so a resumed run may change it."""
+    """How a run is carried out. Nothing here changes what is learnt, but for the rounding that `compile` and `device`
+    bring about, so a resumed run may change it."""
 
     out: str
     """Folder of the run: its configuration, checkpoint, logs and results."""
@@ -81,9 +73,12 @@ class RunConfig:
     export_every: int | None = None
     """Steps between exports of what has been learnt so far, each into a folder of its own, steps/000100 and so on."""
     workers: int = 1
-    """Processes that prepare batches ahead; 0 prepares them in the training process."""
+    """Processes that prepare batches ahead, on Linux; 0, and other systems, prepare them in the training process."""
     compile: bool = False
-    """Compile the network: a start-up of about a minute buys faster steps. In one process only."""
+    """Compile what takes most of the time: a start-up of about a minute buys faster steps, which round differently. It
+    is, in one process only, the network of vae, teacher and causal_init, and of self_forcing and sfpp teacher and
+    critic, not the student; and in any number of processes the encoder of latents, the teacher of ode_pairs and the
+    decoder of evaluate. grpo refuses it; other stages compile nothing."""
     checkpoint_activations: bool = False
     """Transformer blocks keep their inputs only and are computed again on the way back: less memory, more time."""
     gather_rollouts: bool = True
@@ -167,7 +162,7 @@ class StageConfig:
     """What every stage has."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"run"})
-    """Keys that change nothing of what is learnt or made, so that a resumed run may have others."""
+    """Keys that change nothing of what is learnt or made, but for rounding: a resumed run may have others."""
 
     run: RunConfig
     seed: int = 0
@@ -207,11 +202,14 @@ class StageConfig:
 class TrainConfig(StageConfig):
     """What every stage that takes optimiser steps has."""
 
+    FREE_KEYS: ClassVar[frozenset[str]] = StageConfig.FREE_KEYS | {"accumulate"}
+
     steps: int
     """Steps of the whole run; one updates every trained network at least once."""
     optimizer: OptimizerConfig
     accumulate: int = 1
-    """Parts that each process takes its share of a batch in, one after the other: less memory, the same step."""
+    """Parts that each process takes its share of a batch in, one after the other: less memory, the same step. A run
+    that goes on may have others, as a share is of another size on another number of processes."""
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
@@ -244,22 +242,20 @@ def load_config(
     """Read a stage's configuration from a YAML file, with those of `more` over it and `key=value` overrides on top.
 
     Raises:
-        ConfigError: no such file, a key the stage does not have, a missing or an impossible value.
+        ConfigError: no such file, a file or a word that cannot be read, a key the stage does not have, a missing or an
+            impossible value.
     """
     paths = [Path(name) for name in (path, *more)]
+    config = OmegaConf.structured(kind)
     for path in paths:
-        if not path.is_file():
-            raise ConfigError(f"{path} is no file; name a configuration, e.g. training/configs/tiny/vae.yaml.")
-    named = " with ".join(map(str, paths))
-    for word in overrides:
-        require("=" in word, f"{word!r} is no override; write key=value, e.g. run.out=runs/vae.")
-    try:
-        layers = *map(OmegaConf.load, paths), OmegaConf.from_dotlist(list(overrides))
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers))
-    except (ConfigKeyError, ConfigAttributeError) as error:
-        raise ConfigError(f"{named}: there is no key {error.full_key!r} in this stage; mend its name.") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{named}: {error.full_key or 'the file'}: {error.msg or error}") from error
+        config = with_file(config, path)
+    config = with_words(config, overrides, example="run.out=runs/vae")
+    return as_dataclass(config, named=" with ".join(map(str, paths)))
+
+
+def has_key(config: StageConfig, name: str) -> bool:
+    """Whether a stage's configuration has a key of this name; not all have a `student`, for one."""
+    return any(field.name == name for field in fields(config))
 
 
 def as_plain(config: Any) -> dict[str, Any]:

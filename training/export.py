@@ -14,26 +14,28 @@ from torch import Tensor
 from sfpp_core.files import replacing
 
 from .config import TrainConfig, as_plain
+from .inputs import PROSE
 from .parallel import World
 from .sharding import whole
 
 
-def training_record(config: TrainConfig, *, stage: str) -> dict[str, Any]:
-    """Stage, steps, seed and configuration, without what belongs to the machine that ran it.
+def training_record(config: TrainConfig, *, stage: str, steps: int) -> dict[str, Any]:
+    """Stage, steps taken so far, seed and configuration, without what belongs to the machine that ran it.
 
-    Files and folders are recorded by name: where they lay is nobody's business.
+    Files and folders are recorded by name: where they lay is nobody's business. Texts that name none stay whole.
     """
     plain = as_plain(config)
     plain.pop("run")
-    return {"stage": stage, "steps": config.steps, "seed": config.seed, "config": _without_folders(plain)}
+    return {"stage": stage, "steps": steps, "seed": config.seed, "config": _without_folders(plain)}
 
 
-def _without_folders(value: Any) -> Any:
+def _without_folders(value: Any, key: str = "") -> Any:
     if isinstance(value, dict):
-        return {key: _without_folders(entry) for key, entry in value.items()}
+        return {name: _without_folders(entry, name) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_without_folders(entry) for entry in value]
-    return Path(value).name if isinstance(value, str) and "/" in value else value
+        return [_without_folders(entry, key) for entry in value]
+    is_path = isinstance(value, str) and "/" in value and key not in PROSE
+    return Path(value).name if is_path else value
 
 
 def write_weights(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,3 @@ def read_run(path: str) -> FinishedRun:
     return FinishedRun(
         folder=folder, stage=stage, config=config, step=state["step"], networks=state.get("networks", {})
     )
-
-
-def has(config: TrainConfig, name: str) -> bool:
-    """Whether a stage's configuration has a section of this name."""
-    return any(field.name == name for field in fields(config))

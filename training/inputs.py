@@ -17,10 +17,12 @@ STRIDE, SAMPLE = 2**20, 4096
 """Of a larger file, the first SAMPLE bytes of every STRIDE. No weight matrix in the blocks of the 1.3B model is smaller
 than 4 MB, so that none changes unseen; a checkpoint of 5.7 GB takes 23 MB of reading, where all of it would take as
 long as opening it does, in every process and at every start."""
+PROSE = frozenset({"negative_prompt"})
+"""Keys of texts for a network to read. Every other text in a configuration is a path, or a name without a slash."""
 
 
 def named_files(config: Mapping[str, Any]) -> dict[str, Path]:
-    """The files that a plain configuration names, by their dotted keys: whatever text in it is the path of one.
+    """The files that a plain configuration names, by their dotted keys: whatever text but PROSE is the path of one.
 
     Folders are not among them. Those of data are runs of their own, which go on with the files that they began with.
     """
@@ -42,8 +44,8 @@ def file_fingerprint(path: Path) -> str:
 
 
 def _texts(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every text in nested dicts and lists, with its dotted key."""
-    if isinstance(value, str):
+    """Every text in nested dicts and lists but PROSE, with its dotted key."""
+    if isinstance(value, str) and prefix.rpartition(".")[2] not in PROSE:
         yield prefix, value
     entries = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, entry in entries:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sfpp_core.checkpoint import Checkpoint, CheckpointError, TransformerKind, open_checkpoint
 from sfpp_core.checkpoint.archive import read_archive
+from sfpp_core.tiny.family import load_family_text_encoder
+from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
@@ -78,23 +82,49 @@ def open_transformer(
     return network.eval()
 
 
-def open_autoencoder(path: str) -> WanVAE:
-    """The video autoencoder of a file: the built-in family's, ComfyUI's wan_2.1_vae.safetensors or Wan's own .pth.
+def check_autoencoder(path: str, *, key: str = "vae") -> WanVAE:
+    """What `open_autoencoder` opens, with its weights still in their file, which takes no time and no memory.
 
-    float32 on the CPU, evaluation mode, laid out channels last.
+    key: what names the file, for refusals.
 
     Raises:
         ConfigError: nothing there, or no Wan 2.1 VAE.
     """
     try:
         content = read_archive(Path(path)).content
-        vae = WanVAE.from_state_dict(_owned(content, torch.float32)).eval()
+        return WanVAE.from_state_dict(_tensors(content)).eval()
     except CheckpointError as error:
-        raise ConfigError(f"{path}: found {error.found}; a Wan 2.1 VAE is needed. {error.remedy}") from error
+        raise ConfigError(f"{key}: {path}: found {error.found}; a Wan 2.1 VAE is needed. {error.remedy}") from error
     except ValueError as error:
-        raise ConfigError(f"{path}: {error}.") from error
+        raise ConfigError(f"{key}: {path}: {error}.") from error
+
+
+def open_autoencoder(path: str, *, key: str = "vae") -> WanVAE:
+    """The video autoencoder of a file: the built-in family's, ComfyUI's wan_2.1_vae.safetensors or Wan's own .pth.
+
+    float32 on the CPU, evaluation mode, laid out channels last. Its weights are copies, as those of `open_transformer`.
+    Refused is what `check_autoencoder` refuses.
+    """
+    vae = check_autoencoder(path, key=key)
+    vae.load_state_dict(_owned(vae.state_dict(), torch.float32), assign=True)
     channels_last_weights(vae)
     return vae
+
+
+def open_family_text_encoder(path: str | None) -> TinyTextEncoder:
+    """The built-in family's text encoder, of a file of the teacher stage or, by default, of the pack; float32 on the
+    CPU, evaluation mode.
+
+    Raises:
+        ConfigError: nothing there, or another model.
+    """
+    try:
+        return load_family_text_encoder(Path(path) if path else None)
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ConfigError(
+            f"the text encoder {path or 'of the pack'} cannot be used ({error}); name a text_encoder.safetensors of "
+            "the teacher stage."
+        ) from error
 
 
 def fingerprint(network: nn.Module) -> str:
@@ -106,7 +136,10 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _owned(content: dict[str, object], dtype: torch.dtype) -> dict[str, Tensor]:
+def _tensors(content: Mapping[str, object]) -> dict[str, Tensor]:
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+
+
+def _owned(content: Mapping[str, object], dtype: torch.dtype) -> dict[str, Tensor]:
     """Copies of the tensors."""
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    return {name: tensor.to(dtype, copy=True) for name, tensor in tensors.items()}
+    return {name: tensor.to(dtype, copy=True) for name, tensor in _tensors(content).items()}

@@ -43,15 +43,17 @@ class World:
         """Whether this process is the one that writes and logs."""
         return self.rank == 0
 
-    def samples(self, batch: int) -> range:
+    def samples(self, batch: int, *, key: str = "batch") -> range:
         """The samples of a global batch that this process handles, equally many in every process.
+
+        key: what the configuration calls their number, for the refusal.
 
         Raises:
             ConfigError: the batch cannot be shared out equally.
         """
         require(
             batch % self.size == 0,
-            f"batch is {batch} for {self.size} processes; it must be a multiple of their number.",
+            f"{key} is {batch} for {self.size} processes; it must be a multiple of their number.",
         )
         share = batch // self.size
         return range(self.rank * share, (self.rank + 1) * share)

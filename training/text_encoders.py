@@ -7,17 +7,15 @@ encoder: 512 tokens for UMT5, 32 for the built-in family's.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfpp_core.tiny.family import load_family_text_encoder
 from sfpp_core.tiny.text import PADDING
 
-from .config import ConfigError
+from .models import open_family_text_encoder
 
 ENCODERS = ("tiny", "umt5")
 
@@ -38,11 +36,8 @@ class TinyTexts:
     """The built-in family's encoder, in float32."""
 
     def __init__(self, path: str | None, *, device: torch.device) -> None:
-        """path: a file of the teacher stage; None for the encoder that comes with the pack."""
-        try:
-            self._encoder = load_family_text_encoder(Path(path) if path else None).to(device)
-        except (ValueError, OSError) as error:
-            raise ConfigError(f"the text encoder {path} cannot be used: {error}") from error
+        """path, and what is refused: see `open_family_text_encoder`."""
+        self._encoder = open_family_text_encoder(path).to(device)
         self.length = self._encoder.config.length
 
     @torch.no_grad()
@@ -58,8 +53,12 @@ def padded(embedding: Tensor, length: int) -> Tensor:
     return F.pad(embedding.float(), (0, 0, 0, length - len(embedding)))
 
 
-def open_text_encoder(kind: str, path: str | None, tokenizer: str | None, *, device: torch.device) -> TextEncoder:
+def open_text_encoder(
+    kind: str, path: str | None, tokenizer: str | None, *, device: torch.device, dtype: torch.dtype
+) -> TextEncoder:
     """The encoder of this kind, one of ENCODERS; see TinyTexts and Umt5Texts for what path and tokenizer may be.
+
+    dtype: what UMT5 computes in; the built-in family's is small, and always in float32.
 
     Raises:
         ConfigError: the file is missing or another model's, or packages are missing.
@@ -68,4 +67,4 @@ def open_text_encoder(kind: str, path: str | None, tokenizer: str | None, *, dev
         return TinyTexts(path, device=device)
     from .umt5 import Umt5Texts
 
-    return Umt5Texts(path, tokenizer, device=device)
+    return Umt5Texts(path, tokenizer, device=device, dtype=dtype)

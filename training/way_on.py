@@ -5,8 +5,7 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from .config import TrainConfig
-from .finished_run import has
+from .config import TrainConfig, has_key
 
 EXPORT_CONFIG = Path(__file__).parent / "configs" / "wan" / "export.yaml"
 """Its settings are all overridden but for those of a run."""
@@ -20,7 +19,7 @@ def way_on(config: TrainConfig, step: int) -> str:
     precision = config.precision
     wider = "" if precision == "float32" else f", or write precision=float32 (it is {precision}),"
     again = f"{wider} in a new run, with another run.out."
-    if not (step and has(config, "student") and has(config, "init")):
+    if not (step and has_key(config, "student") and has_key(config, "init")):
         return again
     out, target = config.run.out, Path(config.run.out) / "export"
     settings = [f"source={out}", "weights=raw", "dtype=float32", f"run.out={target}"]

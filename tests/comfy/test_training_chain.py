@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,13 +17,31 @@ from training.scenes import prompt_for, sample_scene
 
 CHAIN = ("embeddings", "ode_pairs", "causal_init", "self_forcing", "sfpp", "grpo", "export", "evaluate")
 SIZES = (f"width={SIZE}", f"height={SIZE}")
+LONGEST = 300
+"""Seconds that all stages together may take, on two cores."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chain:
+    """All stages, run one after the other."""
+
+    folder: Path
+    """Where each has a folder of its name."""
+    seconds: float
+    """Wall time of all their commands."""
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
     """Every stage in turn, each with what the ones before have made."""
-    folder = tmp_path_factory.mktemp("chain")
+    folder, started = tmp_path_factory.mktemp("chain"), time.monotonic()
     make_teacher(folder)
+    distill(folder)
+    return Chain(folder=folder, seconds=time.monotonic() - started)
+
+
+def distill(folder: Path) -> None:
+    """Every stage after the teacher."""
     prompts = folder / "prompts.txt"
     prompts.write_text("".join(f"{prompt_for(sample_scene(3, index))}\n" for index in range(4)), encoding="utf-8")
     encoder = f"conditioning.text_encoder={folder / 'teacher' / 'text_encoder.safetensors'}"
@@ -50,23 +70,26 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     reader = f"reader={folder / 'reader' / 'reader.safetensors'}"
     few = ("prompts=2", "takes=1", "batch=2", "lengths=[5]", "truth_scenes=2", "prompts_kept=1")
     run_stage("evaluate", folder, texts, vae, reader, arms, "baselines=[sfpp]", *few, *SIZES)
-    return folder
 
 
-def test_every_stage_leaves_what_the_next_one_needs(chain: Path) -> None:
-    assert all((chain / stage).is_dir() for stage in CHAIN)
+def test_every_stage_leaves_what_the_next_one_needs(chain: Chain) -> None:
+    assert all((chain.folder / stage).is_dir() for stage in CHAIN)
     for stage in ("causal_init", "self_forcing", "sfpp", "grpo", "export"):
-        with safe_open(chain / stage / "student.safetensors", framework="pt") as file:
+        with safe_open(chain.folder / stage / "student.safetensors", framework="pt") as file:
             header = json.loads(file.metadata()["sfpp"])
         assert header["kind"] == "student"
         assert header["training"]["stage"] == ("grpo" if stage == "export" else stage)
-    report = json.loads((chain / "evaluate" / "report.json").read_text())
+    report = json.loads((chain.folder / "evaluate" / "report.json").read_text())
     assert set(report["measures"]["stability"]["mean"]) == {"truth", "sfpp", "export"}
 
 
-def test_what_the_chain_exports_makes_a_film_in_comfyui(chain: Path, comfy) -> None:
+def test_all_stages_together_take_less_than_five_minutes(chain: Chain) -> None:
+    assert chain.seconds < LONGEST
+
+
+def test_what_the_chain_exports_makes_a_film_in_comfyui(chain: Chain, comfy) -> None:
     student = comfy.server.models_directory("diffusion_models") / "chain_student.safetensors"
-    shutil.copyfile(chain / "export" / "student.safetensors", student)
+    shutil.copyfile(chain.folder / "export" / "student.safetensors", student)
     graph, studio = Graph(), Studio(comfy)
     _, clip, _ = graph.tiny()
     settings = {"weight_dtype": "default", "prefer_ema": True, "preset": "auto"}

@@ -15,6 +15,7 @@ from training.__main__ import main
 from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError
 from training.models import fingerprint, open_autoencoder, open_transformer
+from training.prepared_texts import text_shards
 from training.prompts import read_prompts
 from training.run_folder import INPUTS_NAME
 from training.scaling.counting import LiveBytes
@@ -22,6 +23,7 @@ from training.scenes.__main__ import main as write_prompts
 from training.shards import read_header
 from training.umt5 import LENGTH, Umt5Texts
 
+CONFIG = Path(__file__).parents[2] / "training" / "configs" / "tiny" / "embeddings.yaml"
 PROMPTS = ["A red ball bounces.", "A blue boat glides to the left.", "Snow."]
 
 
@@ -288,6 +290,21 @@ def test_umt5_pads_and_cuts_to_512(umt5, spiece: bytes, tmp_path: Path) -> None:
     assert text.shape == (2, LENGTH, 32) and text.dtype == torch.float32
     present = text.abs().sum(-1) > 0
     assert present[1].all() and not present[0, 20:].any() and present[0, 0]
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_the_embeddings_stage_has_umt5_compute_in_its_precision(
+    precision: str, umt5, spiece: bytes, tmp_path: Path
+) -> None:
+    path = publish("comfyui", umt5, spiece, tmp_path)
+    words = ["encoder=umt5", f"text_encoder={path}", "negative_prompt=fog", f"prompts={prompts_file(tmp_path)}"]
+    command = ["embeddings", "--config", str(CONFIG), f"run.out={tmp_path / 'out'}", "shard=9"]
+    assert main([*command, f"precision={precision}", *(f"conditioning.{word}" for word in words)]) == 0
+    (made,) = text_shards(tmp_path / "out").present().values()
+    dtype = getattr(torch, precision)
+    assert {tensor.dtype for tensor in load_file(made).values()} == {dtype}
+    encoder = Umt5Texts(str(path), None, device=torch.device("cpu"), dtype=dtype)
+    assert torch.equal(load_file(made)["embeddings"], torch.cat(encoder.encode(PROMPTS)))
 
 
 def test_what_is_no_umt5_is_refused(umt5, spiece: bytes, tmp_path: Path) -> None:

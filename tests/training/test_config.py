@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from training.__main__ import STAGES, main
 from training.config import ConfigError, load_config
 from training.latent_clips import ClipSource
 from training.optim import rate_factor
+from training.scaling.__main__ import read_config
+from training.scaling.config import ScalingConfig
 from training.stages import causal_init, evaluate_tiny, latents, ode_pairs, teacher, vae
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
@@ -55,6 +58,8 @@ def test_a_later_file_goes_over_an_earlier_one_and_words_over_both(tmp_path: Pat
         (["phases=[{start: 0, batch: 1, frames: 16, crop: 32}]"], "frames of a phase is 16; .* Try 17"),
         (["phases=[{start: 0, batch: 1, frames: 17, crop: 60}]"], "crop is 60; it must be a multiple of 8"),
         (["phases=[{start: 0, batch: 1, frames: 17, crop: 128}]"], "crop is 128; it must be at most size, 64"),
+        (["dim=0"], "dim is 0; it must be at least 1"),
+        (["size=60"], "size is 60; it must be a multiple of 8"),
         (["steps"], "'steps' is no override; write key=value"),
         (["run.out="], "run.out"),
         (["run.device=tpu"], "run.device is 'tpu'; write auto, cpu or cuda"),
@@ -63,6 +68,42 @@ def test_a_later_file_goes_over_an_earlier_one_and_words_over_both(tmp_path: Pat
 def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         load_config(vae.Config, CONFIGS / "vae.yaml", words)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"seed: 1\nphases:\n\t- 1\n", "short.yaml cannot be used .line 3: found character .*cannot start any token"),
+        (b"seed: 1\nseed: 2\n", "short.yaml cannot be used .*duplicate key seed"),
+        (b"name: caf\xe9\n", "short.yaml cannot be used .*utf-8.* byte 0xe9 .*; write lines of `key: value`, in UTF-8"),
+        (b"- seed\n", "short.yaml holds a list; write lines of `key: value`"),
+        (b"2026\n", "short.yaml cannot be used"),
+        (b"phases: {start: 0}\n", "short.yaml cannot be used .*incompatible"),
+        (b"sead: 1\n", "short.yaml: there is no key 'sead'"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_named(content: bytes, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "short.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}/{sentence}"):
+        load_config(vae.Config, CONFIGS / "vae.yaml", more=[tmp_path / "short.yaml"])
+
+
+@pytest.mark.parametrize(
+    "word", ["seed=[1", "seed={a", "seed='1", "[=5", "seed=\t1", "phases={a: 1}", "phases[0].crop=8"]
+)
+def test_a_word_that_cannot_be_read_is_named(word: str, caplog: pytest.LogCaptureFixture) -> None:
+    assert main(["vae", "--config", str(CONFIGS / "vae.yaml"), "steps=9", word, "dim=4"]) == 2
+    assert re.match(
+        rf"{re.escape(repr(word))} cannot be used .*; write key=value, e\.g\. run\.out=", caplog.messages[-1]
+    )
+
+
+@pytest.mark.parametrize("word", ["batch=[1", "[=5", "gpus={a: 1}"])
+def test_so_it_is_where_costs_are_counted(word: str) -> None:
+    with pytest.raises(
+        ConfigError, match=rf"^{re.escape(repr(word))} cannot be used .*; write key=value, e\.g\. batch="
+    ):
+        read_config(ScalingConfig(), ["height=480", word])
 
 
 LATE = "data: [{folder: a, clips: 4}], frames: 3, batch: 2"

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
+from training.scenes import describe, sample_scene
+from training.stages.latents import WORDING_STEP
 
 from .stage_cases import HERE, MADE, write_files
 
@@ -39,3 +41,10 @@ def test_a_refused_start_claims_no_folder_so_that_the_corrected_command_runs(
     assert not out.exists()
     assert main(MADE[stage].command(out)) == 0
     assert list(out.glob("*-00001.safetensors"))
+
+
+def test_no_wording_of_a_clip_comes_again_before_all_have_come() -> None:
+    scene = sample_scene(1, 5)
+    sentences = {describe(scene.attributes, wording) for wording in range(1000)}
+    prompts = [describe(scene.attributes, scene.wording + index * WORDING_STEP) for index in range(len(sentences))]
+    assert len(sentences) > 4 and set(prompts) == sentences

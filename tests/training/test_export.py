@@ -17,7 +17,9 @@ from sfpp_core.tiny.family import load_student, load_teacher, weights_path
 from tests.small_disk import small_disk
 from training.__main__ import main
 from training.config import load_config
+from training.export import training_record
 from training.finished_run import read_run
+from training.inputs import named_files
 from training.latent_clips import clip_shard, clip_shards
 from training.models import open_transformer
 from training.run_folder import RunFolder
@@ -118,6 +120,21 @@ def test_the_header_tells_how_it_was_made_but_not_where(source: str, tmp_path: P
     told = header(export(source, tmp_path))
     assert (told["kind"], told["training"]["stage"], told["training"]["steps"]) == ("student", "causal_init", 2)
     assert source not in json.dumps(told) and "run" not in told["training"]["config"]
+
+
+def test_what_names_no_file_is_told_whole() -> None:
+    negative = "jpeg artifacts/blurry, low quality"
+    texts = f"conditioning={{prompts: /home/me/prompts.txt, negative_prompt: '{negative}'}}"
+    words = [texts, "trajectories=/home/me/runs/ode_pairs", "vae=models/vae.pth"]
+    config = load_config(causal_init.Config, CONFIGS / "causal_init_ode.yaml", words)
+    told = training_record(config, stage="causal_init", steps=1)["config"]
+    assert told["conditioning"]["negative_prompt"] == negative
+    assert named_files({"negative_prompt": __file__, "vae": __file__}) == {"vae": Path(__file__)}
+    assert (told["conditioning"]["prompts"], told["trajectories"], told["vae"]) == (
+        "prompts.txt",
+        "ode_pairs",
+        "vae.pth",
+    )
 
 
 def test_without_an_average_only_raw_weights_can_be_had(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

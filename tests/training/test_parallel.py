@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -32,6 +33,8 @@ from tests.training.line_task import (
     tensors_of,
 )
 from tests.training.processes import exit_codes, run_together, start_together
+from tests.training.stage_cases import CASES, write_files
+from training.__main__ import main
 from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
 from training.divergence import TrainingDiverged
 from training.micro_batches import micro_batches
@@ -49,6 +52,40 @@ def test_a_batch_is_shared_out_equally() -> None:
     assert [sample for part in parts for sample in part] == list(range(8))
     with pytest.raises(ConfigError, match="batch is 6 for 4 processes"):
         World(size=4).samples(6)
+    with pytest.raises(ConfigError, match="groups is 4 for 3 processes"):
+        World(size=3).samples(4, key="groups")
+
+
+def _is_refused(command: list[str], sentence: str) -> None:
+    said: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = said.append
+    logging.getLogger().addHandler(handler)
+    assert main(command) == 2
+    assert said[-1].getMessage().startswith(sentence)
+
+
+CLIPS = "frames: 5, crop: 16"
+
+
+@pytest.mark.parametrize(
+    ("case", "word", "sentence"),
+    [
+        ("grpo", "groups=3", "groups is 3 for 2 processes"),
+        (
+            "vae",
+            f"phases=[{{start: 0, batch: 2, {CLIPS}}}, {{start: 1, batch: 3, {CLIPS}}}]",
+            "batch of a phase is 3 for 2 processes",
+        ),
+    ],
+)
+def test_what_cannot_be_shared_out_is_refused_by_its_name_before_the_run_takes_its_folder(
+    case: str, word: str, sentence: str, tmp_path: Path
+) -> None:
+    write_files(tmp_path)
+    out = tmp_path / "runs" / "out"
+    run_together(_is_refused, CASES[case].command(out, word), sentence)
+    assert not out.exists()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Sequence
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from ..config import ConfigError, require
+from ..config import ConfigError, core_refusals, require
+from ..config_layers import as_dataclass, with_words
 from .config import MODELS, ScalingConfig, teachers
 from .costs import count_passes
 from .measure import compute_dtype, measurement, open_device
@@ -52,17 +52,11 @@ def read_config(base: ScalingConfig, overrides: Sequence[str]) -> ScalingConfig:
     """A configuration with `key=value` overrides on top.
 
     Raises:
-        ConfigError: a key that does not exist or a value that is refused.
+        ConfigError: a word that cannot be read, a key that does not exist or a value that is refused.
     """
-    for word in overrides:
-        require("=" in word, f"{word!r} is no override; write key=value, e.g. batch=64.")
-    try:
-        layers = OmegaConf.structured(base), OmegaConf.from_dotlist(list(overrides))
-        return OmegaConf.to_object(OmegaConf.merge(*layers))
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{error.full_key or 'an override'}: {error.msg or error}") from error
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    config = with_words(OmegaConf.structured(base), overrides, example="batch=64")
+    with core_refusals():
+        return as_dataclass(config, named="the overrides")
 
 
 if __name__ == "__main__":

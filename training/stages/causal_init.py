@@ -24,7 +24,7 @@ from ..config import TrainConfig, core_refusals, require
 from ..export import training_record
 from ..latent_clips import ClipSource
 from ..loop import train
-from ..models import open_autoencoder, open_transformer
+from ..models import check_autoencoder, open_autoencoder, open_transformer
 from ..objectives import Objective
 from ..objectives.causal_pass import CausalPass
 from ..objectives.consistency import ConsistencyConfig, ConsistencyObjective
@@ -102,6 +102,8 @@ class CausalInitTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        # First, because networks take minutes to open; the autoencoder is opened whenever films are watched.
+        check_autoencoder(config.vae)
         self._material = _material(config)
         # Placed before the student is opened: every process of a machine holds a whole network until then.
         teacher = self._frozen_teacher() if config.objective == "consistency" else None
@@ -133,8 +135,8 @@ class CausalInitTask:
         )
         board.videos("rollouts", decode(open_autoencoder(config.vae).to(config.device), latents), step)
 
-    def export(self, folder: Path) -> None:
-        record = training_record(self._config, stage="causal_init")
+    def export(self, folder: Path, *, steps: int) -> None:
+        record = training_record(self._config, stage="causal_init", steps=steps)
         write_student(folder / "student.safetensors", self.model, self._config.student, record)
 
     def _open_teacher(self, dtype: torch.dtype) -> WanTransformer:

@@ -23,6 +23,9 @@ class Config(StageConfig):
     """The prompts and their encoder."""
     shard: int = 500
     """Prompts a file."""
+    precision: str = "bfloat16"
+    """What UMT5 computes in, and its embeddings are in. The built-in family's encoder is small, and always in
+    float32."""
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
@@ -38,7 +41,7 @@ def run(config: Config) -> bool:
     conditioning = config.conditioning
     prompts = read_prompts(conditioning.prompts)
     pieces = [prompts[first : first + config.shard] for first in range(0, len(prompts), config.shard)]
-    encoder = open_encoder(conditioning, device=config.device)
+    encoder = open_encoder(conditioning, device=config.device, dtype=config.compute_dtype)
     # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
     shards = text_shards(RunFolder(config, stage="embeddings").path)
     for number, path in shards.present().items():

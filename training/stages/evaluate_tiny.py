@@ -29,10 +29,10 @@ from ..evaluation.referee import light_of
 from ..reader import AttributeReader, accuracy, load_reader, read
 from ..run_folder import RunFolder
 from ..sampling import decode, encode_prompts, sample_student, sample_teacher
-from ..scenes import Attributes, render, sample_scene
+from ..scenes import FIRST_HELD_OUT, Attributes, render, sample_scene
 from ..scenes import prompt_for as prompt_of
 from ..seeding import generator_for
-from .vae import FIRST_HELD_OUT, psnr
+from .vae import psnr
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from sfpp_core.checkpoint import CheckpointError, open_checkpoint
 from sfpp_core.wan.config import infer_config
 from sfpp_core.wan.transformer import WanTransformer
 
-from ..config import ConfigError, StageConfig, require
+from ..config import ConfigError, StageConfig, has_key, require
 from ..export import training_record
-from ..finished_run import AVERAGED, WEIGHTS, FinishedRun, has, read_run
+from ..finished_run import AVERAGED, WEIGHTS, FinishedRun, read_run
 from ..run_folder import RunFolder
 from ..student import write_student
 
@@ -54,7 +54,7 @@ def run(config: Config) -> bool:
     """Write the file and open it again; True."""
     source = read_run(config.source)
     require(
-        has(source.config, "student"),
+        has_key(source.config, "student"),
         f"{config.source} holds a run of {source.stage}, which trains no student; name one that does.",
     )
     student = source.config.student if config.sink is None else replace(source.config.student, sink=config.sink)
@@ -64,7 +64,7 @@ def run(config: Config) -> bool:
         raise ConfigError(f"sink: {error}") from error
     path = RunFolder(config, stage="export").path / "student.safetensors"
     network = _network(source.weights(_student_name(source), config.weights))
-    record = training_record(source.config, stage=source.stage) | {"steps": source.step, "weights": config.weights}
+    record = training_record(source.config, stage=source.stage, steps=source.step) | {"weights": config.weights}
     write_student(path, network, student, record, dtype=DTYPES[config.dtype])
     try:
         open_checkpoint(path)

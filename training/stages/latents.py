@@ -24,6 +24,9 @@ from ..shards import Shard
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Video to the mean and log-variance of its latents."""
+WORDING_STEP = 7919
+"""From a clip's wording to its next: a prime, which has no factor in common with the number of a scene's sentences, so
+that no sentence comes again before all have come."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,4 +86,4 @@ def _encode(encode: Moments, scenes: list[SceneSpec], config: Config) -> Tensor:
 
 def _prompts(scene: SceneSpec, wordings: int) -> list[str]:
     """The scene's own wording first."""
-    return [describe(scene.attributes, scene.wording + index * 7919) for index in range(wordings)]
+    return [describe(scene.attributes, scene.wording + index * WORDING_STEP) for index in range(wordings)]

@@ -9,14 +9,14 @@ import torch
 
 from ..board import Board
 from ..config import TrainConfig, require
+from ..evaluation.lengths import END_FRAMES
 from ..export import training_record, write_weights
 from ..loop import train
 from ..parallel import World
 from ..reader import AttributeReader, ReaderBatch, accuracy, read, reader_batch, reader_loss
 from ..reader.model import KIND
-from ..scenes import render, sample_scene
+from ..scenes import FIRST_HELD_OUT, render, sample_scene
 from ..supervised import Loss, Supervised
-from .vae import FIRST_HELD_OUT
 
 WATCHED_SCENES = 48
 
@@ -40,13 +40,12 @@ class ReaderTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._world = World.current()
+        self._samples = World.current().samples(config.batch)
         self.model = AttributeReader()
 
     def batch(self, step: int) -> ReaderBatch:
         config = self._config
-        samples = self._world.samples(config.batch)
-        return reader_batch(config.seed, step, batch=config.batch, size=config.size, samples=samples)
+        return reader_batch(config.seed, step, batch=config.batch, size=config.size, samples=self._samples)
 
     def loss(self, batch: ReaderBatch, step: int) -> Loss:
         total, parts = reader_loss(self.model(batch.video), batch)
@@ -54,15 +53,15 @@ class ReaderTask:
 
     def watch(self, board: Board, step: int) -> None:
         scenes = [sample_scene(self._config.seed, FIRST_HELD_OUT + index) for index in range(WATCHED_SCENES)]
-        readings = read(self.model, render(scenes, 0, 81, self._config.size, self._config.size))
+        readings = read(self.model, render(scenes, 0, END_FRAMES, self._config.size, self._config.size))
         found = accuracy(readings, [scene.attributes for scene in scenes])
         board.scalars({f"accuracy_{name}": share for name, share in found.items()}, step)
 
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         header = {
             "kind": KIND,
             "model": asdict(self.model.config),
-            "training": training_record(self._config, stage="reader"),
+            "training": training_record(self._config, stage="reader", steps=steps),
         }
         write_weights(folder / "reader.safetensors", self.model.state_dict(), header, dtype=torch.float32)
 

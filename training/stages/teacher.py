@@ -9,26 +9,25 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, shift_sigma
-from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 
-from ..attention import matmul_attention
+from ..attention import attention_on
 from ..board import Board
 from ..config import TrainConfig, check_starts, phase_at, require
 from ..export import training_record, write_weights
 from ..latent_clips import ClipSource, LatentClips
 from ..loop import train
 from ..losses import flow_loss
+from ..models import check_autoencoder, open_autoencoder, open_family_text_encoder, open_transformer
 from ..noise_levels import stratified_uniform
 from ..parallel import World
 from ..sampling import decode, encode_prompts, sample_teacher
-from ..scenes import prompt_for, sample_scene
+from ..scenes import FIRST_HELD_OUT, prompt_for, sample_scene
 from ..seeding import generator_for, normal
 from ..supervised import Loss, Supervised
 from ..text_to_video import TextToVideo, compile_network
-from .vae import FIRST_HELD_OUT
 
 WATCHED_PROMPTS = 6
 
@@ -135,7 +134,9 @@ class TeacherTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._world = World.current()
+        world = World.current()
+        self._samples = {phase.start: world.samples(phase.batch, key="batch of a phase") for phase in config.phases}
+        check_autoencoder(config.vae)
         self.model = _begin(config)
         self.model.text_encoder.requires_grad_(config.train_text_encoder)
         self._tokenizer = self.model.text_encoder.tokenizer
@@ -152,7 +153,7 @@ class TeacherTask:
         chosen = torch.randint(len(self._clips), (phase.batch,), generator=generator)
         wording = torch.randint(2**20, (phase.batch,), generator=generator).tolist()
         dropped = (torch.rand(phase.batch, generator=generator) < config.drop_prompt).tolist()
-        samples = self._world.samples(phase.batch)
+        samples = self._samples[phase.start]
         prompts = ["" if dropped[sample] else self._clips.prompt(chosen[sample], wording[sample]) for sample in samples]
         return TeacherBatch(
             latents=self._clips.latents[chosen[samples.start : samples.stop]].float(),
@@ -181,10 +182,10 @@ class TeacherTask:
         latents = sample_teacher(
             network, text, unconditional, noise, steps=config.sample_steps, shift=config.shift, guidance=config.guidance
         )
-        board.videos("samples", decode(load_vae(Path(config.vae)).to(config.device), latents), step)
+        board.videos("samples", decode(open_autoencoder(config.vae).to(config.device), latents), step)
 
-    def export(self, folder: Path) -> None:
-        record = training_record(self._config, stage="teacher")
+    def export(self, folder: Path, *, steps: int) -> None:
+        record = training_record(self._config, stage="teacher", steps=steps)
         network, encoder = self.model.transformer, self.model.text_encoder
         header = {"kind": "teacher", "model": asdict(network.config), "training": record}
         write_weights(folder / "teacher.safetensors", network.state_dict(), header, dtype=torch.float16)
@@ -196,12 +197,14 @@ def _begin(config: Config) -> TextToVideo:
     """The network before its first step."""
     if config.init is not None:
         folder = Path(config.init)
-        encoder = load_family_text_encoder(folder / "text_encoder.safetensors")
-        transformer = load_teacher(folder / "teacher.safetensors")
+        encoder = open_family_text_encoder(str(folder / "text_encoder.safetensors"))
+        transformer = open_transformer(
+            str(folder / "teacher.safetensors"), key="init", kind="teacher", text_dim=encoder.config.text_dim
+        )
     else:
         encoder = TinyTextEncoder()
         transformer = WanTransformer(config.model.wan(encoder.config.text_dim))
-    transformer.attention = matmul_attention
+    transformer.attention = attention_on(config.device)
     return TextToVideo(transformer, encoder)
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfpp_core.tiny.family import load_vae
 from sfpp_core.wan.geometry import WAN21
 from sfpp_core.wan.latent_format import CHANNEL_MEAN, CHANNEL_STD
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
@@ -21,9 +20,11 @@ from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from ..board import Board
 from ..channels_last import channels_last, channels_last_weights
 from ..config import TrainConfig, check_starts, phase_at, require
+from ..evaluation.lengths import END_FRAMES
 from ..export import training_record, write_weights
 from ..loop import train
 from ..losses import edge_loss, kl_to_unit_normal
+from ..models import open_autoencoder
 from ..parallel import World
 from ..scenes import FIRST_HELD_OUT, render, sample_scene
 from ..seeding import generator_for, normal
@@ -31,8 +32,8 @@ from ..supervised import Loss, Supervised
 
 WATCHED_SCENES = 6
 NORMALISING_SCENES = 64
-HELD_OUT_FRAMES = 81
-"""Five seconds, what teacher and student see at once; longer than any clip of training."""
+HELD_OUT_FRAMES = END_FRAMES
+"""What films are judged by; longer than any clip of training."""
 LATEST_START = 1000
 """Frame number that training clips start before."""
 
@@ -89,6 +90,11 @@ class Config(TrainConfig):
             self.train_encoder or self.init is not None,
             "train_encoder is false without init; name the autoencoder whose decoder is to be trained.",
         )
+        require(self.dim >= 1, f"dim is {self.dim}; it must be at least 1.")
+        stride = WAN21.spatial_stride
+        require(
+            self.size >= stride and self.size % stride == 0, f"size is {self.size}; it must be a multiple of {stride}."
+        )
         for phase in self.phases:
             require(phase.crop <= self.size, f"crop is {phase.crop}; it must be at most size, {self.size}.")
 
@@ -108,8 +114,10 @@ class VAETask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._world = World.current()
-        self.model = load_vae(Path(config.init)) if config.init else WanVAE(WanVAEConfig(dim=config.dim))
+        world = World.current()
+        self._samples = {phase.start: world.samples(phase.batch, key="batch of a phase") for phase in config.phases}
+        init = config.init
+        self.model = open_autoencoder(init, key="init") if init else WanVAE(WanVAEConfig(dim=config.dim))
         for half in (self.model.encoder, self.model.conv1):
             half.requires_grad_(config.train_encoder)
         channels_last_weights(self.model)
@@ -119,7 +127,7 @@ class VAETask:
 
     def batch(self, step: int) -> VAEBatch:
         phase = phase_at(self._config.phases, step)
-        samples = self._world.samples(phase.batch)
+        samples = self._samples[phase.start]
         clips = [self._clip(phase, step, sample) for sample in samples]
         return VAEBatch(video=channels_last(torch.cat(clips)), samples=samples)
 
@@ -157,7 +165,7 @@ class VAETask:
         board.videos("reconstructions", torch.cat([clips, decoded]).cpu(), step)
 
     @torch.no_grad()
-    def export(self, folder: Path) -> None:
+    def export(self, folder: Path, *, steps: int) -> None:
         """Write vae.safetensors, the normalisation of a new encoder folded in; the run's checkpoint has it unfolded."""
         config, weights = self._config, self.model.state_dict()
         if config.train_encoder:
@@ -165,7 +173,8 @@ class VAETask:
             with config.autocast():
                 latents = torch.cat([self.model.encode_moments(clip)[0].float() for clip in clips.split(4)])
             weights = fold_normalisation({name: weight.cpu() for name, weight in weights.items()}, latents.cpu())
-        header = {"kind": "vae", "dim": self.model.config.dim, "training": training_record(config, stage="vae")}
+        record = training_record(config, stage="vae", steps=steps)
+        header = {"kind": "vae", "dim": self.model.config.dim, "training": record}
         write_weights(folder / "vae.safetensors", weights, header, dtype=torch.float16)
 
 
