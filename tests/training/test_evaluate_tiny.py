@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,13 @@ import pytest
 import torch
 from PIL import Image
 
-from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_vae
+from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_vae, weights_path
 from tests.training.small_evaluation import write_files
 from training.board import contact_sheet, to_bytes
-from training.config import RunConfig
+from training.config import ConfigError, RunConfig
 from training.sampling import decode, encode_prompts, sample_student
-from training.scenes import prompt_for, sample_scene
+from training.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
 from training.stages.evaluate_tiny import Config, run
-from training.stages.vae import FIRST_HELD_OUT
 
 PRECISIONS = ("bfloat16", "float32")
 
@@ -71,3 +72,20 @@ def test_what_the_autoencoder_loses_is_the_same_in_every_precision(folder: Path)
     """Its weights are float32 and so are its pictures, whatever the networks compute in."""
     half, full = (json.loads((folder / precision / "report.json").read_text())["vae"] for precision in PRECISIONS)
     assert (half["psnr"], half["luminance"]) == (full["psnr"], full["luminance"])
+
+
+@pytest.mark.parametrize("key", ["reader", "vae", "text_encoder", "teacher", "student"])
+@pytest.mark.parametrize("holds", [None, b"no weights", "another part of the family"])
+def test_a_file_that_is_none_of_its_kind_is_refused_before_a_folder_is_made(
+    key: str, holds: str | bytes | None, tmp_path: Path
+) -> None:
+    path = tmp_path / "some.safetensors"
+    if isinstance(holds, bytes):
+        path.write_bytes(holds)
+    elif holds:
+        shutil.copyfile(weights_path("teacher" if key == "vae" else "vae"), path)
+    reader = str(write_files(tmp_path) / "reader.safetensors")
+    config = replace(config_of(tmp_path, "float32"), **{"reader": reader, key: str(path)})
+    with pytest.raises(ConfigError, match=rf"{key}:? .*some\.safetensors"):
+        run(config)
+    assert not (tmp_path / "float32").exists()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from sfpp_core.video.color import LUMA
@@ -64,7 +65,7 @@ class Referee:
         Raises:
             ConfigError: there is no reader in the file, or a prompt is none of the procedural scenes.
         """
-        self._reader = _open_reader(path).to(device)
+        self._reader = open_reader(path).to(device)
         self._attributes = [attributes_in(prompt) for prompt in prompts]
         self._seed, self._scenes, self._size = seed, scenes, size
         self._truths: dict[int, Truth] = {}
@@ -135,9 +136,10 @@ def _figures(truth: Truth, light: Tensor, feature: Tensor) -> ContentFigures:
     )
 
 
-def _open_reader(path: str) -> AttributeReader:
+def open_reader(path: str) -> AttributeReader:
+    """The network of a file of the reader stage; raises ConfigError if it is not there or is something else."""
     require(Path(path).is_file(), f"reader is {path}, which is no file; name a reader.safetensors of the reader stage.")
     try:
         return load_reader(Path(path))
-    except (ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ConfigError(f"reader {path} cannot be used: {error}") from error

@@ -8,33 +8,39 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
 from sfpp_core.files import replacing
+from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..board import contact_sheet, save_picture, save_video
-from ..config import StageConfig, core_refusals, require
-from ..evaluation.referee import light_of
-from ..reader import AttributeReader, accuracy, load_reader, read
+from ..config import ConfigError, StageConfig, core_refusals, require
+from ..evaluation.referee import light_of, open_reader
+from ..reader import AttributeReader, accuracy, read
 from ..run_folder import RunFolder
 from ..sampling import decode, encode_prompts, sample_student, sample_teacher
-from ..scenes import FIRST_HELD_OUT, Attributes, render, sample_scene
+from ..scenes import FIRST_HELD_OUT, Attributes, SceneSpec, render, sample_scene
 from ..scenes import prompt_for as prompt_of
 from ..seeding import generator_for
 from .vae import psnr
 
 logger = logging.getLogger(__name__)
+
+OpenedT = TypeVar("OpenedT")
 
 SHOWN = 8
 """Videos on a contact sheet and in an MP4."""
@@ -93,22 +99,19 @@ class Judges:
     expected: list[Attributes]
     text_encoder: TinyTextEncoder
     vae: WanVAE
+    teacher: WanTransformer
+    student: WanTransformer
+    rollout: RolloutConfig
+    """What the student was trained for."""
     reader: AttributeReader
     folder: Path
 
 
 def run(config: Config) -> bool:
     """Measure and write the report; returns True."""
-    folder = RunFolder(config, stage="evaluate_tiny").path
     scenes = [sample_scene(config.seed, FIRST_HELD_OUT + index) for index in range(config.prompts)]
-    judges = Judges(
-        prompts=[prompt_of(scene) for scene in scenes],
-        expected=[scene.attributes for scene in scenes],
-        text_encoder=load_family_text_encoder(_path(config.text_encoder)).to(config.device),
-        vae=load_vae(_path(config.vae)).to(config.device),
-        reader=load_reader(Path(config.reader)).to(config.device),
-        folder=folder,
-    )
+    judges = _open_judges(config, scenes)
+    folder = RunFolder(config, stage="evaluate_tiny").path
     truth = render(scenes, 0, WAN21.pixel_frames(config.teacher_frames), config.size, config.size)
     with torch.no_grad(), config.autocast():
         report = {"truth": _judge(truth, judges), "vae": _judge_vae(truth, judges)}
@@ -119,6 +122,30 @@ def run(config: Config) -> bool:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     logger.info("report: %s", json.dumps(report))
     return True
+
+
+def _open_judges(config: Config, scenes: Sequence[SceneSpec]) -> Judges:
+    """Raises ConfigError if a file is not there or holds something else."""
+    student, rollout = _open("student", config.student, load_student)
+    return Judges(
+        prompts=[prompt_of(scene) for scene in scenes],
+        expected=[scene.attributes for scene in scenes],
+        text_encoder=_open("text_encoder", config.text_encoder, load_family_text_encoder).to(config.device),
+        vae=_open("vae", config.vae, load_vae).to(config.device),
+        teacher=_open("teacher", config.teacher, load_teacher).to(config.device),
+        student=student.to(config.device),
+        rollout=rollout,
+        reader=open_reader(config.reader).to(config.device),
+        folder=Path(config.run.out),
+    )
+
+
+def _open(key: str, path: str | None, load: Callable[[Path | None], OpenedT]) -> OpenedT:
+    """A part of the family, by default the pack's own."""
+    try:
+        return load(None if path is None else Path(path))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{key}: {path} cannot be used ({error}); name a {key}.safetensors of its stage.") from error
 
 
 def _judge(videos: Tensor, judges: Judges) -> dict[str, float]:
@@ -137,8 +164,7 @@ def _judge_vae(truth: Tensor, judges: Judges) -> dict[str, float]:
 
 
 def _teacher_videos(judges: Judges, config: Config) -> Tensor:
-    network = load_teacher(_path(config.teacher)).to(config.device)
-    videos = []
+    network, videos = judges.teacher, []
     for first, prompts in _batches("teacher", judges.prompts, config.batch):
         text = encode_prompts(judges.text_encoder, prompts)
         unconditional = encode_prompts(judges.text_encoder, [""] * len(prompts))
@@ -153,17 +179,15 @@ def _teacher_videos(judges: Judges, config: Config) -> Tensor:
 
 def _judge_student(judges: Judges, config: Config) -> dict[str, dict[str, float]]:
     """The first and the last window of long rollouts, each as long as a teacher's sample."""
-    network, rollout = load_student(_path(config.student))
-    network.to(config.device)
     frames = WAN21.latent_frames(round(config.student_seconds * FRAMES_PER_SECOND))
     window = WAN21.pixel_frames(config.teacher_frames)
     first_windows, last_windows, shown = [], [], []
     for first, prompts in _batches("student", judges.prompts[: config.student_prompts], config.batch):
         text = encode_prompts(judges.text_encoder, prompts)
         latents = sample_student(
-            network,
+            judges.student,
             text,
-            config=rollout,
+            config=judges.rollout,
             seed=config.seed + first,
             frames=frames,
             size=config.latent_size,
@@ -195,7 +219,3 @@ def _batches(name: str, prompts: Sequence[str], batch: int) -> list[tuple[int, S
 
 def _luminance(videos: Tensor) -> float:
     return light_of(videos)[:, 0].mean().item()
-
-
-def _path(name: str | None) -> Path | None:
-    return None if name is None else Path(name)
