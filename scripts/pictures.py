@@ -10,7 +10,6 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 from PIL import Image
@@ -26,8 +25,8 @@ TIMEOUT_S = 3600.0
 
 SIDE = 512
 """Pixels of a thumbnail, which is square."""
-EYE_LEVEL = 0.62
-"""Where objects of the toy world are, as a share of a picture's height from above."""
+GAP = 2
+"""Pixels between pictures."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,22 +34,24 @@ class Thumbnail:
     """What a workflow's picture shows."""
 
     workflow: str
-    films: tuple[str, ...]
-    """Ids of the nodes that write the films."""
-    seconds: tuple[float, ...]
-    """Moments of each of them, in order."""
+    shots: tuple[tuple[str, float], ...]
+    """One or four: the id of a node that writes a film, and seconds from its beginning."""
     report: str | None = None
-    """Id of the node whose picture stands below them."""
+    """Id of the node whose picture stands below four shots in a row."""
 
 
 THUMBNAILS = (
-    Thumbnail(workflow="tiny_branch_three_endings", films=("12", "22", "32"), seconds=(19.0,)),
-    Thumbnail(workflow="tiny_continue_video", films=("7",), seconds=(1.0, 4.0, 14.0)),
-    Thumbnail(workflow="tiny_extend_with_second_prompt", films=("6",), seconds=(9.0, 19.0)),
-    Thumbnail(workflow="tiny_film_with_stability_report", films=("5",), seconds=(20.0,), report="7"),
-    Thumbnail(workflow="tiny_image_to_video", films=("10",), seconds=(9.0,)),
-    Thumbnail(workflow="tiny_prompt_schedule", films=("4",), seconds=(9.0, 19.0, 29.0)),
-    Thumbnail(workflow="tiny_text_to_long_video", films=("4",), seconds=(30.0,)),
+    Thumbnail(workflow="tiny_branch_three_endings", shots=(("12", 5.0), ("12", 19.0), ("22", 19.0), ("32", 19.0))),
+    Thumbnail(workflow="tiny_continue_video", shots=(("7", 1.0), ("7", 4.0), ("7", 9.0), ("7", 14.0))),
+    Thumbnail(workflow="tiny_extend_with_second_prompt", shots=(("6", 3.0), ("6", 7.0), ("6", 13.0), ("6", 18.0))),
+    Thumbnail(
+        workflow="tiny_film_with_stability_report",
+        shots=(("5", 5.0), ("5", 20.0), ("5", 35.0), ("5", 50.0)),
+        report="7",
+    ),
+    Thumbnail(workflow="tiny_image_to_video", shots=(("10", 6.0),)),
+    Thumbnail(workflow="tiny_prompt_schedule", shots=(("4", 6.0), ("4", 17.0), ("4", 19.0), ("4", 28.0))),
+    Thumbnail(workflow="tiny_text_to_long_video", shots=(("4", 36.0),)),
 )
 
 STILLS = ROOT / "docs" / "media" / "tiny_film.png"
@@ -62,7 +63,6 @@ STILLS_PROMPTS = (
 )
 STILLS_SECONDS = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0)
 STILL_SIDE = 128
-GAP = 2
 
 
 def frames_at(film: Path, seconds: Sequence[float]) -> list[Image.Image]:
@@ -75,20 +75,6 @@ def frames_at(film: Path, seconds: Sequence[float]) -> list[Image.Image]:
                 raise ValueError(f"{film.name} shows nothing at {moment} s; it is shorter.")
             found.append(Image.fromarray(shown[1]))
     return found
-
-
-def bands(pictures: Sequence[Image.Image], size: tuple[int, int]) -> Image.Image:
-    """Square pictures below each other on one of `size` (width, height), each cut to a band around EYE_LEVEL that is as
-    wide as the sheet, and no higher than that."""
-    width, height = size
-    sheet = Image.new("RGB", size)
-    edges = [round(height * index / len(pictures)) for index in range(len(pictures) + 1)]
-    for picture, (top, bottom) in zip(pictures, pairwise(edges), strict=True):
-        visible = (bottom - top) * picture.width / width
-        upper = min(max(0.0, EYE_LEVEL * picture.height - visible / 2), picture.height - visible)
-        box = (0, upper, picture.width, upper + visible)
-        sheet.paste(picture.resize((width, bottom - top), Image.Resampling.BICUBIC, box), (0, top))
-    return sheet
 
 
 def grid(rows: Sequence[Sequence[Image.Image]], side: int) -> Image.Image:
@@ -112,14 +98,17 @@ class Studio:
     def thumbnail(self, shown: Thumbnail) -> Image.Image:
         """A square picture of what a workflow makes."""
         made = self._run(load_workflow(API_FOLDER / f"{shown.workflow}.json"))
-        pictures = [picture for node in shown.films for picture in frames_at(made[node], shown.seconds)]
+        pictures = [frames_at(made[node], (seconds,))[0] for node, seconds in shown.shots]
+        if len(pictures) == 1:
+            return grid([pictures], SIDE)
         if shown.report is None:
-            return bands(pictures, (SIDE, SIDE))
+            return grid([pictures[:2], pictures[2:]], (SIDE - GAP) // 2)
+        row = grid([pictures], (SIDE - 3 * GAP) // 4)
         sheet = Image.new("RGB", (SIDE, SIDE), "white")
-        sheet.paste(bands(pictures, (SIDE, SIDE // 4)), (0, 0))
+        sheet.paste(row, ((SIDE - row.width) // 2, 0))
         with Image.open(made[shown.report]) as report:
             height = report.height * SIDE // report.width
-            sheet.paste(report.convert("RGB").resize((SIDE, height), Image.Resampling.LANCZOS), (0, SIDE // 4))
+            sheet.paste(report.convert("RGB").resize((SIDE, height), Image.Resampling.LANCZOS), (0, row.height))
         return sheet
 
     def stills(self) -> Image.Image:
