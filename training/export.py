@@ -50,4 +50,5 @@ def write_weights(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        save_file(stored, str(temporary), metadata={"format": "pt", "sfpp": json.dumps(header, sort_keys=True)})
+        # One key: safetensors writes several in a random order, and a run would not know its inputs again.
+        save_file(stored, str(temporary), metadata={"sfpp": json.dumps(header, sort_keys=True)})

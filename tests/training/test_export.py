@@ -17,7 +17,7 @@ from sfpp_core.tiny.family import load_student, load_teacher, weights_path
 from tests.small_disk import small_disk
 from training.__main__ import main
 from training.config import load_config
-from training.export import training_record
+from training.export import training_record, write_weights
 from training.finished_run import read_run
 from training.inputs import named_files
 from training.latent_clips import clip_shard, clip_shards
@@ -180,3 +180,13 @@ def test_a_file_that_no_room_is_left_for_is_not_written(
         assert {path.name for path in (disk / "out").iterdir()} == {"config.yaml", "inputs.json"}
     assert "the disk is full: " in caplog.text and "os error 28" in caplog.text
     assert main(words) == 0, "where there is room"
+
+
+def test_the_same_weights_are_the_same_bytes(tmp_path: Path) -> None:
+    """A finished run that is started again writes its file again, and runs that begin with it go on."""
+    weights, header = {"b": torch.ones(2), "a": torch.zeros(3)}, {"kind": "reader", "seed": 1}
+    files = []
+    for number in range(8):
+        write_weights(tmp_path / f"{number}.safetensors", weights, header)
+        files.append((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(set(files)) == 1
