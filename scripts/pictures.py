@@ -115,11 +115,9 @@ class Studio:
         """Moments of a film of each of STILLS_PROMPTS, a film a row."""
         workflow = load_workflow(API_FOLDER / "tiny_text_to_long_video.json")
         workflow = with_inputs(workflow, "SFPPSampler", seconds=STILLS_SECONDS[-1] + 1)
-        rows = []
-        for prompt in STILLS_PROMPTS:
-            made = self._run(with_inputs(workflow, "CLIPTextEncode", text=prompt))
-            rows += [frames_at(made[node], STILLS_SECONDS) for node in nodes_of_class(workflow, "SFPPDecodeToVideo")]
-        return grid(rows, STILL_SIDE)
+        (writer,) = nodes_of_class(workflow, "SFPPDecodeToVideo")
+        films = (self._run(with_inputs(workflow, "CLIPTextEncode", text=text))[writer] for text in STILLS_PROMPTS)
+        return grid([frames_at(film, STILLS_SECONDS) for film in films], STILL_SIDE)
 
     def _run(self, workflow: Workflow) -> dict[str, Path]:
         """The file that each node of a workflow makes."""

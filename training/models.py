@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sfpp_core.checkpoint import Checkpoint, CheckpointError, TransformerKind, open_checkpoint
@@ -19,6 +18,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from .channels_last import channels_last_weights
 from .config import ConfigError, require
+from .refusals import usable
 
 INSTEAD: dict[TransformerKind, str] = {
     "student": "name the student.safetensors of an earlier stage, or a published causal student",
@@ -118,13 +118,9 @@ def open_family_text_encoder(path: str | None) -> TinyTextEncoder:
     Raises:
         ConfigError: nothing there, or another model.
     """
-    try:
+    named = f"the text encoder {path or 'of the pack'}"
+    with usable(named, instead="name a text_encoder.safetensors of the teacher stage"):
         return load_family_text_encoder(Path(path) if path else None)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ConfigError(
-            f"the text encoder {path or 'of the pack'} cannot be used ({error}); name a text_encoder.safetensors of "
-            "the teacher stage."
-        ) from error
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from sfpp_core.video.color import LUMA
 
-from ..config import ConfigError, require
+from ..config import require
 from ..reader import AttributeReader, load_reader
+from ..refusals import usable
 from ..scenes import ATTRIBUTES, Attributes
 from .lengths import END_FRAMES
 from .truth import attributes_in, true_windows
@@ -139,7 +139,5 @@ def _figures(truth: Truth, light: Tensor, feature: Tensor) -> ContentFigures:
 def open_reader(path: str) -> AttributeReader:
     """The network of a file of the reader stage; raises ConfigError if it is not there or is something else."""
     require(Path(path).is_file(), f"reader is {path}, which is no file; name a reader.safetensors of the reader stage.")
-    try:
+    with usable(f"reader {path}", instead="name a reader.safetensors of the reader stage"):
         return load_reader(Path(path))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"reader {path} cannot be used: {error}") from error

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from tqdm import tqdm
 
@@ -28,9 +27,10 @@ from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..board import contact_sheet, save_picture, save_video
-from ..config import ConfigError, StageConfig, core_refusals, require
+from ..config import StageConfig, core_refusals, require
 from ..evaluation.referee import light_of, open_reader
 from ..reader import AttributeReader, accuracy, read
+from ..refusals import usable
 from ..run_folder import RunFolder
 from ..sampling import decode, encode_prompts, sample_student, sample_teacher
 from ..scenes import FIRST_HELD_OUT, Attributes, SceneSpec, render, sample_scene
@@ -142,10 +142,8 @@ def _open_judges(config: Config, scenes: Sequence[SceneSpec]) -> Judges:
 
 def _open(key: str, path: str | None, load: Callable[[Path | None], OpenedT]) -> OpenedT:
     """A part of the family, by default the pack's own."""
-    try:
+    with usable(f"{key}: {path}", instead=f"name a {key}.safetensors of its stage"):
         return load(None if path is None else Path(path))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        raise ConfigError(f"{key}: {path} cannot be used ({error}); name a {key}.safetensors of its stage.") from error
 
 
 def _judge(videos: Tensor, judges: Judges) -> dict[str, float]:
