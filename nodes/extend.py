@@ -16,9 +16,10 @@ from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.latents import to_latent
-from .host.network import wan_config
 from .host.progress import say
+from .host.queued_graph import upstream_digest
 from .host.sampling import Wishes, sample_chunks
+from .host.wired import wan_config
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input
 from .vocabulary import CATEGORY, FilmState, search_aliases
 
@@ -73,6 +74,7 @@ class Extend(io.ComfyNode):
                     "new_state", display_name="state", tooltip="The longer film, for the next SFPP Extend."
                 ),
             ],
+            hidden=[io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -93,7 +95,7 @@ class Extend(io.ComfyNode):
         vae: Any = None,
     ) -> io.NodeOutput:
         text_dim = wan_config(model).text_dim
-        state.require_model(model_identity(model))
+        state.require_model(str(model_identity(model)))
         if not state.chunks:
             raise ValueError("this state holds no film yet; start one with SFPP Sampler.")
         if positive is None:
@@ -103,7 +105,12 @@ class Extend(io.ComfyNode):
         length = film_length(seconds, state.config, made=state.num_frames)
         say(str(length))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
-        wishes = Wishes(offloaded=storage.offloaded, deliver_on_interrupt=deliver_on_interrupt, vae=vae)
+        wishes = Wishes(
+            offloaded=storage.offloaded,
+            deliver_on_interrupt=deliver_on_interrupt,
+            upstream=upstream_digest(cls.hidden.dynprompt, "model"),
+            vae=vae,
+        )
         longer, whole = sample_chunks(model, state.with_cache_form(storage.form), direction, length.num_chunks, wishes)
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
         return io.NodeOutput(to_latent(model, added), whole, longer)

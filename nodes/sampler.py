@@ -16,9 +16,10 @@ from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.latents import Latent, to_model_space, video_latents
-from .host.network import wan_config
 from .host.progress import say
+from .host.queued_graph import upstream_digest
 from .host.sampling import Wishes, preset_settings, sample_chunks
+from .host.wired import wan_config
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input, rollout_inputs, rollout_settings
 from .size_widgets import MAX_SIDE, side_input
 from .vocabulary import CATEGORY, FilmState, search_aliases
@@ -94,6 +95,7 @@ class Sampler(io.ComfyNode):
                 ),
                 FilmState.Output("state", display_name="state", tooltip="For SFPP Extend and SFPP Save State."),
             ],
+            hidden=[io.Hidden.dynprompt],
         )
 
     @classmethod
@@ -138,7 +140,7 @@ class Sampler(io.ComfyNode):
         state = RolloutState(
             config=config,
             seed=seed,
-            model_id=model_identity(model),
+            model_id=str(model_identity(model)),
             shape=(1, WAN21.channels, *latent_size),
             cache_form=storage.form,
         )
@@ -146,7 +148,12 @@ class Sampler(io.ComfyNode):
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
         say(str(length))
-        wishes = Wishes(offloaded=storage.offloaded, deliver_on_interrupt=deliver_on_interrupt, vae=vae)
+        wishes = Wishes(
+            offloaded=storage.offloaded,
+            deliver_on_interrupt=deliver_on_interrupt,
+            upstream=upstream_digest(cls.hidden.dynprompt, "model"),
+            vae=vae,
+        )
         state, latent = sample_chunks(model, state, direction, length.num_chunks, wishes)
         return io.NodeOutput(latent, state)
 

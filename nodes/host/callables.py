@@ -1,44 +1,193 @@
-"""What a callable that somebody else put into a MODEL does, as far as that can be told without calling it."""
+"""What something that somebody put into a MODEL does, as far as that can be told without calling it.
+
+A description is equal on every start of the same program: it is made of names, of the versions of the programs that
+they come from, and of everything that a function closes over or an object holds.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import is_dataclass
+from enum import Enum
 from functools import partial
-from types import BuiltinFunctionType, FunctionType
+from pathlib import PurePath
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+import numpy as np
 import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
 
-PLAIN = (type(None), bool, int, float, str, bytes, torch.dtype, torch.device)
-DEEPEST = 8
-"""Functions that close over functions; some close over themselves."""
+from ...sfpp_core.spool.identity import tensor_digest
+from .origins import origin_of, short_name
+
+PLAIN = (
+    type(None),
+    bool,
+    int,
+    float,
+    complex,
+    str,
+    bytes,
+    range,
+    slice,
+    torch.dtype,
+    torch.device,
+    torch.Size,
+    PurePath,
+)
+MOST_PARTS = 5000
+"""Looked at in one description; somebody who holds more than that holds a model, or half of the program."""
+NOT_COMPILED, WRAPPED = "_torchdynamo_orig_callable", "__wrapped__"
+"""Names under which wrappers keep the function that they wrap: torch.compiler.disable's, and functools'."""
 
 
-def described(thing: Any, *, depth: int = 0) -> str | None:
-    """Names and settings of a function, with what it closes over; None where they do not tell all.
+class Untold(Exception):
+    """Something does not tell what it does."""
 
-    Two functions that one factory made have the same name and differ in what they close over. What an object does may
-    depend on anything in it.
+
+Opaque = Callable[[Any], "str | None"]
+"""Describes an object that could be anything, or answers None."""
+
+
+def described(thing: Any, opaque: Opaque | None = None) -> str | None:
+    """Describe a function, an object or plain data; None where they do not tell all.
+
+    opaque: asked about each object whose class is not ComfyUI's own; where it knows nothing, and without it, an object
+    is described by its class and what it holds. Such an object may change while it works: what else tells it from
+    others is better.
     """
-    if depth > DEEPEST:
+    try:
+        return _Description(opaque).of(thing)
+    except Untold:
         return None
-    if isinstance(thing, PLAIN):
-        return repr(thing)
-    if isinstance(thing, (BuiltinFunctionType, type)):
-        return f"{thing.__module__}.{thing.__qualname__}"
-    if isinstance(thing, (tuple, list)):
-        name, parts = "", thing
-    elif isinstance(thing, partial):
-        name, parts = "partial", (thing.func, *thing.args, *_pairs(thing.keywords))
-    elif isinstance(thing, FunctionType):
-        closed_over = (cell.cell_contents for cell in thing.__closure__ or ())
-        name = f"{thing.__module__}.{thing.__qualname__}"
-        parts = (*closed_over, *(thing.__defaults__ or ()), *_pairs(thing.__kwdefaults__ or {}))
-    else:
-        return None
-    known = [described(part, depth=depth + 1) for part in parts]
-    return None if None in known else f"{name}({', '.join(known)})"
 
 
-def _pairs(settings: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    return sorted(settings.items(), key=lambda item: item[0])
+class _Description:
+    """One description under way."""
+
+    def __init__(self, opaque: Opaque | None) -> None:
+        self._opaque = opaque
+        self._above: dict[int, int] = {}
+        """What is being described, by identity: functions may close over themselves, and objects hold each other."""
+        self._num_parts = 0
+
+    def of(self, thing: Any) -> str:
+        """Raises Untold."""
+        self._num_parts += 1
+        if self._num_parts > MOST_PARTS:
+            raise Untold
+        if isinstance(thing, PLAIN):
+            return repr(thing)
+        if (level := self._above.get(id(thing))) is not None:
+            return f"level {level}"
+        self._above[id(thing)] = len(self._above)
+        try:
+            return self._of_part(thing)
+        finally:
+            del self._above[id(thing)]
+
+    def _of_part(self, thing: Any) -> str:
+        if isinstance(thing, Enum):
+            return f"{_named(type(thing))}.{thing.name}"
+        if isinstance(thing, (Tensor, np.ndarray, np.generic)):
+            return f"tensor {tensor_digest(torch.as_tensor(thing))}"
+        if isinstance(thing, (BuiltinFunctionType, type, ModuleType)):
+            return _named(thing)
+        if isinstance(thing, partial):
+            return self._listed("partial", (thing.func, *thing.args, thing.keywords))
+        if isinstance(thing, MethodType):
+            return self._listed("method", (thing.__func__, thing.__self__))
+        if isinstance(thing, FunctionType):
+            return self._of_function(thing)
+        return self._of_data(thing)
+
+    def _of_data(self, thing: Any) -> str:
+        if isinstance(thing, Mapping):
+            pairs = sorted(f"{self.of(key)}: {self.of(value)}" for key, value in thing.items())
+            return f"{type(thing).__qualname__}({', '.join(pairs)})"
+        if isinstance(thing, (tuple, list, deque)):
+            return self._listed(type(thing).__qualname__, thing)
+        if isinstance(thing, (set, frozenset)):
+            return f"{type(thing).__qualname__}({', '.join(sorted(map(self.of, thing)))})"
+        return self._of_object(thing)
+
+    def _of_function(self, function: FunctionType) -> str:
+        name = _named(function)
+        if _is_at_its_name(function) and origin_of(function.__module__) is not None:
+            return name
+        if (inner := vars(function).get(NOT_COMPILED)) is not None:
+            return self._listed("not compiled", (inner,))
+        name = f"{name} {_code_digest(function.__code__)}"
+        closed_over = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
+        others = {key: value for key, value in vars(function).items() if key != WRAPPED}
+        try:
+            return self._listed(name, (closed_over, function.__defaults__, function.__kwdefaults__, others))
+        except Untold:
+            if (inner := vars(function).get(WRAPPED)) is None:
+                raise
+            return self._listed(f"{name} around", (inner,))
+
+    def _of_object(self, thing: Any) -> str:
+        if isinstance(thing, ModelPatcher):
+            raise Untold
+        name = _named(type(thing))
+        is_frozen = is_dataclass(thing) and thing.__dataclass_params__.frozen
+        if self._opaque is not None and not is_frozen and not type(thing).__module__.startswith("comfy"):
+            told = self._opaque(thing)
+            if told is not None:
+                return f"{name} {told}"
+        if not all(map(_is_python_class, type(thing).__mro__[:-1])):
+            # A lock, a file, a generator: what is in it cannot be seen.
+            raise Untold
+        slots = [slot for kind in type(thing).__mro__ for slot in _slots(kind)]
+        held = {slot: getattr(thing, slot) for slot in slots if hasattr(thing, slot)}
+        return self._listed(name, (held | getattr(thing, "__dict__", {}),))
+
+    def _listed(self, name: str, parts: Iterable[Any]) -> str:
+        return f"{name}({', '.join(self.of(part) for part in parts)})"
+
+
+def _named(thing: Any) -> str:
+    """The name of a function, a class or a module, and the version of what it comes from."""
+    module = thing.__name__ if isinstance(thing, ModuleType) else getattr(thing, "__module__", None) or "builtins"
+    name = "" if isinstance(thing, ModuleType) else f".{thing.__qualname__}"
+    return f"{short_name(module)}{name} {origin_of(module) or ''}".rstrip()
+
+
+def _code_digest(code: CodeType) -> str:
+    """Of what a function does by itself, the functions in it included."""
+    constants = [_code_digest(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    return hashlib.sha256(code.co_code + repr((code.co_names, constants)).encode()).hexdigest()[:16]
+
+
+def _is_at_its_name(function: FunctionType) -> bool:
+    """Whether it is what its module has under its name, so that name and version tell all of it."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        return cell.cell_contents is cell
+    except ValueError:
+        return True
+
+
+def _slots(kind: type) -> tuple[str, ...]:
+    slots = vars(kind).get("__slots__", ())
+    named = (slots,) if isinstance(slots, str) else tuple(slots)
+    return tuple(name for name in named if name not in ("__dict__", "__weakref__"))
+
+
+def _is_python_class(kind: type) -> bool:
+    """Whether a class is written in Python, so that nothing in its objects is hidden."""
+    is_made_by_statement = bool(kind.__flags__ & (1 << 9))  # Py_TPFLAGS_HEAPTYPE, which some classes in C have as well
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
+    return is_made_by_statement and file.endswith(".py")

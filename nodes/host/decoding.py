@@ -18,6 +18,7 @@ from ...sfpp_core.wan.tiling import Tiling
 from ...sfpp_core.wan.vae import DecodeStream, WanVAE
 from .memory import is_out_of_memory
 from .progress import say
+from .wired import plain_name
 
 WHAT_FITS = "Wire the Wan 2.1 VAE (wan_2.1_vae.safetensors in Load VAE, or the one of SFPP Load Tiny)."
 
@@ -31,7 +32,8 @@ def wan_vae(vae: Any) -> WanVAE:
     if network is None:
         raise ValueError(f"VAE holds no weights; its file was not a VAE. {WHAT_FITS}")
     try:
-        own = WanVAE.from_state_dict(network.state_dict())
+        # Compiled or not: torch.compile wraps modules, and their weights have its names in front then.
+        own = WanVAE.from_state_dict({plain_name(name): weight for name, weight in network.state_dict().items()})
     except ValueError as error:
         raise ValueError(f"VAE does not fit: {error}. {WHAT_FITS}") from error
     if own.config.z_dim != WAN21.channels:

@@ -1,65 +1,96 @@
-"""Which model a state belongs to: a fingerprint of what the weights say, whatever form they are held in."""
+"""Which model is wired: what its weights say, whatever form they are held in, and what LoRAs are on them."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import comfy.model_management as memory
 import numpy as np
 import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from .network import named_weights
+from ...sfpp_core.rollout.model_identity import FLOAT_BITS, ModelIdentity, sketch_of
+from .wired import Weight, compute_dtype, linear_sizes, plain_name, wired_weights
 
 NUM_RUNS = 8
 """Places in a weight that are looked at, spread evenly."""
 RUN_LENGTH = 512
 """Neighbouring values read at each place; neighbours, so that a memory-mapped file is barely touched."""
+PROBES = 8
+"""Values of a linear layer that go into a sketch, and inputs that a layer is asked with."""
+PROBE = 32.0
+"""The one value of such an input that is not 0: large, so that the layer's bias does not round the answer away."""
 
 
-def model_identity(model: ModelPatcher) -> str:
-    """Hexadecimal fingerprint of the transformer's weights and of the LoRAs patched onto them.
+def model_identity(model: ModelPatcher) -> ModelIdentity:
+    """What tells the MODEL from another one.
 
-    Of the weights it reads the signs of a sample. A cast keeps signs, so the same file has the same identity on a GPU
-    in bf16, on a CPU in float32 and in fp8, loaded or not, while any other checkpoint differs in some of the hundred
-    thousands of signs. LoRAs are hashed by value and strength. Weights that a LoRA is already merged into are read
-    from the copies that ComfyUI keeps of the originals.
+    A sample of every weight is read as it is without LoRAs. Of a floating-point weight its signs count, so the same
+    file has the same identity on a GPU in bfloat16, on a CPU in float32 and in fp8, loaded or not, while any other
+    checkpoint differs in some of the hundred thousands of signs. A layer that only knows itself what its bytes stand
+    for is asked, for which the MODEL is loaded. LoRAs are hashed by value and strength.
     """
-    digest = _weights_digest(model, _signs)
-    for name in sorted(model.patches):
-        digest.update(name.encode())
-        for part in _patch_parts(model.patches[name]):
-            digest.update(part)
-    return digest.hexdigest()[:32]
+    weights = sorted(wired_weights(model), key=lambda weight: weight.name)
+    if any(_is_asked(weight) for weight in weights):
+        memory.load_models_gpu([model])
+    answers = {weight.name: _answers(model, weight) for weight in weights if _is_asked(weight)}
+    digest = _weights_digest(weights, answers, _signs)
+    patches = hashlib.sha256()
+    for part in _patches(model):
+        digest.update(part)
+        patches.update(part)
+    return ModelIdentity(
+        exact=digest.hexdigest()[:32],
+        patches=patches.hexdigest()[:32],
+        form=_form(weights),
+        bits=min((_bits(weight) for weight in weights), default=FLOAT_BITS),
+        sketch=_sketch(weights, answers),
+    )
 
 
 def model_values(model: ModelPatcher) -> str:
-    """Hexadecimal fingerprint of what the transformer's weights are to the last bit: another one for each form of a
-    file."""
-    return _weights_digest(model, _values).hexdigest()[:32]
+    """Hexadecimal fingerprint of what the transformer's weights are to the last bit, another one for each form of a
+    file. The MODEL must be loaded."""
+    weights = sorted(wired_weights(model), key=lambda weight: weight.name)
+    answers = {weight.name: _answers(model, weight) for weight in weights if _is_asked(weight)}
+    return _weights_digest(weights, answers, _values).hexdigest()[:32]
 
 
 def module_values(module: nn.Module) -> str:
-    """The same of a module."""
+    """The same of a module, compiled or not."""
     digest = hashlib.sha256()
-    for name, weight in sorted(module.state_dict().items()):
-        digest.update(_weight_part(name, weight, _values))
+    for name, weight in sorted((plain_name(name), weight) for name, weight in module.state_dict().items()):
+        digest.update(_weight_part(name, tuple(weight.shape), _values(_sample(weight))))
     return digest.hexdigest()[:32]
 
 
-def _weights_digest(model: ModelPatcher, read: Callable[[Tensor], bytes]) -> hashlib._Hash:
+def _weights_digest(
+    weights: list[Weight], answers: Mapping[str, Tensor], read: Callable[[Tensor], bytes]
+) -> hashlib._Hash:
+    """Of all weights; `read` says what counts of one in floating point."""
     digest = hashlib.sha256()
-    for name, own_name, parameter in sorted(named_weights(model.model.diffusion_model)):
-        original = model.backup.get(f"diffusion_model.{own_name}")
-        digest.update(_weight_part(name, parameter if original is None else original.weight, read))
+    for weight in weights:
+        if weight.name in answers:
+            told = _values(answers[weight.name])
+        else:
+            sample = _sample(weight.value)
+            told = _values(sample) if weight.is_packed else read(sample)
+        digest.update(_weight_part(weight.name, weight.shape, told))
     return digest
+
+
+def _is_asked(weight: Weight) -> bool:
+    """Whether a layer has to be asked what its weight is."""
+    return weight.is_packed and weight.name.endswith(".weight") and linear_sizes(weight.layer) is not None
 
 
 def _sample(tensor: Tensor) -> Tensor:
     """Up to NUM_RUNS * RUN_LENGTH values of a tensor, as float32 on the CPU."""
-    flat = tensor.flatten()
+    flat = tensor.detach().flatten()
     if flat.numel() <= NUM_RUNS * RUN_LENGTH:
         return flat.float().cpu()
     last = flat.numel() - RUN_LENGTH
@@ -67,9 +98,90 @@ def _sample(tensor: Tensor) -> Tensor:
     return torch.cat([flat[start : start + RUN_LENGTH].float() for start in starts]).cpu()
 
 
-def _weight_part(name: str, weight: Tensor, read: Callable[[Tensor], bytes]) -> bytes:
+def _places(sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Rows and columns of a matrix at which its sketch is taken, spread over it by the golden ratio."""
+    steps = torch.arange(1, PROBES + 1, dtype=torch.float64)
+    rows, columns = ((steps * factor).frac() for factor in (0.6180339887498949, 0.7548776662466927))
+    return (rows * sizes[0]).long(), (columns * sizes[1]).long()
+
+
+def _answers(model: ModelPatcher, weight: Weight) -> Tensor:
+    """What a layer makes of one value at a time: columns of its weight [PROBES, out], float32 on the CPU."""
+    sizes = linear_sizes(weight.layer)
+    _, columns = _places(sizes)
+    probes = torch.zeros(1, PROBES + 1, sizes[1])
+    probes[0, torch.arange(1, PROBES + 1), columns] = PROBE
+    with _without_patches(weight):
+        answers = weight.layer(probes.to(model.load_device, compute_dtype(model)))
+    answers = torch.as_tensor(answers[0]).float().cpu()
+    return (answers[1:] - answers[:1]) / PROBE
+
+
+@contextmanager
+def _without_patches(weight: Weight) -> Iterator[None]:
+    """The layer as it is without LoRAs, which layers of other packs apply to what they have unpacked."""
+    with ExitStack() as restored:
+        for owner, name in (
+            (weight.value, "patches"),
+            (weight.layer, "weight_function"),
+            (weight.layer, "bias_function"),
+        ):
+            held = getattr(owner, "__dict__", {}).get(name)
+            if held:
+                setattr(owner, name, [])
+                restored.callback(setattr, owner, name, held)
+        yield
+
+
+def _sketch(weights: list[Weight], answers: Mapping[str, Tensor]) -> bytes:
+    """Some values of every linear layer, as parts of their root mean square."""
+    parts = []
+    for weight in weights:
+        if weight.name.endswith(".weight") and len(weight.shape) == 2:
+            rows, columns = _places(weight.shape)
+            if weight.name in answers:
+                values = answers[weight.name][torch.arange(PROBES), rows]
+            else:
+                matrix = weight.value.dequantize() if _is_quantised(weight.value) else weight.value
+                # One by one: fp8 tensors know no other way of indexing.
+                at = zip(rows.tolist(), columns.tolist(), strict=True)
+                values = torch.stack([matrix.detach()[row, column].float().cpu() for row, column in at])
+            scale = values.square().mean().sqrt()
+            parts.append(values / scale if scale > 0 else values)
+    return sketch_of(torch.cat(parts)) if parts else b""
+
+
+def _form(weights: list[Weight]) -> str:
+    """Digest of the kinds of quantised layers; empty where there are none."""
+    kinds = set()
+    for weight in weights:
+        if _is_coarse(weight):
+            layout = getattr(weight.value, "_layout_cls", getattr(weight.value, "_layout_type", ""))
+            kinds.add(f"{type(weight.layer).__qualname__} {type(weight.value).__name__} {layout} {_bits(weight):g}")
+    return hashlib.sha256("; ".join(sorted(kinds)).encode()).hexdigest()[:16] if kinds else ""
+
+
+def _is_coarse(weight: Weight) -> bool:
+    """Whether a weight is in a quantised form, which keeps no sign of a value near 0."""
+    return weight.is_packed or _is_quantised(weight.value)
+
+
+def _is_quantised(value: Tensor) -> bool:
+    """Whether it is one of ComfyUI's own quantised tensors, which look like floating-point ones."""
+    return hasattr(value, "_qdata")
+
+
+def _bits(weight: Weight) -> float:
+    """Bits that a value of a weight takes."""
+    if not _is_coarse(weight) or weight.value is None:
+        return FLOAT_BITS
+    stored = weight.value._qdata if _is_quantised(weight.value) else weight.value
+    return min(FLOAT_BITS, 8 * stored.numel() * stored.element_size() / max(1, int(np.prod(weight.shape))))
+
+
+def _weight_part(name: str, shape: tuple[int, ...], told: bytes) -> bytes:
     """What a weight adds to a fingerprint: its name, its shape, and what is read of a sample."""
-    return f"{name}{tuple(weight.shape)}".encode() + read(_sample(weight.detach()))
+    return f"{name}{shape}".encode() + told
 
 
 def _signs(sample: Tensor) -> bytes:
@@ -78,6 +190,13 @@ def _signs(sample: Tensor) -> bytes:
 
 def _values(sample: Tensor) -> bytes:
     return sample.numpy().tobytes()
+
+
+def _patches(model: ModelPatcher) -> Iterator[bytes]:
+    """What decides the effect of the LoRAs on a MODEL."""
+    for name in sorted(model.patches):
+        yield name.encode()
+        yield from _patch_parts(model.patches[name])
 
 
 def _patch_parts(value: Any) -> Iterator[bytes]:

@@ -58,24 +58,28 @@ class LiveFilm:
     no live film any more, and the film itself goes on.
     """
 
-    def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState, folder: Path, plan: str) -> None:
-        """state: the film so far, whose chunks come first. folder: where the file is, and grows as unfinished.NAME....
-
-        plan: names what is made of the state, see `FilmSpool.plan`. Raises ValueError if the VAE is not Wan 2.1's.
-        """
+    def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState) -> None:
+        """state: the film so far, whose chunks come first. Raises ValueError if the VAE is not Wan 2.1's."""
         self._patcher = vae_patcher(vae)
         self._step = int(vae.memory_used_decode((1, WAN21.channels, 1, *state.shape[2:]), vae.vae_dtype))
         self._to_vae_space = model.model.process_latent_out
         self._dtype = vae.vae_dtype
         self._identity = decoder_identity(vae)
-        # Another VAE's film of the same latents is another film.
-        self.path = folder / f"live_{plan}_{self._identity[:12]}.mp4"
-        height, width = (side * WAN21.spatial_stride for side in state.shape[2:])
-        self._writer = VideoWriter(self.path, width, height, crf=DEFAULT_CRF, codec=H264)
+        self.path = Path()
         self._before = state
         self._stream: DecodeStream | None = DecodeStream(self._patcher.model)
         self._resources = ExitStack()
         self._is_whole = False
+
+    def grow_in(self, folder: Path, plan: str) -> None:
+        """Say where the file will be, growing as unfinished.NAME...., before the block begins.
+
+        plan: names what is made of the state, see `FilmSpool.plan`.
+        """
+        # Another VAE's film of the same latents is another film.
+        self.path = folder / f"live_{plan}_{self._identity[:12]}.mp4"
+        height, width = (side * WAN21.spatial_stride for side in self._before.shape[2:])
+        self._writer = VideoWriter(self.path, width, height, crf=DEFAULT_CRF, codec=H264)
 
     def memory_required(self) -> int:
         """Bytes that the VAE and its work take on their device."""

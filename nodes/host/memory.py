@@ -16,7 +16,7 @@ from ...sfpp_core.rollout.cache_memory import CacheStorage
 from ...sfpp_core.rollout.memory_advice import Demand, Supply, memory_advice
 from ...sfpp_core.rollout.state import RolloutState
 from ..cache_storage import CACHE_STORAGES
-from .network import compute_dtype, wan_config
+from .wired import compute_dtype, wan_config
 
 logger = logging.getLogger(__name__)
 

@@ -25,9 +25,10 @@ from .circumstances import circumstances_of
 from .latents import Latent, to_latent
 from .live_film import PREVIEWS_PER_SECOND, LiveFilm
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
-from .network import HostNetwork, compute_dtype, wan_config
-from .progress import SamplingProgress
+from .network import HostNetwork
+from .progress import SamplingProgress, say
 from .spool import film_spool
+from .wired import compute_dtype, wan_config
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,8 @@ class Wishes:
     """Whether the cache rests in CPU memory."""
     deliver_on_interrupt: bool
     """Whether an interrupt ends the film early instead of the workflow, if a chunk is finished."""
+    upstream: str | None = None
+    """Digest of the part of the workflow that made the MODEL, see `upstream_digest`."""
     vae: Any = None
     """ComfyUI's VAE that shows the film while it is made; None shows what ComfyUI's previewer makes of its latents."""
 
@@ -79,7 +82,7 @@ def sample_chunks(
     require_memory(model.load_device, demand)
     with answering_out_of_memory(model.load_device, demand):
         # No name for the film here: it would keep the film's memory while what is free is counted.
-        return _made(_Film(model, state, direction, num_chunks, demand, wishes.vae), wishes)
+        return _made(_Film(model, state, direction, num_chunks, demand, wishes), wishes)
 
 
 def _made(film: _Film, wishes: Wishes) -> tuple[RolloutState, Latent]:
@@ -103,17 +106,17 @@ class _Film:
         direction: Direction,
         num_chunks: int,
         demand: Demand,
-        vae: Any,
+        wishes: Wishes,
     ) -> None:
         self._model = model
         self._demand = demand
-        self._vae = vae
-        self._live: LiveFilm | None = None
+        self._upstream = wishes.upstream
+        self._live = None if wishes.vae is None else LiveFilm(model, wishes.vae, state)
         self._cpu_memory = PinnedMemory()
         self._direction = direction
         self._num_chunks = num_chunks
         self._progress = SamplingProgress(
-            model, state, num_chunks, previews_per_second=None if vae is None else PREVIEWS_PER_SECOND
+            model, state, num_chunks, previews_per_second=None if wishes.vae is None else PREVIEWS_PER_SECOND
         )
         self._rollout = Rollout(
             HostNetwork(model),
@@ -141,10 +144,14 @@ class _Film:
             resources.enter_context(self._cpu_memory)
             resources.enter_context(self._progress)
             resources.callback(self._model.cleanup)
-            spool = resources.enter_context(film_spool(self.state, circumstances_of(self._model)))
-            if self._vae is not None:
-                plan = spool.plan(self._direction, self._num_chunks)
-                self._live = LiveFilm(self._model, self._vae, self.state, spool.folder, plan)
+            # First of all: what decides the bits of a video is asked of the MODEL as it is when it is loaded.
+            self._load()
+            circumstances = circumstances_of(self._model, self._upstream)
+            if circumstances.untold:
+                say(_not_kept(circumstances.untold))
+            spool = resources.enter_context(film_spool(self.state, circumstances))
+            if self._live is not None:
+                self._live.grow_in(spool.folder, spool.plan(self._direction, self._num_chunks))
                 resources.enter_context(self._live)
             try:
                 self._make(spool)
@@ -153,15 +160,22 @@ class _Film:
                 raise
 
     def _make(self, spool: FilmSpool) -> None:
-        for filmed in film_on(self._rollout, self._direction, self._num_chunks, spool, prepare=self._load_model):
+        for filmed in film_on(self._rollout, self._direction, self._num_chunks, spool):
             pictures = () if self._live is None else self._live.push(filmed.chunk.latents)
             self._progress.finished(self.state, is_reused=filmed.is_reused, pictures=pictures)
         spool.finish()
 
-    def _load_model(self) -> None:
+    def _load(self) -> None:
         needed = self._demand.step + self._demand.cache(self._demand.storage).device
         beside = 0 if self._live is None else self._live.memory_required()
         memory.load_models_gpu([self._model], memory_required=needed + beside)
         if self._live is not None:
             self._live.load()
         self._model.pre_run()
+
+
+def _not_kept(changes: tuple[str, ...]) -> str:
+    return (
+        "Finished chunks of this video are not kept on disk: MODEL is changed by something that does not tell what it "
+        f"does ({', '.join(changes)}), and the workflow does not tell it either. If the run ends early, it begins anew."
+    )

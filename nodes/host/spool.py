@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping
+import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import folder_paths
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.spool.spool import FilmSpool, Spool
 from ...sfpp_core.spool.use import clean
+from .circumstances import Circumstances
 
 logger = logging.getLogger(__name__)
 
@@ -25,14 +27,19 @@ DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
 
 
 @contextmanager
-def film_spool(state: RolloutState, circumstances: Mapping[str, str]) -> Iterator[FilmSpool]:
+def film_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[FilmSpool]:
     """The finished chunks of a film that go on from `state`; films that nobody uses make room for it.
 
-    circumstances: see `film_identity`. Raises ValueError for a limit in the environment that is no number.
+    Where the circumstances do not tell all, none is kept or found. Raises ValueError for a limit in the environment
+    that is no number.
     """
     root = Path(folder_paths.get_output_directory(), FOLDER)
     limits = _limit(GIGABYTES_VARIABLE, DEFAULT_GIGABYTES), _limit(DAYS_VARIABLE, DEFAULT_DAYS)
-    with Spool(root).film(state, circumstances) as film:
+    parts = dict(circumstances.parts)
+    if circumstances.untold:
+        # A folder of its own, for what grows beside the sampler.
+        parts["untold"] = secrets.token_hex(16)
+    with Spool(root).film(state, parts, keeps=not circumstances.untold) as film:
         # Now that it is held: this film may be the one that was not used for longest.
         _clean(root, *limits)
         yield film

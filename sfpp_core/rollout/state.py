@@ -12,6 +12,7 @@ from torch import Tensor
 from .cache_form import CacheForm, codecs
 from .config import RolloutConfig
 from .kv_cache import KVSnapshot
+from .model_identity import ModelIdentity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,7 +43,7 @@ class RolloutState:
     config: RolloutConfig
     seed: int
     model_id: str
-    """Identity of the weights; a state only continues on the model that made it."""
+    """Identity of the weights, a written ModelIdentity; a state only continues on the model that made it."""
     shape: tuple[int, int, int, int]
     """Batch, latent channels, latent height, latent width."""
     num_given: int = 0
@@ -123,8 +124,8 @@ class RolloutState:
         return self if form == self.cache_form else replace(self, cache_form=form, cache=None)
 
     def require_model(self, model_id: str) -> None:
-        """Raise ValueError if the state was made by other weights than `model_id`."""
-        if model_id != self.model_id:
+        """Raise ValueError if the state was made by other weights than `model_id`, in whatever form these are."""
+        if not ModelIdentity.parse(self.model_id).is_same_model(ModelIdentity.parse(model_id)):
             raise ValueError(
                 f"this state was made by another model ({self.model_id[:12]}, not {model_id[:12]}). "
                 "Connect the model, with the same LoRAs, that made it, or start a new film."

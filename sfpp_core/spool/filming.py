@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -11,10 +11,6 @@ from ..rollout.direction import Direction
 from ..rollout.rollout import Rollout
 from ..rollout.state import Chunk
 from .spool import FilmSpool
-
-
-def _nothing() -> None:
-    """For a rollout whose network is ready."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -26,24 +22,17 @@ class Filmed:
     """Whether it came from the disk."""
 
 
-def film_on(
-    rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool, *, prepare: Callable[[], None] = _nothing
-) -> Iterator[Filmed]:
+def film_on(rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool) -> Iterator[Filmed]:
     """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each on its way to disk.
 
-    The rollout's state holds every chunk that was yielded, whatever ends the iteration. prepare: called once, before
-    the first chunk that has to be made: a film that is all there needs no weights.
+    The rollout's state holds every chunk that was yielded, whatever ends the iteration.
     Raises SpoolError if a chunk cannot be kept, ValueError if one holds values that are no numbers, and whatever the
     network or the rollout's `on_call` raises.
     """
-    is_prepared = False
     for _ in range(num_chunks):
         ruling = direction.ruling(rollout.state)
         rollout.direct(ruling.text, recache=ruling.recache)
         found = spool.find(ruling.text, recache=ruling.recache)
-        if found is None and not is_prepared:
-            prepare()
-            is_prepared = True
         chunk = next(rollout.run(1)) if found is None else rollout.append(found)
         _require_finite(chunk, number=len(rollout.state.chunks))
         spool.keep(chunk, rollout.state)

@@ -46,10 +46,13 @@ class Spool:
         self.root = root
 
     @contextmanager
-    def film(self, state: RolloutState, circumstances: Mapping[str, str]) -> Iterator[FilmSpool]:
+    def film(
+        self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True
+    ) -> Iterator[FilmSpool]:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
-        circumstances: see `film_identity`. Raises SpoolError if there is no place for them.
+        circumstances: see `film_identity`. keeps: whether chunks are written and found; not where nothing tells a film
+        from another. Raises SpoolError if there is no place for them.
         """
         chain = Chain(state, circumstances)
         _, _, height, width = state.shape
@@ -65,7 +68,7 @@ class Spool:
                 ) from problem
             # Behind the hold: what is still to be written when the block ends is written while the folder is held.
             writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
-            film = FilmSpool(workplace, chain, state, writer)
+            film = FilmSpool(workplace, chain, state, writer, keeps=keeps)
             yield film
             film.finish()
 
@@ -73,8 +76,12 @@ class Spool:
 class FilmSpool:
     """The chunks of one film that come after a state."""
 
-    def __init__(self, workplace: Workplace, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor) -> None:
-        """writer: has one thread."""
+    def __init__(
+        self, workplace: Workplace, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor, *, keeps: bool
+    ) -> None:
+        """writer: has one thread. keeps: whether chunks are written and found."""
+        self._keeps = keeps
+        self._num_before = len(state.chunks)
         self._workplace = workplace
         self._chain = chain
         self._state = state
@@ -94,6 +101,8 @@ class FilmSpool:
 
         recache: whether the past is encoded anew for it.
         """
+        if not self._keeps:
+            return None
         key = self._chain.key(text, recache=recache)
         try:
             latents = read_chunk(self.folder / self._name(key), key, self._next_shape())
@@ -111,7 +120,7 @@ class FilmSpool:
         Raises SpoolError if the disk does not take it, or did not take one before it.
         """
         key = self._chain.key(state.texts[chunk.text], recache=chunk.recached)
-        if self._found != key:
+        if self._keeps and self._found != key:
             while len(self._waiting) >= MOST_WAITING:
                 self._await_oldest()
             job = self._writer.submit(write_chunk, self._workplace, self._name(key), key, chunk.latents)
@@ -128,6 +137,8 @@ class FilmSpool:
         """Chunks of the film, those of the state that it began with included, that are safe once all is written."""
         with suppress(SpoolError):
             self.finish()
+        if not self._keeps:
+            return self._num_before
         return len(self._state.chunks) if self._failed is None else self._failed
 
     def _await_oldest(self) -> None:

@@ -36,20 +36,20 @@ class Takes:
     """A film made with a spool, and how many of its chunks were made rather than found."""
 
     def __init__(
-        self, root: Path, state: RolloutState, direction: Direction = PLAIN, num_chunks: int = 6, **circumstances: str
+        self,
+        root: Path,
+        state: RolloutState,
+        direction: Direction = PLAIN,
+        num_chunks: int = 6,
+        *,
+        keeps: bool = True,
+        **circumstances: str,
     ) -> None:
         self.calls: list[Progress] = []
-        self.prepared = 0
         rollout = Rollout(random_transformer(), state, SEA, on_call=self.calls.append)
-
-        def prepare() -> None:
-            self.prepared += 1
-
-        with torch.inference_mode(), Spool(root).film(state, HERE | circumstances) as spool:
-            self.reused = [
-                filmed.is_reused for filmed in film_on(rollout, direction, num_chunks, spool, prepare=prepare)
-            ]
-            self.folder = spool.folder
+        with torch.inference_mode(), Spool(root).film(state, HERE | circumstances, keeps=keeps) as spool:
+            self.reused = [filmed.is_reused for filmed in film_on(rollout, direction, num_chunks, spool)]
+            self.folder, self.num_kept = spool.folder, spool.num_kept()
         self.state = rollout.state
         self.latents = rollout.state.latents
 
@@ -64,9 +64,18 @@ def test_what_is_there_is_not_made_again_and_is_the_same(tmp_path: Path) -> None
     longer = Takes(tmp_path, empty_state(CONFIG), num_chunks=9)
     elsewhere = Takes(tmp_path / "other", empty_state(CONFIG), num_chunks=9)
     assert (first.made, again.made, longer.made, elsewhere.made) == (6, 0, 3, 9)
-    assert (again.calls, again.prepared, longer.prepared) == ([], 0, 1)
+    assert again.calls == []
     assert torch.equal(again.latents, first.latents)
     assert torch.equal(longer.latents, elsewhere.latents)
+
+
+def test_a_video_that_nothing_tells_from_another_is_neither_kept_nor_found(tmp_path: Path) -> None:
+    kept = Takes(tmp_path, empty_state(CONFIG))
+    passing = Takes(tmp_path, empty_state(CONFIG), keeps=False)
+    assert (passing.made, passing.num_kept, kept.num_kept) == (6, 0, 6)
+    assert torch.equal(passing.latents, kept.latents)
+    elsewhere = Takes(tmp_path / "other", empty_state(CONFIG), keeps=False)
+    assert list(elsewhere.folder.glob("*.safetensors")) == []
 
 
 def test_a_chunk_that_overflowed_ends_the_film_and_is_not_kept(tmp_path: Path) -> None:

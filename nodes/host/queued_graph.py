@@ -1,0 +1,100 @@
+"""The part of the queued workflow that made a value, as ComfyUI's own cache tells whether it is the same again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import folder_paths
+from comfy_execution.utils import get_executing_context
+
+from .origins import origin_of
+
+LONGEST_NAME = 1000
+"""Of what could be a file's name."""
+
+
+def upstream_digest(dynprompt: Any, input_name: str) -> str | None:
+    """Digest of all that leads to an input of the node at work; None where that does not decide what comes out.
+
+    It covers class types, versions of their packs, values of widgets, files that these name (by name, size and time)
+    and what the nodes themselves say of changes. Ids of nodes and their places on the page count for nothing.
+    dynprompt: ComfyUI's DynamicPrompt, or None where the node was called without one.
+    """
+    context = get_executing_context()
+    if dynprompt is None or context is None:
+        return None
+    try:
+        link = dynprompt.get_node(context.node_id)["inputs"][input_name]
+        return _Upstream(dynprompt).of_link(link)
+    except (_Undecided, KeyError, TypeError, ValueError):
+        return None
+
+
+class _Undecided(Exception):
+    """A node may give something else for the same inputs."""
+
+
+class _Upstream:
+    """Digests of nodes; each is made once, however many links lead to it."""
+
+    def __init__(self, dynprompt: Any) -> None:
+        self._dynprompt = dynprompt
+        self._known: dict[str, str] = {}
+
+    def of_link(self, link: Any) -> str:
+        """Raises _Undecided, or KeyError for a graph that was not queued as it is."""
+        node_id, output = link
+        if node_id not in self._known:
+            self._known[node_id] = self._of_node(self._dynprompt.get_node(node_id))
+        return f"{self._known[node_id]} {output}"
+
+    def _of_node(self, node: Mapping[str, Any]) -> str:
+        changed = node.get("is_changed")
+        if _holds_nan(changed):
+            raise _Undecided
+        inputs = {}
+        for name, value in sorted(node["inputs"].items()):
+            inputs[name] = self.of_link(value) if _is_link(value) else [value, *_files_named_by(value)]
+        told = [node["class_type"], _version(node["class_type"]), str(changed), inputs]
+        return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _is_link(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], int)
+
+
+def _holds_nan(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return any(map(_holds_nan, value))
+    return isinstance(value, float) and math.isnan(value)
+
+
+def _version(class_type: str) -> str | None:
+    """Of the pack that a node class comes from."""
+    # ComfyUI's module of this name, not this pack's.
+    from nodes import NODE_CLASS_MAPPINGS
+
+    return origin_of(NODE_CLASS_MAPPINGS[class_type].__module__)
+
+
+def _files_named_by(value: Any) -> Iterator[tuple[str, int, int]]:
+    """Files that a widget's value may name, in any folder of ComfyUI's: path, bytes, time in nanoseconds."""
+    if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or "\n" in value:
+        return
+    folders = {folder for kind in folder_paths.folder_names_and_paths for folder in folder_paths.get_folder_paths(kind)}
+    folders |= {folder_paths.get_input_directory(), folder_paths.get_output_directory()}
+    plain = value.removesuffix(" [input]").removesuffix(" [output]").removesuffix(" [temp]")
+    for folder in sorted(folders):
+        path = Path(os.path.join(folder, plain))
+        try:
+            if path.is_file():
+                status = path.stat()
+                yield str(path), status.st_size, status.st_mtime_ns
+        except (OSError, ValueError):
+            continue
