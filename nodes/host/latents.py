@@ -40,9 +40,9 @@ def video_latents(latent: Latent, name: str) -> Tensor:
 
 def to_model_space(model: ModelPatcher, samples: Tensor) -> Tensor:
     """What the MODEL sees of VAE-space latents, float32 on the CPU."""
-    return model.model.process_latent_in(samples.to("cpu", torch.float32))
+    return model.get_model_object("process_latent_in")(samples.to("cpu", torch.float32))
 
 
 def to_latent(model: ModelPatcher, latents: Tensor) -> Latent:
     """Latents from model space as a LATENT of their own, where ComfyUI keeps what passes between nodes."""
-    return {"samples": model.model.process_latent_out(latents).to(intermediate_device())}
+    return {"samples": model.get_model_object("process_latent_out")(latents).to(intermediate_device())}
