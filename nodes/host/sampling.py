@@ -28,7 +28,7 @@ from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_me
 from .network import HostNetwork
 from .progress import SamplingProgress, say
 from .spool import film_spool
-from .wired import compute_dtype, wan_config
+from .wired import compute_dtype, require_one_number_format, wan_config
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,7 @@ class _Film:
         needed = self._demand.step + self._demand.cache(self._demand.storage).device
         beside = 0 if self._live is None else self._live.memory_required()
         memory.load_models_gpu([self._model], memory_required=needed + beside)
+        require_one_number_format(self._model)
         if self._live is not None:
             self._live.load()
         self._model.pre_run()

@@ -99,6 +99,25 @@ def compute_dtype(model: ModelPatcher) -> torch.dtype:
     return model.model.get_dtype() if cast is None else cast
 
 
+def require_one_number_format(model: ModelPatcher) -> None:
+    """Raise ValueError if a MODEL that is loaded computes in another number format than its layers can.
+
+    ComfyUI's layers cast their weights only if it loaded them so, or was told to; a loader of another pack may have
+    asked for one without the other.
+    """
+    wanted = compute_dtype(model)
+    for weight in wired_weights(model):
+        layer, value = weight.layer, weight.value
+        if linear_sizes(layer) is None or getattr(layer, "comfy_cast_weights", True) or weight.is_packed:
+            continue
+        if value.dtype != wanted and not layer.weight_function:
+            raise ValueError(
+                f"MODEL is to compute in {_spoken_dtype(wanted)}, but its weights are {_spoken_dtype(value.dtype)} and "
+                "are not cast. Set compute_dtype of its loader to default, or its weight_dtype to the same as "
+                "compute_dtype."
+            )
+
+
 def acts(model: ModelPatcher, name: str) -> bool:
     """Whether a rollout does anything with the object patch `name` of a MODEL, its number format apart.
 
@@ -219,6 +238,10 @@ def _reshape_of(adapter: Any) -> tuple[int, ...] | None:
         if isinstance(part, (list, tuple, torch.Size)) and part and all(isinstance(size, int) for size in part):
             return tuple(part)
     return None
+
+
+def _spoken_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _spoken(shape: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Code that runs inside ComfyUI without its server: the host's real modules, and the pack loaded as ComfyUI loads it."""
+"""Code that runs inside ComfyUI without its server: the real modules, and the pack loaded as ComfyUI loads it."""
 
 from __future__ import annotations
 
