@@ -31,7 +31,8 @@ def upstream_digest(dynprompt: Any, input_name: str) -> str | None:
         return None
     try:
         link = dynprompt.get_node(context.node_id)["inputs"][input_name]
-        return _Upstream(dynprompt).of_link(link)
+        # Of several values that one link carries, this one.
+        return f"{_Upstream(dynprompt).of_link(link)} {context.list_index}"
     except (_Undecided, KeyError, TypeError, ValueError):
         return None
 

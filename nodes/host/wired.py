@@ -87,12 +87,6 @@ def wired_weights(model: ModelPatcher) -> Iterator[Weight]:
         yield from _weights_below(root, ROOT, overlay, originals)
 
 
-def wired_modules(model: ModelPatcher) -> Iterator[tuple[str, nn.Module]]:
-    """The modules of a MODEL's transformer with their names in it."""
-    overlay = _overlay(model)
-    yield from _modules_below(overlay.get(ROOT, getattr(model.model, ROOT)), ROOT, overlay)
-
-
 def compute_dtype(model: ModelPatcher) -> torch.dtype:
     """What ComfyUI computes in with this MODEL, as ModelComputeDtype or a loader has set it."""
     cast = model.get_model_object(COMPUTE_DTYPE)
