@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND
 from .host.continued import ContinuedClip
 from .host.encoding import encode_pictures
-from .host.progress import say
+from .host.report import Report
 from .size_widgets import side_input
 from .vocabulary import CATEGORY, Clip, search_aliases
 
@@ -53,9 +53,10 @@ class ContinueVideo(io.ComfyNode):
     @classmethod
     def execute(cls, video: Any, vae: Any, seconds: float, width: int, height: int) -> io.NodeOutput:
         clip = ContinuedClip.of(video, seconds=seconds, width=width, height=height)
-        say(
+        report = Report()
+        report.add(
             f"The last {clip.num_given / FRAMES_PER_SECOND:.2f} of {clip.num_frames / FRAMES_PER_SECOND:.2f} s, "
             f"{clip.width}x{clip.height} pixels."
         )
         latents = encode_pictures(vae, clip.given(), clip.num_given)
-        return io.NodeOutput({"samples": latents}, clip.width, clip.height, clip)
+        return io.NodeOutput({"samples": latents}, clip.width, clip.height, clip, ui=report.ui())

@@ -20,6 +20,7 @@ from .host.files import new_output_file, prefix_problem, workflow_metadata
 from .host.latents import Latent, video_latents
 from .host.live_film import LIVE_SETTINGS, reuse_live_film
 from .host.progress import InterruptibleBar
+from .host.report import Report
 from .host.sound import Audio, sound_of
 from .vocabulary import CATEGORY, Clip, search_aliases
 
@@ -145,11 +146,12 @@ class DecodeToVideo(io.ComfyNode):
             )
             return writer if before is None else behind(before, writer)
 
+        report = Report()
         is_live = (codec, crf, fps or FRAMES_PER_SECOND) == LIVE_SETTINGS and sound is None and before is None
         with new_output_file(filename_prefix, ".mp4", width=width, height=height) as file:
             if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):
-                decode_film(vae, samples, partial(film, file.path), InterruptibleBar().update)
+                decode_film(vae, samples, partial(film, file.path), InterruptibleBar().update, report)
             if thumbnail:
                 save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])
-        return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=preview)
+        return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=preview.as_dict() | report.ui())

@@ -16,8 +16,8 @@ from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.latents import to_latent
-from .host.progress import say
 from .host.queued_graph import upstream_digest
+from .host.report import Report
 from .host.sampling import Wishes, sample_chunks
 from .host.wired import wan_config
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input
@@ -103,7 +103,8 @@ class Extend(io.ComfyNode):
         else:
             direction = direction_of(positive, text_dim)
         length = film_length(seconds, state.config, made=state.num_frames)
-        say(str(length))
+        report = Report()
+        report.add(str(length))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
         wishes = Wishes(
             offloaded=storage.offloaded,
@@ -111,6 +112,7 @@ class Extend(io.ComfyNode):
             upstream=upstream_digest(cls.hidden.dynprompt, "model"),
             vae=vae,
         )
-        longer, whole = sample_chunks(model, state.with_cache_form(storage.form), direction, length.num_chunks, wishes)
+        begun = state.with_cache_form(storage.form)
+        longer, whole = sample_chunks(model, begun, direction, length.num_chunks, wishes, report)
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
-        return io.NodeOutput(to_latent(model, added), whole, longer)
+        return io.NodeOutput(to_latent(model, added), whole, longer, ui=report.ui())

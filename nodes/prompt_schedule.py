@@ -8,7 +8,7 @@ from comfy_api.latest import io
 
 from ..sfpp_core.rollout.timed_lines import LATEST_SECONDS, parse_timed_lines, spoken_time
 from .host.conditioning import scheduled
-from .host.progress import say
+from .host.report import Report
 from .vocabulary import CATEGORY, search_aliases
 
 EXAMPLE = (
@@ -91,8 +91,9 @@ class PromptSchedule(io.ComfyNode):
         for prompt in prompts:
             encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt.prompt))
             schedule += scheduled(encoded, seconds=prompt.seconds, crossfade=crossfade, recache=recache)
-        say("\n".join(f"{spoken_time(prompt.seconds)} {prompt.prompt}" for prompt in prompts))
-        return io.NodeOutput(schedule)
+        report = Report()
+        report.add("\n".join(f"{spoken_time(prompt.seconds)} {prompt.prompt}" for prompt in prompts))
+        return io.NodeOutput(schedule, ui=report.ui())
 
 
 class PromptAt(io.ComfyNode):

@@ -16,8 +16,8 @@ from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.latents import Latent, to_model_space, video_latents
-from .host.progress import say
 from .host.queued_graph import upstream_digest
+from .host.report import Report
 from .host.sampling import Wishes, preset_settings, sample_chunks
 from .host.wired import wan_config
 from .rollout_widgets import deliver_on_interrupt_input, live_vae_input, rollout_inputs, rollout_settings
@@ -147,15 +147,16 @@ class Sampler(io.ComfyNode):
         if start is not None:
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
-        say(str(length))
+        report = Report()
+        report.add(str(length))
         wishes = Wishes(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,
             upstream=upstream_digest(cls.hidden.dynprompt, "model"),
             vae=vae,
         )
-        state, latent = sample_chunks(model, state, direction, length.num_chunks, wishes)
-        return io.NodeOutput(latent, state)
+        state, latent = sample_chunks(model, state, direction, length.num_chunks, wishes, report)
+        return io.NodeOutput(latent, state, ui=report.ui())
 
 
 def _latent_size(height: int, width: int) -> tuple[int, int]:

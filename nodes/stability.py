@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from ..sfpp_core.stability.footage import MAX_RATE
 from ..sfpp_core.stability.judges.registry import JUDGES
 from ..sfpp_core.stability.score import SEGMENT_SECONDS
-from .host.progress import say
+from .host.report import Report
 from .host.stability import choose_judge, draw_report, rate_film
 from .vocabulary import CATEGORY, FilmReport, search_aliases
 
@@ -112,10 +112,12 @@ class VisualStability(io.ComfyNode):
     def execute(
         cls, video: Any, prompt: str, judge: str, segment_seconds: float, model: str, fps: float
     ) -> io.NodeOutput:
-        report = rate_film(video, prompt, choose_judge(judge, model), segment_seconds=segment_seconds, fps=fps)
-        stability = report.stability
-        say(f"Visual Stability {stability.score:.1f} of 100 ({stability.judge})")
-        return io.NodeOutput(stability.score, stability.explanation, report, ui=ui.PreviewText(stability.explanation))
+        ratings = rate_film(video, prompt, choose_judge(judge, model), segment_seconds=segment_seconds, fps=fps)
+        stability = ratings.stability
+        report = Report()
+        report.add(f"Visual Stability {stability.score:.1f} of 100 ({stability.judge})")
+        shown = ui.PreviewText(stability.explanation).as_dict() | report.ui("said")
+        return io.NodeOutput(stability.score, stability.explanation, ratings, ui=shown)
 
 
 class StabilityReport(io.ComfyNode):

@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.rollout.state_file import load_state, save_state
 from .host.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
-from .host.progress import say
+from .host.report import Report
 from .vocabulary import CATEGORY, FilmState, search_aliases
 
 
@@ -43,10 +43,11 @@ class SaveState(io.ComfyNode):
         with new_output_file(filename_prefix, STATE_SUFFIX) as file:
             save_state(state, file.path)
         name = f"{file.subfolder}/{file.filename}".lstrip("/")
-        say(f"Saved in the output folder: {name}")
-        # As text for the page, and as a file for clients that fetch what a run has made.
+        report = Report()
+        report.add(f"Saved in the output folder: {name}")
+        # The name as text, and the file for clients that fetch what a run has made.
         saved = ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)
-        return io.NodeOutput(ui={"text": (name,), "states": [saved]})
+        return io.NodeOutput(ui={"text": (name,), "states": [saved]} | report.ui("said"))
 
 
 class LoadState(io.ComfyNode):

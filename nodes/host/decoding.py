@@ -17,7 +17,7 @@ from ...sfpp_core.wan.tiled_decoding import TiledDecodeStream
 from ...sfpp_core.wan.tiling import Tiling
 from ...sfpp_core.wan.vae import DecodeStream, WanVAE
 from .memory import is_out_of_memory
-from .progress import say
+from .report import Report
 from .wired import plain_name
 
 WHAT_FITS = "Wire the Wan 2.1 VAE (wan_2.1_vae.safetensors in Load VAE, or the one of SFPP Load Tiny)."
@@ -68,12 +68,13 @@ def decode_film(
     samples: Tensor,
     open_film: Callable[[], AbstractContextManager[Film]],
     on_frame: Callable[[int, int], None],
+    report: Report,
 ) -> None:
     """Write the pixels of a video [1, 16, T, H, W] into a film, one latent frame at a time.
 
     Computes on the device and in the dtype that ComfyUI chose for this VAE, with ComfyUI managing the weights' memory.
     If memory runs out, the film is begun again in tiles, from its first frame on, so that it looks alike all through;
-    the artist is told.
+    the report says so.
 
     Args:
         open_film: opens a film that begins; what was written to one before is dropped when its block ends in an error.
@@ -89,7 +90,7 @@ def decode_film(
     memory.load_models_gpu([patcher], memory_required=_estimate(vae, tiling), force_full_load=True)
     while not _fits(patcher, vae.vae_dtype, samples, tiling, open_film, on_frame):
         memory.soft_empty_cache()
-        tiling = _finer(vae, tiling)
+        tiling = _finer(vae, tiling, report)
 
 
 def _fits(
@@ -115,8 +116,8 @@ def _fits(
     return True
 
 
-def _finer(vae: Any, tiling: Tiling) -> Tiling:
-    """The next finer tiling, of which the artist is told; raises ComfyUI's out-of-memory error if there is none."""
+def _finer(vae: Any, tiling: Tiling, report: Report) -> Tiling:
+    """The next finer tiling, of which the report tells; raises ComfyUI's out-of-memory error if there is none."""
     size = f"{WAN21.spatial_stride * tiling.width}x{WAN21.spatial_stride * tiling.height}"
     short = (
         f"Not enough memory to decode {size} pixels {'whole' if tiling.num_tiles == 1 else _described(tiling)}: that "
@@ -129,7 +130,7 @@ def _finer(vae: Any, tiling: Tiling) -> Tiling:
             f"{short} Smaller tiles would not help. Close other programs, or make the film with a smaller width or "
             "height."
         )
-    say(
+    report.add(
         f"{short} The film is begun again {_described(finer)}, which overlap: about "
         f"{_gigabytes(_estimate(vae, finer))}, and slower. A smaller width or height, or closing other programs, "
         "avoids this."

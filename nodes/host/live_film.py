@@ -30,6 +30,7 @@ from .identity import module_values
 from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
 from .projector import Picture, Preview
+from .report import Report
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,11 @@ class LiveFilm:
     no live film any more, and the film itself goes on.
     """
 
-    def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState) -> None:
-        """state: the film so far, whose chunks come first. Raises ValueError if the VAE is not Wan 2.1's."""
+    def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState, report: Report) -> None:
+        """state: the film so far, whose chunks come first. report: is given why there is no live film, if so.
+
+        Raises ValueError if the VAE is not Wan 2.1's.
+        """
         self._patcher = vae_patcher(vae)
         self._step = int(vae.memory_used_decode((1, WAN21.channels, 1, *state.shape[2:]), vae.vae_dtype))
         self._to_vae_space = model.model.process_latent_out
@@ -67,6 +71,7 @@ class LiveFilm:
         self._identity = decoder_identity(vae)
         self.path = Path()
         self._before = state
+        self._report = report
         self._stream: DecodeStream | None = DecodeStream(self._patcher.model)
         self._resources = ExitStack()
         self._is_whole = False
@@ -137,7 +142,7 @@ class LiveFilm:
             self._stream = None
             self._close(problem)
             reason = "there is not enough memory for it" if is_out_of_memory(problem) else str(problem)
-            say(f"The film is not shown while it is made, because {reason}. It is made all the same.")
+            self._report.add(f"The film is not shown while it is made, because {reason}. It is made all the same.")
 
     def _close(self, error: BaseException) -> None:
         """Remove the unfinished file."""

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import latent_preview
 from comfy.model_management import throw_exception_if_processing_interrupted
@@ -23,6 +23,9 @@ from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from .projector import Picture, Projector
 
+if TYPE_CHECKING:
+    from .report import Report
+
 logger = logging.getLogger(__name__)
 
 BAR_SECONDS, WORDS_SECONDS = 0.1, 0.5
@@ -36,9 +39,15 @@ class SamplingProgress:
     """
 
     def __init__(
-        self, model: ModelPatcher, state: RolloutState, num_chunks: int, *, previews_per_second: float | None = None
+        self,
+        model: ModelPatcher,
+        state: RolloutState,
+        num_chunks: int,
+        report: Report,
+        *,
+        previews_per_second: float | None = None,
     ) -> None:
-        """state: the film before its first new chunk.
+        """state: the film before its first new chunk. report: is given what is still to be known after the end.
 
         previews_per_second: of the pictures that `finished` is given; None has ComfyUI's previewer make them.
         """
@@ -50,6 +59,7 @@ class SamplingProgress:
         self._projector = Projector(previews_per_second, max(state.shape[2:]) * WAN21.spatial_stride)
         self._before = state
         self._num_chunks = num_chunks
+        self._report = report
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
         self._reused = 0
         self._pace = Pace()
@@ -92,12 +102,14 @@ class SamplingProgress:
             *([f"about {spoken(left)} left"] if left else []),
         ]
         say(" · ".join(parts), log=is_last)
+        if is_last and self._reused:
+            self._report.add(f"{self._reused} of {self._num_chunks} chunks were reused from disk.")
 
     def stopped(self, film: RolloutState, num_kept: int) -> None:
         """Something ended the making early, when so many of the film's chunks were on disk."""
         if (done := num_kept - len(self._before.chunks)) > 0:
             seconds = WAN21.seconds(sum(chunk.num_frames for chunk in film.chunks[:num_kept]))
-            say(
+            self._report.add(
                 f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue "
                 "the same workflow again to go on from there."
             )
@@ -151,7 +163,10 @@ def interrupt_if_asked() -> None:
 
 
 def say(text: str, *, log: bool = True) -> None:
-    """Tell the artist something about the node at work: under the node in the page and, with `log`, in the log."""
+    """Tell the artist how the work of a node goes: under the node in the page and, with `log`, in the log.
+
+    Newer pages wipe it when the run ends; what is to be known afterwards goes into the node's Report.
+    """
     if log:
         logger.info(text)
     context = get_executing_context()

@@ -26,7 +26,8 @@ from .latents import Latent, to_latent
 from .live_film import PREVIEWS_PER_SECOND, LiveFilm
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
 from .network import HostNetwork
-from .progress import SamplingProgress, say
+from .progress import SamplingProgress
+from .report import Report
 from .spool import film_spool
 from .wired import compute_dtype, require_one_number_format, wan_config
 
@@ -67,12 +68,18 @@ class Wishes:
 
 
 def sample_chunks(
-    model: ModelPatcher, state: RolloutState, direction: Direction, num_chunks: int, wishes: Wishes
+    model: ModelPatcher,
+    state: RolloutState,
+    direction: Direction,
+    num_chunks: int,
+    wishes: Wishes,
+    report: Report,
 ) -> tuple[RolloutState, Latent]:
     """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights, and all
     of the film as LATENT.
 
-    Every finished chunk is kept on disk, and none that is there is made again.
+    Every finished chunk is kept on disk, and none that is there is made again. What the artist should know of it
+    afterwards is added to the report, which the page shows even if this fails.
     Raises ValueError if the MODEL, the VAE, the text or the memory do not fit, SpoolError if the disk is full, and out
     of memory with a text that says what to change; ComfyUI's own interrupt passes.
     """
@@ -80,9 +87,9 @@ def sample_chunks(
     storage = CacheStorage(form=state.cache_form, offloaded=wishes.offloaded and model.load_device.type != "cpu")
     demand = demand_of(model, state, storage)
     require_memory(model.load_device, demand)
-    with answering_out_of_memory(model.load_device, demand):
+    with report.shown_on_failure(), answering_out_of_memory(model.load_device, demand):
         # No name for the film here: it would keep the film's memory while what is free is counted.
-        return _made(_Film(model, state, direction, num_chunks, demand, wishes), wishes)
+        return _made(_Film(model, state, direction, num_chunks, demand, wishes, report), wishes)
 
 
 def _made(film: _Film, wishes: Wishes) -> tuple[RolloutState, Latent]:
@@ -107,16 +114,18 @@ class _Film:
         num_chunks: int,
         demand: Demand,
         wishes: Wishes,
+        report: Report,
     ) -> None:
         self._model = model
         self._demand = demand
         self._upstream = wishes.upstream
-        self._live = None if wishes.vae is None else LiveFilm(model, wishes.vae, state)
+        self._report = report
+        self._live = None if wishes.vae is None else LiveFilm(model, wishes.vae, state, report)
         self._cpu_memory = PinnedMemory()
         self._direction = direction
         self._num_chunks = num_chunks
         self._progress = SamplingProgress(
-            model, state, num_chunks, previews_per_second=None if wishes.vae is None else PREVIEWS_PER_SECOND
+            model, state, num_chunks, report, previews_per_second=None if wishes.vae is None else PREVIEWS_PER_SECOND
         )
         self._rollout = Rollout(
             HostNetwork(model),
@@ -148,7 +157,7 @@ class _Film:
             self._load()
             circumstances = circumstances_of(self._model, self._upstream)
             if circumstances.untold:
-                say(_not_kept(circumstances.untold))
+                self._report.add(_not_kept(circumstances.untold))
             spool = resources.enter_context(film_spool(self.state, circumstances))
             if self._live is not None:
                 self._live.grow_in(spool.folder, spool.plan(self._direction, self._num_chunks))
