@@ -179,8 +179,6 @@ class _Film:
         beside = 0 if self._live is None else self._live.memory_required()
         memory.load_models_gpu([self._model], memory_required=needed + beside)
         require_one_number_format(self._model)
-        if self._live is not None:
-            self._live.load()
         self._model.pre_run()
 
 
