@@ -29,7 +29,7 @@ from .network import HostNetwork
 from .progress import SamplingProgress
 from .report import Report
 from .spool import film_spool
-from .wired import compute_dtype, require_one_number_format, wan_config
+from .wired import castable, compute_dtype, wan_config
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +83,7 @@ def sample_chunks(
     Raises ValueError if the MODEL, the VAE, the text or the memory do not fit, SpoolError if the disk is full, and out
     of memory with a text that says what to change; ComfyUI's own interrupt passes.
     """
+    model = castable(model)
     # Where the CPU computes, its memory is where the cache rests anyway.
     storage = CacheStorage(form=state.cache_form, offloaded=wishes.offloaded and model.load_device.type != "cpu")
     demand = demand_of(model, state, storage)
@@ -178,7 +179,6 @@ class _Film:
         needed = self._demand.step + self._demand.cache(self._demand.storage).device
         beside = 0 if self._live is None else self._live.memory_required()
         memory.load_models_gpu([self._model], memory_required=needed + beside)
-        require_one_number_format(self._model)
         self._model.pre_run()
 
 

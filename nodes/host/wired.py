@@ -9,6 +9,7 @@ while something else stands in their place, and then the tree.
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -93,23 +94,26 @@ def compute_dtype(model: ModelPatcher) -> torch.dtype:
     return model.model.get_dtype() if cast is None else cast
 
 
-def require_one_number_format(model: ModelPatcher) -> None:
-    """Raise ValueError if a MODEL that is loaded computes in another number format than its layers can.
+def castable(model: ModelPatcher) -> ModelPatcher:
+    """The MODEL, or a clone of it whose layers cast their weights to the number format that it computes in.
 
-    ComfyUI's layers cast their weights only if it loaded them so, or was told to; a loader of another pack may have
-    asked for one without the other.
+    ComfyUI's layers do so only if it loaded them for that or was told to; a loader of another pack may ask for one
+    format and not tell.
     """
     wanted = compute_dtype(model)
-    for weight in wired_weights(model):
-        layer, value = weight.layer, weight.value
-        if linear_sizes(layer) is None or getattr(layer, "comfy_cast_weights", True) or weight.is_packed:
-            continue
-        if value.dtype != wanted and not layer.weight_function:
-            raise ValueError(
-                f"MODEL is to compute in {_spoken_dtype(wanted)}, but its weights are {_spoken_dtype(value.dtype)} and "
-                "are not cast. Set compute_dtype of its loader to default, or its weight_dtype to the same as "
-                "compute_dtype."
-            )
+    if model.force_cast_weights or not any(_is_stiff(weight, wanted) for weight in wired_weights(model)):
+        return model
+    clone = model.clone()
+    clone.force_cast_weights = True
+    # What ComfyUI compares to see whether the weights that are loaded will do.
+    clone.patches_uuid = uuid.uuid4()
+    return clone
+
+
+def _is_stiff(weight: Weight, wanted: torch.dtype) -> bool:
+    """Whether a linear layer of ComfyUI's could not be given numbers of the wanted format."""
+    casts = getattr(type(weight.layer), "comfy_cast_weights", True)
+    return not (casts or weight.is_packed or linear_sizes(weight.layer) is None or weight.value.dtype == wanted)
 
 
 def acts(model: ModelPatcher, name: str) -> bool:
@@ -232,10 +236,6 @@ def _reshape_of(adapter: Any) -> tuple[int, ...] | None:
         if isinstance(part, (list, tuple, torch.Size)) and part and all(isinstance(size, int) for size in part):
             return tuple(part)
     return None
-
-
-def _spoken_dtype(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _spoken(shape: tuple[int, ...]) -> str:
