@@ -43,7 +43,7 @@ class BareRollout:
 
         network = _pack("nodes.host.network")
         state_module, rollout_module = _pack("sfpp_core.rollout.state"), _pack("sfpp_core.rollout.rollout")
-        settings = _pack("nodes.host.sampling").preset_settings(model)
+        settings = _pack("nodes.host.sampling").preset_settings(model, _pack("nodes.host.report").Report())
         memory.load_models_gpu([model])
         shape = (1, 16, height // 8, width // 8)
         state = state_module.RolloutState(config=settings, seed=seed, model_id="bare", shape=shape)

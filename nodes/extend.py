@@ -15,6 +15,7 @@ from .cache_storage import AS_BEFORE, CACHE_STORAGES, continued_cache_storage_in
 from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
+from .host.inactive import what_does_not_act
 from .host.latents import to_latent
 from .host.queued_graph import upstream_digest
 from .host.report import Report
@@ -105,6 +106,7 @@ class Extend(io.ComfyNode):
         length = film_length(seconds, state.config, made=state.num_frames)
         report = Report()
         report.add(str(length))
+        report.add_all(what_does_not_act(model, positive))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
         wishes = Wishes(
             offloaded=storage.offloaded,

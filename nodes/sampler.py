@@ -15,6 +15,7 @@ from .cache_storage import AS_COMPUTED, CACHE_STORAGES, cache_storage_input
 from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
+from .host.inactive import what_does_not_act
 from .host.latents import Latent, to_model_space, video_latents
 from .host.queued_graph import upstream_digest
 from .host.report import Report
@@ -132,7 +133,8 @@ class Sampler(io.ComfyNode):
         vae: Any = None,
         **settings: Any,
     ) -> io.NodeOutput:
-        config = rollout_settings(preset_settings(model), **settings)
+        report = Report()
+        config = rollout_settings(preset_settings(model, report), **settings)
         direction = direction_of(positive, wan_config(model).text_dim)
         text = direction.first_text()
         latent_size = _latent_size(height, width)
@@ -147,8 +149,8 @@ class Sampler(io.ComfyNode):
         if start is not None:
             state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
-        report = Report()
         report.add(str(length))
+        report.add_all(what_does_not_act(model, positive))
         wishes = Wishes(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,

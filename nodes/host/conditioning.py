@@ -6,14 +6,11 @@ it on, and a plain prompt is a schedule of one.
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 from torch import Tensor
 
 from ...sfpp_core.rollout.direction import Cue, Direction
-
-logger = logging.getLogger(__name__)
 
 UNDERSTOOD = {"pooled_output", "attention_mask"}
 """Keys that a text encoder adds and that Wan does not need: padding is already zeroed in the embedding."""
@@ -26,6 +23,12 @@ def scheduled(conditioning: list[list[Any]], *, seconds: float, crossfade: float
     """CONDITIONING of one prompt, to rule from a time on."""
     times = {SECONDS: seconds, CROSSFADE: crossfade, RECACHE: recache}
     return [[embedding, {**extras, **times}] for embedding, extras in conditioning]
+
+
+def carried(conditioning: list[list[Any]]) -> list[str]:
+    """Names of what CONDITIONING holds beside texts and times, sorted; None counts as nothing."""
+    held = {str(key) for _, extras in conditioning for key, value in extras.items() if value is not None}
+    return sorted(held - UNDERSTOOD - {SECONDS, CROSSFADE, RECACHE})
 
 
 def direction_of(conditioning: list[list[Any]], text_dim: int) -> Direction:
@@ -54,8 +57,6 @@ def _cue(embedding: Tensor, extras: dict[str, Any], text_dim: int) -> Cue:
         raise ValueError(
             f"positive holds a batch of {embedding.shape[0]} prompts; the sampler makes one film at a time."
         )
-    if ignored := sorted(set(extras) - UNDERSTOOD - {SECONDS, CROSSFADE, RECACHE}):
-        logger.warning("positive carries %s, which a causal rollout does not use.", ", ".join(ignored))
     return Cue(
         text=embedding,
         seconds=extras.get(SECONDS, 0.0),

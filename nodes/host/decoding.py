@@ -16,6 +16,7 @@ from ...sfpp_core.wan.geometry import WAN21
 from ...sfpp_core.wan.tiled_decoding import TiledDecodeStream
 from ...sfpp_core.wan.tiling import Tiling
 from ...sfpp_core.wan.vae import DecodeStream, WanVAE
+from .inactive import what_of_the_vae_does_not_act
 from .memory import is_out_of_memory
 from .report import Report
 from .wired import plain_name
@@ -86,6 +87,7 @@ def decode_film(
         OOM_EXCEPTION: ComfyUI's; not even the smallest tiles fit.
     """
     patcher = vae_patcher(vae)
+    report.add_all(what_of_the_vae_does_not_act(vae))
     tiling = Tiling(height=samples.shape[3], width=samples.shape[4])
     memory.load_models_gpu([patcher], memory_required=_estimate(vae, tiling), force_full_load=True)
     while not _fits(patcher, vae.vae_dtype, samples, tiling, open_film, on_frame):

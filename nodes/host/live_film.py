@@ -27,6 +27,7 @@ from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from ...sfpp_core.wan.vae import DecodeStream
 from .decoding import as_frames, vae_patcher
 from .identity import module_values
+from .inactive import what_of_the_vae_does_not_act
 from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
 from .projector import Picture, Preview
@@ -65,6 +66,7 @@ class LiveFilm:
         Raises ValueError if the VAE is not Wan 2.1's.
         """
         self._patcher = vae_patcher(vae)
+        report.add_all(what_of_the_vae_does_not_act(vae))
         self._step = int(vae.memory_used_decode((1, WAN21.channels, 1, *state.shape[2:]), vae.vae_dtype))
         self._to_vae_space = model.model.process_latent_out
         self._dtype = vae.vae_dtype

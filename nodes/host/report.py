@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 from comfy_execution.progress import get_progress_state
@@ -28,6 +28,11 @@ class Report:
         if sentence not in self._sentences:
             self._sentences[sentence] = None
             say(sentence)
+
+    def add_all(self, sentences: Iterable[str]) -> None:
+        """The same of several."""
+        for sentence in sentences:
+            self.add(sentence)
 
     def ui(self, key: str = "text") -> Ui:
         """The sentences, one a line, as a part of a node's ui output; nothing if there are none.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -31,14 +30,13 @@ from .report import Report
 from .spool import film_spool
 from .wired import castable, compute_dtype, wan_config
 
-logger = logging.getLogger(__name__)
-
 PRESET_OPTION = "sfpp_preset"
 """Key of the MODEL's preset in its model_options, which clones and LoRA loaders carry along."""
 
 
-def preset_settings(model: ModelPatcher) -> RolloutConfig:
-    """The rollout settings that the MODEL was trained for, as far as it tells; Self-Forcing's otherwise.
+def preset_settings(model: ModelPatcher, report: Report) -> RolloutConfig:
+    """The rollout settings that the MODEL was trained for, as far as it tells; Self-Forcing's otherwise, which the
+    report says.
 
     Raises ValueError as `wan_config`.
     """
@@ -49,7 +47,11 @@ def preset_settings(model: ModelPatcher) -> RolloutConfig:
     # ComfyUI's own loader reads no settings, and no other model is as small.
     if wan_config(model) == built_in.config:
         return built_in.preset.rollout
-    logger.info("This MODEL names no preset (SFPP Load Model sets one); starting from Self-Forcing's settings.")
+    report.add(
+        "MODEL names no preset, so what its author trained it with is not known: the widgets chunk to context_noise "
+        "start from Self-Forcing's settings. If it is another kind of model, load it with SFPP Load Model and choose "
+        "its preset there, or set these widgets."
+    )
     return RolloutConfig()
 
 

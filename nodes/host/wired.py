@@ -31,6 +31,8 @@ CALLED = re.compile(
     r"|blocks\.\d+\.(norm[123]|ffn|modulation|(self|cross)_attn\.(q|k|v|o|norm_q|norm_k)))(\.|$)"
 )
 """Names of the modules that the core's forward pass calls, of the parameters that it reads, and of all below them."""
+HOLDING = re.compile(r"(diffusion_model|head|blocks(\.\d+(\.(self|cross)_attn)?)?)$")
+"""Names of the modules that hold such, the transformer itself included."""
 COMPUTE_DTYPE = "manual_cast_dtype"
 """The object patch that says in which number format a MODEL computes."""
 WHAT_FITS = "Wire a Wan 2.1 text-to-video model (1.3B or 14B), from SFPP Load Model or Load Diffusion Model."
@@ -128,7 +130,7 @@ def acts(model: ModelPatcher, name: str) -> bool:
     if CALLED.match(inside):
         return True
     patch = model.object_patches[name]
-    return isinstance(patch, nn.Module) and uncompiled(patch) is patch
+    return HOLDING.match(inside) is not None and isinstance(patch, nn.Module) and uncompiled(patch) is patch
 
 
 def wan_config(model: ModelPatcher) -> WanConfig:

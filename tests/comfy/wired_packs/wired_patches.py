@@ -185,6 +185,29 @@ class OnLoad(_ModelNode):
         return (model,)
 
 
+class Note(_ModelNode):
+    """Entries of another pack's own, which its own sampler would read."""
+
+    def patch(self, model: Any, strength: float) -> tuple[Any]:
+        model = model.clone()
+        model.model_options["wired_note"] = strength
+        model.set_attachments("wired_attachment", strength)
+        return (model,)
+
+
+class NoteOnPrompt:
+    """The same on CONDITIONING."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("CONDITIONING",), "patch", "wired"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"conditioning": ("CONDITIONING",)}}
+
+    def patch(self, conditioning: Any) -> tuple[Any]:
+        return ([[text, {**extras, "wired_note": 1}] for text, extras in conditioning],)
+
+
 class TorchSettings(_ModelNode):
     """Callbacks that set a global of torch for the time of sampling: KJNodes'."""
 
@@ -216,5 +239,7 @@ NODE_CLASS_MAPPINGS = {
     "WiredTeaCache": TeaCache,
     "WiredStepCache": StepCache,
     "WiredOnLoad": OnLoad,
+    "WiredNote": Note,
+    "WiredNoteOnPrompt": NoteOnPrompt,
     "WiredTorchSettings": TorchSettings,
 }

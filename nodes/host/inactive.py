@@ -1,0 +1,317 @@
+"""What is wired and does not act, in sentences for the artist.
+
+The sampler calls the layers of a MODEL one by one, follows one prompt at a time without guidance, and keeps a memory of
+its own. So LoRAs and other changes of weights or layers act, as do an attention kernel, a number format, injections and
+callbacks. What other nodes wrap around steps, blocks, guidance or a prompt is passed by, and this says so.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import FunctionType, MethodType
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
+
+from .callables import NOT_COMPILED
+from .conditioning import carried
+from .wired import COMPUTE_DTYPE, ROOT, acts, plain_name, uncompiled
+
+MOST_NAMES = 4
+"""Named in one sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """Things that do not act for the same reason."""
+
+    what: str
+    """How the sentence begins."""
+    expect: str
+    """How it ends: why, and what to do."""
+
+    def sentence(self, names: Iterable[str]) -> str:
+        """names: of what is wired, as far as they can be told."""
+        told = list(dict.fromkeys(name for name in names if name))
+        listed = ", ".join(told[:MOST_NAMES]) + (f" and {len(told) - MOST_NAMES} more" if told[MOST_NAMES:] else "")
+        return f"{self.what}{f' ({listed})' if told else ''} does not act: {self.expect}"
+
+
+COMPILING = Kind(
+    what="torch.compile of MODEL",
+    expect="the sampler calls the model's layers one by one, not what was compiled. The video is the same, and is not "
+    "made faster.",
+)
+STEP_CACHE = Kind(
+    what="A step cache on MODEL",
+    expect="a chunk has only a few steps, and each is computed in full. The video is the same, and is not made faster.",
+)
+CONTEXT_WINDOWS = Kind(
+    what="Context windows on MODEL",
+    expect="the sampler has a memory of its own that rolls along. Its length is the widget window of SFPP Sampler.",
+)
+WRAPPER = Kind(
+    what="A wrapper around sampling or its steps on MODEL",
+    expect="the sampler calls the model's layers itself. The video is as without it.",
+)
+GUIDANCE = Kind(
+    what="Changed guidance on MODEL",
+    expect="there is no CFG here and no negative; every step follows positive alone. The video is as without it.",
+)
+SCHEDULE = Kind(
+    what="A sampling patch on MODEL",
+    expect="steps and shift come from the model's preset, or from these widgets of SFPP Sampler.",
+)
+PATCHES = Kind(
+    what="An attention or block patch on MODEL",
+    expect="the sampler calls the layers inside the blocks itself. The video is as without it.",
+)
+BLOCKS = Kind(
+    what="What was put in the place of whole blocks, attentions or settings of MODEL",
+    expect="the sampler calls only the layers inside them. The video is as without it.",
+)
+ROPE = Kind(
+    what="A change of the positions on MODEL (ScaleROPE)",
+    expect="the sampler computes positions itself, so that they can roll along. The video is as without it.",
+)
+MASK = Kind(
+    what="A denoise mask function on MODEL",
+    expect="the sampler makes whole pictures and knows no masks. The video is as without it.",
+)
+HOOKS = Kind(
+    what="Hooks on MODEL",
+    expect="its weights are the same at every step. Use a LoRA loader to change them for the whole video.",
+)
+DEVICES = Kind(
+    what="A second device for MODEL (MultiGPU)",
+    expect="the sampler computes on one. The video is the same, and is not made faster.",
+)
+START_IMAGE = Kind(
+    what="A start picture on MODEL",
+    expect="wire the picture through VAE Encode into start of SFPP Sampler instead.",
+)
+UNKNOWN = Kind(
+    what="Something on MODEL that the sampler does not know",
+    expect="nothing here reads it. The video is as without its node.",
+)
+
+OF_MODEL = {
+    "model_function_wrapper": WRAPPER,
+    "sampler_cfg_function": GUIDANCE,
+    "sampler_pre_cfg_function": GUIDANCE,
+    "sampler_post_cfg_function": GUIDANCE,
+    "sampler_calc_cond_batch_function": GUIDANCE,
+    "denoise_mask_function": MASK,
+    "context_handler": CONTEXT_WINDOWS,
+    "multigpu_clones": DEVICES,
+    "registered_hooks": HOOKS,
+}
+"""Kinds by key of a MODEL's options."""
+OF_TRANSFORMER = {
+    "patches": PATCHES,
+    "patches_replace": PATCHES,
+    "wrappers": WRAPPER,
+    "callbacks": WRAPPER,
+    "rope_options": ROPE,
+    "ar_config": START_IMAGE,
+}
+"""Kinds by key of its transformer's options."""
+BESIDE = {"transformer_options", "disable_cfg1_optimization", "torch_compile_kwargs", "ignore_multigpu"}
+BESIDE |= {"multigpu_thread_pool", "optimized_attention_override"}
+"""Keys that act, or that come with something that is told by another one."""
+OWN = "sfpp_"
+"""How our own keys begin."""
+ACTING_PATCHES = {COMPUTE_DTYPE, "latent_format", "process_latent_in", "process_latent_out"}
+"""Object patches beside the transformer that are used."""
+BETWEEN_STEPS = (CallbacksMP.ON_PREPARE_STATE, CallbacksMP.ON_APPLY_HOOKS, CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES)
+"""Moments of callbacks that a rollout does not have."""
+BOOKKEEPING = {"lora_metadata"}
+"""Attachments that are not meant to do anything."""
+SPOKEN = {"easycache": "EasyCache", "lazycache": "LazyCache"}
+
+OF_PROMPT = {
+    "hooks": {"hooks", "clip_start_percent", "clip_end_percent"},
+    "area": {"area", "set_area_to_bounds", "strength", "mask", "mask_strength", "gligen"},
+    "range": {"start_percent", "end_percent", "timestep_start", "timestep_end"},
+    "control": {"control", "control_apply_to_uncond", "control_video"},
+    "picture": {
+        *("concat_latent_image", "concat_mask", "concat_mask_index", "concat_image", "clip_vision_output"),
+        *("clip_vision_outputs", "unclip_conditioning", "noise_augmentation", "guiding_frame_index", "keyframe_idxs"),
+        *("clip_vision_output_ref", "clip_vision_output_pose", "generated_keyframes", "minimax_keyframes"),
+    },
+    "reference": {
+        *("reference_latents", "reference_latents_method", "reference_latents_text_embeds", "reference_motion"),
+        *("reference_strength", "time_dim_concat", "time_dim_replace", "vace_frames", "vace_mask", "vace_strength"),
+        *("pose_video_latent", "pose_strength", "face_video_pixels", "camera_conditions", "audio_embed", "ref_audio"),
+        *("audio_inject_scale", "context_latents", "driving_mask_28ch", "ref_mask_28ch", "ref_mask_flag"),
+        *("lq_latent", "ref_latent", "minimax_refs", "guide_attention_entries", "audio_codes"),
+    },
+    "setting": {
+        *("guidance", "width", "height", "target_width", "target_height", "crop_w", "crop_h", "aesthetic_score"),
+        *("frame_rate", "fps", "motion_bucket_id", "augmentation_level", "degrade_sigma", "prompt_type", "seed"),
+        *("seconds_start", "seconds_total", "aspect_ratio"),
+    },
+}
+"""Keys of CONDITIONING by what they are for."""
+EXPECT = {
+    "hooks": "Hooks on positive ({keys}) do not act: weights and prompt are the same at every step. Use a LoRA loader "
+    "on MODEL to change them for the whole video.",
+    "area": "The area, mask or strength of positive ({keys}) does not act: a prompt rules the whole picture at full "
+    "strength.",
+    "range": "The range of steps of positive ({keys}) does not act: a prompt rules every step. To change prompts while "
+    "the video runs, wire SFPP Prompt Schedule.",
+    "control": "The ControlNet on positive ({keys}) does not act: this sampler has no control input. The video follows "
+    "the text alone.",
+    "picture": "The picture in positive ({keys}) does not act: the sampler runs text-to-video models. To begin from a "
+    "picture or a video, wire it through VAE Encode into start of SFPP Sampler.",
+    "reference": "The reference in positive ({keys}) does not act: the sampler runs plain text-to-video models, which "
+    "read no reference pictures, poses, cameras or sounds. The video follows the text alone.",
+    "setting": "A setting in positive ({keys}) does not act: it is made for another kind of model. Length and size are "
+    "widgets of SFPP Sampler, and there is no guidance.",
+    "unknown": "positive carries {keys}, which the sampler does not know: nothing here reads it. The video follows the "
+    "text alone.",
+}
+
+
+def what_does_not_act(model: ModelPatcher, positive: list[list[Any]] | None) -> tuple[str, ...]:
+    """A sentence for each kind of thing that is wired to MODEL or positive and that a rollout passes by."""
+    found: dict[Kind, list[str]] = {}
+    for kind, name in _passed_by(model):
+        found.setdefault(kind, []).append(name)
+    # What is not known may belong to something else that is told, or be read by something that acts.
+    if not found and not _may_read(model) and (unknown := list(_unknown(model))):
+        found[UNKNOWN] = unknown
+    return (*(kind.sentence(names) for kind, names in found.items()), *_of_prompt(positive or []))
+
+
+def what_of_the_vae_does_not_act(vae: Any) -> tuple[str, ...]:
+    """The same for a VAE, whose weights are used in a decoder of our own."""
+    network, said = vae.first_stage_model, []
+    if any(map(_is_compiled, (*network.modules(), *vars(network).values()))):
+        said.append(
+            "torch.compile of VAE does not act: the decoder that works frame by frame is another one, with the same "
+            "weights. The video is the same, and is not made faster."
+        )
+    if names := sorted(name for name in vae.patcher.object_patches if name != COMPUTE_DTYPE):
+        said.append(
+            f"What was put in the place of parts of VAE ({', '.join(names[:MOST_NAMES])}) does not act: the decoder "
+            "that works frame by frame is another one, with the same weights."
+        )
+    return tuple(said)
+
+
+def _passed_by(model: ModelPatcher) -> Iterator[tuple[Kind, str]]:
+    options = model.model_options
+    for key, kind in OF_MODEL.items():
+        for thing in _things(options.get(key)):
+            yield _more_exactly(kind, name := author(thing)), name
+    transformer = options.get("transformer_options", {})
+    for key, kind in OF_TRANSFORMER.items():
+        if key in ("wrappers", "callbacks"):
+            yield from _wrappers(transformer.get(key) or {})
+        elif held := transformer.get(key):
+            if key == "ar_config" and held.get("initial_latent") is None:
+                continue
+            names = [""] if kind is not PATCHES else list(map(author, _things(held)))
+            yield from ((kind, name) for name in names)
+    yield from _wrappers(model.wrappers)
+    yield from _wrappers({moment: model.callbacks.get(moment, {}) for moment in BETWEEN_STEPS})
+    for name, patch in model.object_patches.items():
+        if name not in ACTING_PATCHES and not acts(model, name):
+            yield _of_object_patch(name, patch)
+    if model.hook_patches:
+        yield HOOKS, ""
+    if model.additional_models.get("multigpu"):
+        yield DEVICES, ""
+
+
+def _wrappers(by_moment: Mapping[str, Mapping[Any, Iterable[Any]]]) -> Iterator[tuple[Kind, str]]:
+    """What ComfyUI keeps by moment and key."""
+    for by_key in by_moment.values():
+        for key, wrappers in by_key.items():
+            for wrapper in wrappers:
+                name = SPOKEN.get(key, key) if isinstance(key, str) else author(wrapper)
+                kind = _more_exactly(WRAPPER, name)
+                yield kind, "" if kind in (COMPILING, CONTEXT_WINDOWS) else name
+
+
+def _more_exactly(kind: Kind, name: str) -> Kind:
+    """What a wrapper is for, where its name tells."""
+    if kind is WRAPPER:
+        plain = name.lower().replace("_", "").replace(" ", "")
+        for word, other in (("compile", COMPILING), ("contextwindow", CONTEXT_WINDOWS), ("cache", STEP_CACHE)):
+            if word in plain:
+                return other
+    return kind
+
+
+def _of_object_patch(name: str, patch: Any) -> tuple[Kind, str]:
+    if name == "model_sampling":
+        return SCHEDULE, author(patch)
+    if _is_compiled(patch):
+        return COMPILING, ""
+    return BLOCKS, re.sub(r"\.\d+(?=\.|$)", ".*", plain_name(name).removeprefix(f"{ROOT}."))
+
+
+def _is_compiled(thing: Any) -> bool:
+    if isinstance(thing, FunctionType):
+        return NOT_COMPILED in vars(thing)
+    return hasattr(thing, "_modules") and uncompiled(thing) is not thing
+
+
+def _things(held: Any) -> Iterator[Any]:
+    """What stands in nested dicts and lists."""
+    if isinstance(held, Mapping):
+        held = list(held.values())
+    if isinstance(held, (list, tuple)):
+        for thing in held:
+            yield from _things(thing)
+    elif held is not None:
+        yield held
+
+
+def author(thing: Any) -> str:
+    """The name of the node or class that made something; empty if it cannot be told."""
+    if isinstance(thing, partial):
+        return author(thing.func)
+    if isinstance(thing, MethodType):
+        is_hosts = isinstance(thing.__self__, type) or type(thing.__self__).__module__.startswith("comfy.")
+        return author(thing.__func__ if is_hosts else thing.__self__)
+    if isinstance(thing, FunctionType) and thing.__module__ == "comfy.model_patcher":
+        # ComfyUI's own lambda around a function of the old form.
+        inner = [cell.cell_contents for cell in thing.__closure__ or ()]
+        return author(inner[0]) if inner else ""
+    named = thing if isinstance(thing, FunctionType) else type(thing)
+    name = named.__qualname__.split(".")[0]
+    return "" if named.__module__ == "builtins" else name
+
+
+def _may_read(model: ModelPatcher) -> bool:
+    """Whether something that acts gets to see what else is in the MODEL."""
+    override = "optimized_attention_override" in model.model_options.get("transformer_options", {})
+    callbacks = any(things for by_key in model.callbacks.values() for things in by_key.values())
+    return override or callbacks or any(model.injections.values())
+
+
+def _unknown(model: ModelPatcher) -> Iterator[str]:
+    options = model.model_options
+    known = OF_MODEL.keys() | OF_TRANSFORMER.keys() | BESIDE
+    for key in (*options, *options.get("transformer_options", {})):
+        if key not in known and not str(key).startswith(OWN):
+            yield str(key)
+    yield from (str(key) for key in model.attachments if key not in BOOKKEEPING)
+    yield from (str(key) for key, models in model.additional_models.items() if models)
+
+
+def _of_prompt(positive: list[list[Any]]) -> Iterator[str]:
+    left = carried(positive)
+    for purpose, known in OF_PROMPT.items():
+        if keys := [key for key in left if key in known]:
+            yield EXPECT[purpose].format(keys=", ".join(keys))
+        left = [key for key in left if key not in known]
+    if left:
+        yield EXPECT["unknown"].format(keys=", ".join(left))
