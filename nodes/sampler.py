@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from comfy_api.latest import io
-from torch import Tensor
 
 from ..sfpp_core.rollout.film_length import film_length
 from ..sfpp_core.rollout.noise import MAX_SEED
@@ -16,7 +15,7 @@ from .host import partial_deliveries
 from .host.conditioning import direction_of
 from .host.identity import model_identity
 from .host.inactive import what_does_not_act
-from .host.latents import Latent, to_model_space, video_latents
+from .host.latents import Latent, start_latents, to_model_space
 from .host.queued_graph import upstream_digest
 from .host.report import Report
 from .host.sampling import Wishes, preset_settings, sample_chunks
@@ -147,10 +146,10 @@ class Sampler(io.ComfyNode):
             cache_form=storage.form,
         )
         if start is not None:
-            state = state.with_given(to_model_space(model, _start_latents(start, latent_size)), text)
+            state = state.with_given(to_model_space(model, start_latents(start, latent_size)), text)
         length = film_length(seconds, config, made=state.num_frames)
         report.add(str(length))
-        report.add_all(what_does_not_act(model, positive))
+        report.add_all(what_does_not_act(model, positive, start))
         wishes = Wishes(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,
@@ -169,16 +168,3 @@ def _latent_size(height: int, width: int) -> tuple[int, int]:
                 f"{name} is {side}; it can be {MAX_SIDE} pixels at most. Try what the model was trained at."
             )
     return WAN21.latent_size(height, width)
-
-
-def _start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:
-    """The start's latents [1, 16, T, H, W]. Raises ValueError if they are not of the film's size."""
-    samples = video_latents(start, "start")
-    if tuple(samples.shape[-2:]) != latent_size:
-        height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
-        raise ValueError(
-            f"start is {width}x{height} pixels, but width and height say {latent_size[1] * WAN21.spatial_stride}x"
-            f"{latent_size[0] * WAN21.spatial_stride}. Set them to {width} and {height}, or scale the picture before "
-            "VAE Encode."
-        )
-    return samples

@@ -176,16 +176,24 @@ EXPECT = {
     "text alone.",
 }
 
+MASKED_START = (
+    "The mask of start (noise_mask) does not act: start is shown as it is, from its first picture to its last, and the "
+    "video goes on from there."
+)
 
-def what_does_not_act(model: ModelPatcher, positive: list[list[Any]] | None) -> tuple[str, ...]:
-    """A sentence for each kind of thing that is wired to MODEL or positive and that a rollout passes by."""
+
+def what_does_not_act(
+    model: ModelPatcher, positive: list[list[Any]] | None, start: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """A sentence for each kind of thing that is wired to MODEL, positive or start and that a rollout passes by."""
     found: dict[Kind, list[str]] = {}
     for kind, name in _passed_by(model):
         found.setdefault(kind, []).append(name)
     # What is not known may belong to something else that is told, or be read by something that acts.
     if not found and not _may_read(model) and (unknown := list(_unknown(model))):
         found[UNKNOWN] = unknown
-    return (*(kind.sentence(names) for kind, names in found.items()), *_of_prompt(positive or []))
+    masked = [] if start is None or start.get("noise_mask") is None else [MASKED_START]
+    return (*(kind.sentence(names) for kind, names in found.items()), *_of_prompt(positive or []), *masked)
 
 
 def what_of_the_vae_does_not_act(vae: Any) -> tuple[str, ...]:

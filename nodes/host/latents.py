@@ -24,6 +24,11 @@ def video_latents(latent: Latent, name: str) -> Tensor:
     Raises ValueError naming the input `name` if LATENT holds something else.
     """
     samples = latent["samples"]
+    if not isinstance(samples, Tensor) or samples.is_nested:
+        raise ValueError(
+            f"{name} holds several latents in one, such as a video with its sound. Wire the latent of a Wan 2.1 video, "
+            "from VAE Encode or SFPP Sampler."
+        )
     if samples.ndim == 4:
         samples = samples.unsqueeze(2)
     if samples.ndim != 5 or samples.shape[1] != WAN21.channels:
@@ -35,6 +40,29 @@ def video_latents(latent: Latent, name: str) -> Tensor:
         raise ValueError(f"{name} holds a batch of {samples.shape[0]} videos; choose one with Latent From Batch.")
     if samples.shape[2] < 1:
         raise ValueError(f"{name} holds no frames.")
+    return samples
+
+
+def start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:
+    """The latents [1, 16, T, H, W] of what a film begins with. latent_size: the film's height and width in cells.
+
+    Raises ValueError if there is nothing in them, if they are not of the film's size, and as `video_latents`.
+    """
+    samples = start["samples"]
+    if isinstance(samples, Tensor) and not samples.any():
+        raise ValueError(
+            "start is an empty latent (all zeros), and would be taken for the first pictures. Take the wire off: start "
+            "is for a picture or a video from VAE Encode, and how long and large the video becomes is said by seconds, "
+            "width and height of SFPP Sampler."
+        )
+    samples = video_latents(start, "start")
+    if tuple(samples.shape[-2:]) != latent_size:
+        height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
+        raise ValueError(
+            f"start is {width}x{height} pixels, but width and height say {latent_size[1] * WAN21.spatial_stride}x"
+            f"{latent_size[0] * WAN21.spatial_stride}. Set them to {width} and {height}, or scale the picture before "
+            "VAE Encode."
+        )
     return samples
 
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 from safetensors.torch import load_file, save_file
 
-from scripts.comfy_client import RunResult
+from scripts.comfy_client import NodeFailed, RunResult
 from sfpp_core.tiny.family import weights_path
 from tests.comfy.graphs import ONE_CHUNK, Graph, Link
-from tests.comfy.wired import LORA, ONE_STEP, STUDENT, VAE, Bench, Wire, behind, plain, wired_server
+from tests.comfy.wired import LORA, ONE_STEP, STUDENT, VAE, Bench, Wire, behind, copy_of, plain, wired_server
 
 SMALLER = "smaller.safetensors"
 """A model of another size than the built-in one, in a file that says nothing of how it was trained."""
@@ -88,14 +88,18 @@ EASY_CACHE = behind("EasyCache", reuse_threshold=0.2, start_percent=0.15, end_pe
 LAZY_CACHE = behind("LazyCache", reuse_threshold=0.2, start_percent=0.15, end_percent=0.95, verbose=False)
 WINDOWS = {"context_length": 81, "context_overlap": 30, "context_schedule": "standard_static", "context_stride": 1}
 WINDOWS |= {"closed_loop": False, "fuse_method": "pyramid"}
+WINDOWS |= {"freenoise": False, "retain_first_frame": False, "split_conds_to_windows": False}  # from 0.4 on
 ROPE = {"scale_x": 1.0, "shift_x": 0.0, "scale_y": 1.0, "shift_y": 0.0, "scale_t": 2.0, "shift_t": 0.0}
 SLG = {"double_layers": "1", "single_layers": "1", "scale": 3.0, "start_percent": 0.01, "end_percent": 0.15}
 
 OF_MODEL: dict[str, tuple[Wire, tuple[str, ...]]] = {
     "EasyCache": (EASY_CACHE, ("A step cache on MODEL (EasyCache) does not act", NO_GAIN)),
     "LazyCache": (LAZY_CACHE, ("A step cache on MODEL (LazyCache) does not act", NO_GAIN)),
-    "another pack's step cache": (behind("WiredStepCache"), ("A step cache on MODEL (wired_cache)", NO_GAIN)),
-    "TeaCache": (behind("WiredTeaCache"), ("A step cache on MODEL (TeaCache) does not act", NO_GAIN)),
+    "another pack's step cache": (
+        behind("WiredStepCache", strength=0.5),
+        ("A step cache on MODEL (wired_cache)", NO_GAIN),
+    ),
+    "TeaCache": (behind("WiredTeaCache", strength=0.5), ("A step cache on MODEL (TeaCache) does not act", NO_GAIN)),
     "context windows": (
         behind("WanContextWindowsManual", **WINDOWS),
         ("Context windows on MODEL", "the widget window of SFPP Sampler"),
@@ -112,12 +116,18 @@ OF_MODEL: dict[str, tuple[Wire, tuple[str, ...]]] = {
         ("A denoise mask function on MODEL (DifferentialDiffusion)", AS_WITHOUT),
     ),
     "positions": (behind("ScaleROPE", **ROPE), ("A change of the positions on MODEL", AS_WITHOUT)),
-    "block patches": (behind("WiredBlockPatches"), ("An attention or block patch on MODEL (BlockPatches)", AS_WITHOUT)),
+    "block patches": (
+        behind("WiredBlockPatches", strength=0.5),
+        ("An attention or block patch on MODEL (BlockPatches)", AS_WITHOUT),
+    ),
     "attention patches": (
-        behind("WiredAttentionPatches"),
+        behind("WiredAttentionPatches", strength=0.5),
         ("An attention or block patch on MODEL (AttentionPatches)", AS_WITHOUT),
     ),
-    "Enhance-A-Video": (behind("WiredSelfAttentionForward"), ("(blocks.*.self_attn.forward) does not act", AS_WITHOUT)),
+    "Enhance-A-Video": (
+        behind("WiredSelfAttentionForward", strength=0.5),
+        ("(blocks.*.self_attn.forward) does not act", AS_WITHOUT),
+    ),
     "stock compile": (
         behind("TorchCompileModel", backend="inductor"),
         ("torch.compile of MODEL does not act", NO_GAIN),
@@ -125,13 +135,16 @@ OF_MODEL: dict[str, tuple[Wire, tuple[str, ...]]] = {
     "compiled blocks": (behind("WiredCompileBlocks"), ("torch.compile of MODEL does not act", NO_GAIN)),
     "compiled whole": (behind("WiredCompileWhole"), ("torch.compile of MODEL does not act", NO_GAIN)),
     "compiled by a wrapper": (behind("WiredCompileByModel"), ("torch.compile of MODEL does not act", NO_GAIN)),
-    "unknown": (behind("WiredNote"), ("that the sampler does not know (wired_note, wired_attachment)", "nothing here")),
+    "unknown": (
+        behind("WiredNote", strength=0.5),
+        ("that the sampler does not know (wired_note, wired_attachment)", "nothing here"),
+    ),
 }
 """What is wired to MODEL, and words of the one sentence that is said of it."""
 
 OF_PROMPT: dict[str, tuple[Wire, tuple[str, ...]]] = {
     "area": (
-        behind("ConditioningSetArea", socket="conditioning", width=32, height=32, x=0, y=0, strength=0.5),
+        behind("ConditioningSetArea", socket="conditioning", width=64, height=64, x=0, y=0, strength=0.5),
         ("The area, mask or strength of positive (area, set_area_to_bounds, strength)", "the whole picture"),
     ),
     "mask": (mask, ("The area, mask or strength of positive (mask, mask_strength", "the whole picture")),
@@ -157,12 +170,14 @@ ACTING: dict[str, Wire] = {
     "nothing": plain,
     "LoRA": behind("LoraLoaderModelOnly", lora_name=LORA, strength_model=1.0),
     "number format": behind("ModelComputeDtype", dtype="bf16"),
-    "attention kernel": behind("WiredSageAttention"),
-    "layer": behind("WiredLeafLayer"),
-    "what a layer does": behind("WiredLeafForward"),
-    "weight wrapper": behind("WiredWeightWrapper"),
-    "callback": behind("WiredOnLoad"),
-    "kernel that may read what is unknown": chained(behind("WiredNote"), behind("WiredClosure")),
+    "attention kernel": behind("WiredSageAttention", scale=0.5),
+    "layer": behind("WiredLeafLayer", strength=0.5),
+    "what a layer does": behind("WiredLeafForward", strength=0.5),
+    "weight wrapper": behind("WiredWeightWrapper", strength=0.5),
+    "callback": behind("WiredOnLoad", strength=0.5),
+    "kernel that may read what is unknown": chained(
+        behind("WiredNote", strength=0.5), behind("WiredClosure", scale=0.5)
+    ),
 }
 
 
@@ -186,7 +201,9 @@ def test_nothing_is_said_of_what_acts(bench: Bench, case: str):
 
 
 def test_several_kinds_are_several_sentences_and_each_is_said_once(bench: Bench):
-    wire = chained(EASY_CACHE, behind("RescaleCFG", multiplier=0.7), behind("CFGZeroStar"), behind("WiredTeaCache"))
+    wire = chained(
+        EASY_CACHE, behind("RescaleCFG", multiplier=0.7), behind("CFGZeroStar"), behind("WiredTeaCache", strength=0.5)
+    )
     said = said_by_sampler(bench, wire, OF_PROMPT["range"][0])
     assert len(said) == 3
     assert any("(EasyCache, TeaCache)" in sentence or "(TeaCache, EasyCache)" in sentence for sentence in said), said
@@ -205,6 +222,29 @@ def test_what_is_said_of_the_sampler_is_said_of_extend(bench: Bench):
     assert "EasyCache" in first and "range of steps" in second
 
 
+def test_a_mask_on_the_start_is_told(bench: Bench):
+    graph = Graph()
+    _, clip, vae = graph.tiny()
+    image = [graph.add("EmptyImage", width=64, height=64, batch_size=1, color=255), 0]
+    start = [graph.add("VAEEncode", pixels=image, vae=vae), 0]
+    solid = [graph.add("SolidMask", value=0.5, width=64, height=64), 0]
+    masked = [graph.add("SetLatentNoiseMask", samples=start, mask=solid), 0]
+    film, _ = graph.film(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP, start=masked)
+    graph.keep(film)
+    (sentence,) = of_wires(sentences(bench.studio.run(graph), film[0]))
+    assert "The mask of start (noise_mask) does not act" in sentence
+
+
+def test_several_latents_in_one_are_refused_in_a_sentence(bench: Bench):
+    graph = Graph()
+    _, clip, _ = graph.tiny()
+    video = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
+    start = [graph.add("WiredSeveralLatents", video=video), 0]
+    graph.keep(graph.film(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP, start=start)[0])
+    with pytest.raises(NodeFailed, match="start holds several latents in one.*from VAE Encode or SFPP Sampler"):
+        bench.studio.run(graph)
+
+
 def test_a_model_without_a_preset_is_told(bench: Bench):
     (sentence,) = [sentence for sentence in sentences(*_run_of(bench, SMALLER)) if "no preset" in sentence]
     assert "SFPP Load Model" in sentence and "Self-Forcing's settings" in sentence
@@ -218,12 +258,12 @@ def _run_of(bench: Bench, file: str) -> tuple[RunResult, str]:
     return bench.studio.run(graph), film[0]
 
 
-@pytest.mark.parametrize("node", ["WiredCompileVAE", "WiredCompileWholeVAE", None])
-def test_a_compiled_vae_is_told_where_it_is_decoded(bench: Bench, node: str | None):
+@pytest.mark.parametrize("number, node", list(enumerate(["WiredCompileVAE", "WiredCompileWholeVAE", None])))
+def test_a_compiled_vae_is_told_where_it_is_decoded(bench: Bench, number: int, node: str | None):
     graph = Graph()
     _, clip, _ = graph.tiny()
     film, _ = graph.film(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP)
-    vae = [graph.add("VAELoader", vae_name=f"copy00{len(node or '') % 10}_{VAE}"), 0]
+    vae = [graph.add("VAELoader", vae_name=copy_of(VAE, number)), 0]
     if node is not None:
         parts = {"compile_encoder": True, "compile_decoder": True} if node == "WiredCompileVAE" else {}
         vae = [graph.add(node, vae=vae, **parts), 0]

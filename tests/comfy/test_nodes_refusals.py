@@ -164,22 +164,37 @@ def test_several_prompts_at_once(studio: Studio):
 
 
 @pytest.mark.parametrize(
-    "node, size, sentence",
+    "width, num, sentence",
     (
-        (
-            "EmptyHunyuanLatentVideo",
-            {"width": 96, "length": 1},
-            "start is 96x64 pixels, but width and height say 64x",
-        ),
-        ("EmptyHunyuanLatentVideo", {"batch_size": 2, "length": 9}, "start holds a batch of 2 videos"),
-        ("EmptyLatentImage", {}, "start has shape (1, 4, 8, 8); a Wan 2.1 video latent is [1, 16, frames"),
+        (96, 1, "start is 96x64 pixels, but width and height say 64x"),
+        (64, 2, "start holds a batch of 2 videos"),
     ),
 )
-def test_starts_of_another_kind(studio: Studio, node: str, size: dict[str, int], sentence: str):
+def test_starts_of_another_size_or_number(studio: Studio, width: int, num: int, sentence: str):
+    graph = Graph()
+    model, clip, vae = graph.tiny()
+    image = [graph.add("EmptyImage", width=width, height=64, batch_size=1, color=0), 0]
+    one = [graph.add("VAEEncode", pixels=image, vae=vae), 0]
+    start = [graph.add("RepeatLatentBatch", samples=one, amount=num), 0]
+    assert sentence in refusal(studio, graph, graph.film(model, graph.text(clip), start=start)[0])
+
+
+@pytest.mark.parametrize("node, length", (("EmptyHunyuanLatentVideo", {"length": 9}), ("EmptyLatentImage", {})))
+def test_an_empty_start(studio: Studio, node: str, length: dict[str, int]):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    start = [graph.add(node, **({"width": 64, "height": 64, "batch_size": 1} | size)), 0]
-    assert sentence in refusal(studio, graph, graph.film(model, graph.text(clip), start=start)[0])
+    start = [graph.add(node, width=64, height=64, batch_size=1, **length), 0]
+    said = refusal(studio, graph, graph.film(model, graph.text(clip), start=start)[0])
+    assert "start is an empty latent (all zeros)" in said and "Take the wire off" in said
+
+
+def test_a_latent_of_another_kind(studio: Studio):
+    graph = Graph()
+    *_, vae = graph.tiny()
+    image = [graph.add("EmptyLatentImage", width=64, height=64, batch_size=1), 0]
+    graph.add("SFPPDecodeToVideo", latent=image, vae=vae, filename_prefix="never", crf=18)
+    with pytest.raises(NodeFailed, match=r"latent has shape \(1, 4, 8, 8\); a Wan 2.1 video latent is \[1, 16, frames"):
+        studio.run(graph)
 
 
 def test_a_state_in_a_latent_socket_and_the_other_way_round(studio: Studio):

@@ -8,6 +8,7 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
+from comfy.nested_tensor import NestedTensor
 
 DTYPES = {"default": None, "fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -80,7 +81,21 @@ class AgainLatent(Again):
         return {"required": {"conditioning": ("LATENT",), "number": number}}
 
 
+class SeveralLatents:
+    """A video with its sound, as models of both have it."""
+
+    RETURN_TYPES, FUNCTION, CATEGORY = ("LATENT",), "join", "wired"
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"video": ("LATENT",)}}
+
+    def join(self, video: Any) -> tuple[Any]:
+        return ({"samples": NestedTensor([video["samples"], torch.ones(1, 8, 16)])},)
+
+
 NODE_CLASS_MAPPINGS = {
+    "WiredSeveralLatents": SeveralLatents,
     "WiredComputeDtypeLoader": ComputeDtypeLoader,
     "WiredLoraSource": LoraSource,
     "WiredAgain": Again,
