@@ -5,7 +5,7 @@
     for file in result.files():
         client.download(file, folder)
 
-Speaks the HTTP and websocket interface of ComfyUI 0.3.75 up to 0.26.0. The websocket brings progress and previews.
+Speaks the HTTP and websocket interface of ComfyUI 0.3.75 up to 0.33.0. The websocket brings progress and previews.
 Whether a run has ended, and how, is read from the history alone: a broken websocket can delay a result, not change it.
 """
 
