@@ -48,7 +48,7 @@ class BareRollout:
         shape = (1, 16, height // 8, width // 8)
         state = state_module.RolloutState(config=settings, seed=seed, model_id="bare", shape=shape)
         rollout = rollout_module.Rollout(
-            network.HostNetwork(model), state, positive[0][0], dtype=network.compute_dtype(model)
+            network.HostNetwork(model), state, positive[0][0], dtype=_pack("nodes.host.wired").compute_dtype(model)
         )
         for _ in rollout.run(chunks):
             pass
