@@ -21,7 +21,7 @@ from .host.latents import Latent, video_latents
 from .host.live_film import LIVE_SETTINGS, reuse_live_film
 from .host.progress import InterruptibleBar
 from .host.report import Report
-from .host.sound import Audio, sound_of
+from .host.sound import Audio, film_sound
 from .vocabulary import CATEGORY, Clip, search_aliases
 
 AS_MADE = 0.0
@@ -88,13 +88,14 @@ class DecodeToVideo(io.ComfyNode):
                     "audio",
                     optional=True,
                     tooltip="Sound for the film, from its first frame on: cut where the film ends; if it is shorter, "
-                    "silence follows. Saved as AAC.",
+                    "silence follows. Saved as AAC. Not connected: the sound of the clip in before, if it has any.",
                 ),
                 Clip.Input(
                     "before",
                     optional=True,
                     tooltip="The clip that the film continues, from SFPP Continue Video: the file shows it first, in "
-                    "its own pictures, and goes on with what was made.",
+                    "its own pictures and with its own sound, and goes on with what was made, in silence. If audio is "
+                    "wired, that is heard instead.",
                 ),
             ],
             outputs=[
@@ -123,13 +124,17 @@ class DecodeToVideo(io.ComfyNode):
         before: ContinuedClip | None = None,
     ) -> io.NodeOutput:
         samples = video_latents(latent, "latent")
-        sound = None if audio is None else sound_of(audio)
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
         if before is not None and (before.height, before.width) != (height, width):
             raise ValueError(
                 f"before is {before.width}x{before.height} pixels, the film {width}x{height}. Wire width and height of "
                 "SFPP Continue Video into SFPP Sampler."
             )
+        report = Report()
+        seconds = WAN21.seconds(samples.shape[2])
+        if before is not None:
+            seconds += (before.num_frames - before.num_given) / FRAMES_PER_SECOND
+        sound = film_sound(audio, before, seconds, report)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
         def film(path: Path) -> AbstractContextManager[Film]:
@@ -146,7 +151,6 @@ class DecodeToVideo(io.ComfyNode):
             )
             return writer if before is None else behind(before, writer)
 
-        report = Report()
         is_live = (codec, crf, fps or FRAMES_PER_SECOND) == LIVE_SETTINGS and sound is None and before is None
         with new_output_file(filename_prefix, ".mp4", width=width, height=height) as file:
             if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):

@@ -37,13 +37,14 @@ def footage_of(video: Any, fps: float) -> Iterator[Footage]:
         parts = video.get_components()
         yield Footage.from_images(parts.images, float(parts.frame_rate))
         return
-    with _file_of(video) as path:
+    with file_of(video) as path:
         yield _as_trimmed(Footage.open(path), video)
 
 
 @contextmanager
-def _file_of(video: Any) -> Iterator[Path]:
-    """The file behind a VIDEO. One in memory only, as nodes of online services give it, becomes a file meanwhile."""
+def file_of(video: Any) -> Iterator[Path]:
+    """The file behind a VIDEO that has one. One in memory only, as nodes of online services give it, becomes a file
+    meanwhile."""
     source = video.get_stream_source()
     if not isinstance(source, BytesIO):
         yield _permitted(source)
@@ -77,10 +78,17 @@ def _permitted(path: str) -> Path:
     return absolute
 
 
-def _as_trimmed(footage: Footage, video: Any) -> Footage:
-    """The part of a file that the VIDEO stands for. From 0.26 on, Trim Video cuts nothing: it only notes the span."""
+def trim_of(video: Any) -> tuple[float, float]:
+    """Start and length, in seconds, of the part of its file that a VIDEO stands for; 0 long is up to the end.
+
+    From 0.26 on, Trim Video cuts nothing: it only notes the span.
+    """
     window = getattr(video, "get_active_trim_window", None)
-    start, seconds = window() if window is not None else (0.0, 0.0)
+    return window() if window is not None else (0.0, 0.0)
+
+
+def _as_trimmed(footage: Footage, video: Any) -> Footage:
+    start, seconds = trim_of(video)
     if not (start or seconds):
         return footage
     part = footage.segment(start, start + seconds if seconds else footage.end)
