@@ -45,8 +45,8 @@ def check_transformer(
     except CheckpointError as error:
         raise ConfigError(f"{key}: {error}") from error
     require(
-        checkpoint.quantization is None,
-        f"{key}: {path} holds {checkpoint.quantization} weights; training needs plain ones. Use the bf16 or fp16 "
+        not checkpoint.quantization,
+        f"{key}: {path} holds {', '.join(checkpoint.quantization)} weights; training needs plain ones. Use the bf16 or fp16 "
         "version.",
     )
     require(

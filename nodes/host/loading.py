@@ -10,8 +10,12 @@ from typing import Any
 import comfy.sd
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.quant_ops import QUANT_ALGOS
 
-from ...sfpp_core.checkpoint import PRESETS, Checkpoint, open_checkpoint
+from ...sfpp_core.checkpoint import PRESETS, Checkpoint, CheckpointError, open_checkpoint
+from ...sfpp_core.checkpoint.errors import first_few
+from ...sfpp_core.checkpoint.quantization import MARKER
+from .origins import comfyui_version
 from .sampling import PRESET_OPTION
 
 logger = logging.getLogger(__name__)
@@ -37,11 +41,13 @@ def load_model(
     """The checkpoint at `path`, of any layout that `sfpp_core.checkpoint` knows, as ComfyUI loads a diffusion model.
 
     `disable_dynamic`: asked for by ComfyUI (0.12 and later) when it wants a copy without dynamic VRAM.
-    Raises CheckpointError if the file is no Wan 2.1 text-to-video checkpoint, ValueError for an unknown option.
+    Raises CheckpointError if the file is no Wan 2.1 text-to-video checkpoint, or one in a format that this ComfyUI
+    does not know, ValueError for an unknown option.
     """
     _require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     _require_choice("preset", preset, PRESET_CHOICES)
     checkpoint = open_checkpoint(Path(path), prefer_ema=prefer_ema)
+    _require_known_formats(Path(path), checkpoint.quantization)
     model = comfy.sd.load_diffusion_model_state_dict(
         checkpoint.state_dict, **_load_options(checkpoint, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
     )
@@ -64,6 +70,18 @@ def _load_options(checkpoint: Checkpoint, dtype: torch.dtype | None, disable_dyn
     if "disable_dynamic" in inspect.signature(comfy.sd.load_diffusion_model_state_dict).parameters:
         options["disable_dynamic"] = disable_dynamic
     return options
+
+
+def _require_known_formats(path: Path, formats: tuple[str, ...]) -> None:
+    """Raise CheckpointError if some layers are quantised in a way that this ComfyUI cannot read."""
+    if unknown := [name for name in formats if name != MARKER and name not in QUANT_ALGOS]:
+        raise CheckpointError(
+            path,
+            found=f"weights quantised as {first_few(unknown)}",
+            expected=f"a format that this ComfyUI ({comfyui_version()}) knows ({', '.join(QUANT_ALGOS)}), or plain "
+            "weights",
+            remedy="Update ComfyUI, or take the same model as bf16, fp16 or scaled fp8.",
+        )
 
 
 def _require_choice(widget: str, value: str, choices: Any) -> None:

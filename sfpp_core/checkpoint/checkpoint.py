@@ -18,7 +18,7 @@ from .foreign import refuse_lora, refuse_other_channels, refuse_other_models, re
 from .header import Header, TransformerKind, read_header
 from .layouts import Layout, name_weights
 from .presets import Preset, match_preset
-from .quantization import Quantization, separate_quantization
+from .quantization import QuantizedWeights, separate_quantization
 
 INCOMPLETE = "The file is incomplete: download it again, or use the publisher's original."
 OTHER_MODEL = "It is another model, or was changed: choose a Wan 2.1 text-to-video checkpoint."
@@ -29,7 +29,8 @@ class Checkpoint:
     """A Wan 2.1 text-to-video transformer's weights and what is known of them."""
 
     state_dict: dict[str, Tensor]
-    """Weights under Wan 2.1's names, then, if quantised, ComfyUI's scales. The tensors are views of the mapped file."""
+    """Weights under Wan 2.1's names, then, if quantised, ComfyUI's scales, and settings that a newer ComfyUI keeps
+    beside them. The tensors are views of the mapped file."""
     config: WanConfig
     kind: TransformerKind | None
     """What an own file's header calls it; None for files of others, which do not tell."""
@@ -39,8 +40,9 @@ class Checkpoint:
     """Whose names the file had."""
     part: str | None
     """The part of a training file that the weights are, such as `generator_ema`; None for other files."""
-    quantization: Quantization | None
-    """Set if the weights mean something only together with their scales; then ComfyUI's loader must load them."""
+    quantization: tuple[str, ...]
+    """Formats of the quantised layers under ComfyUI's names, or `scaled_fp8` for a file with that marker; empty if the
+    weights are stored as they are. Quantised ones mean something only to ComfyUI's loader."""
     metadata: dict[str, str]
     """The safetensors header's strings."""
 
@@ -68,9 +70,9 @@ def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
     refuse_other_models(path, named.tensors)
     refuse_wan_variants(path, named.tensors)
     quantized = separate_quantization(named, archive.metadata)
-    config = _config(path, header, quantized.weights, archive.num_heads)
+    config = _config(path, header, quantized.shapes, archive.num_heads)
     refuse_other_channels(path, config)
-    ordered = _complete_weights(path, config, quantized.weights, strays=quantized.strays())
+    ordered = _complete_weights(path, config, quantized)
     return Checkpoint(
         state_dict=ordered | quantized.sidecars,
         config=config,
@@ -78,7 +80,7 @@ def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
         preset=_preset(path, header),
         layout="sfpp" if header else named.layout,
         part=named.part,
-        quantization=quantized.quantization,
+        quantization=quantized.formats,
         metadata=quantized.metadata,
     )
 
@@ -89,11 +91,11 @@ def expected_shapes(config: WanConfig) -> dict[str, torch.Size]:
         return {name: weight.shape for name, weight in WanTransformer(config).state_dict().items()}
 
 
-def _config(path: Path, header: Header | None, weights: Mapping[str, Tensor], num_heads: int | None) -> WanConfig:
+def _config(path: Path, header: Header | None, stored: Mapping[str, torch.Size], num_heads: int | None) -> WanConfig:
     """The configuration: an own file's header tells it, but is not believed about what the weights show."""
     if header is None:
-        return _infer_config(path, weights, num_heads)
-    shown = asdict(_infer_config(path, weights, header.model.num_heads))
+        return _infer_config(path, stored, num_heads)
+    shown = asdict(_infer_config(path, stored, header.model.num_heads))
     wrong = [
         f"{name} {told} instead of {shown[name]}"
         for name, told in asdict(header.model).items()
@@ -108,9 +110,9 @@ def _config(path: Path, header: Header | None, weights: Mapping[str, Tensor], nu
     return header.model
 
 
-def _infer_config(path: Path, weights: Mapping[str, Tensor], num_heads: int | None) -> WanConfig:
+def _infer_config(path: Path, stored: Mapping[str, torch.Size], num_heads: int | None) -> WanConfig:
     try:
-        return infer_config({name: weight.shape for name, weight in weights.items()}, num_heads=num_heads)
+        return infer_config(stored, num_heads=num_heads)
     except KeyError as error:
         raise CheckpointError(path, found=f"a Wan transformer without {error.args[0]}", remedy=INCOMPLETE) from error
     except ValueError as error:
@@ -119,17 +121,15 @@ def _infer_config(path: Path, weights: Mapping[str, Tensor], num_heads: int | No
         ) from error
 
 
-def _complete_weights(
-    path: Path, config: WanConfig, weights: Mapping[str, Tensor], *, strays: list[str]
-) -> dict[str, Tensor]:
+def _complete_weights(path: Path, config: WanConfig, quantized: QuantizedWeights) -> dict[str, Tensor]:
     """The weights in module order, once it is certain that they are exactly those of `config`."""
-    shapes = expected_shapes(config)
+    weights, shapes = quantized.weights, expected_shapes(config)
     missing = [name for name in shapes if name not in weights]
-    extra = [name for name in weights if name not in shapes] + strays
+    extra = [name for name in weights if name not in shapes] + quantized.strays()
     wrong = [
-        f"{name} is {list(weight.shape)} instead of {list(shapes[name])}"
-        for name, weight in weights.items()
-        if name in shapes and weight.shape != shapes[name]
+        f"{name} is {list(shape)} instead of {list(shapes[name])}"
+        for name, shape in quantized.shapes.items()
+        if name in shapes and shape != shapes[name]
     ]
     problems = [
         f"{len(names)} {what} ({first_few(names)})"

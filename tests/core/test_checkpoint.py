@@ -53,7 +53,7 @@ def test_every_layout_opens_as_the_same_weights(layout: str, weights: StateDict,
     assert_same(checkpoint.state_dict, weights)
     assert checkpoint.config == TINY
     assert (checkpoint.layout, checkpoint.part) == (WRITTEN[layout].layout, WRITTEN[layout].part)
-    assert checkpoint.quantization is None
+    assert checkpoint.quantization == ()
     WanTransformer(checkpoint.config).load_state_dict(checkpoint.state_dict, strict=True)
 
 
@@ -196,7 +196,7 @@ def test_scaled_fp8_with_a_marker_is_passed_on_whole(weights: StateDict, tmp_pat
     marker = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
     content = stored | {f"{layer}.scale_weight": scale for layer, scale in scales.items()} | marker
     checkpoint = open_checkpoint(write(tmp_path / "fp8.safetensors", prefixed(content, "model.diffusion_model.")))
-    assert checkpoint.quantization == "scaled_fp8"
+    assert checkpoint.quantization == ("scaled_fp8",)
     assert checkpoint.config == TINY
     assert checkpoint.state_dict.keys() == content.keys()
     layer = "blocks.1.ffn.0"
@@ -220,10 +220,52 @@ def test_newer_fp8_descriptions_become_a_header_under_the_new_names(
         metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
     path = write(tmp_path / "fp8.safetensors", prefixed(content, "model.diffusion_model."), metadata)
     checkpoint = open_checkpoint(path)
-    assert checkpoint.quantization == "scaled_fp8"
+    assert checkpoint.quantization == ("float8_e4m3fn",)
     assert checkpoint.state_dict.keys() == scaled.keys()
     described = json.loads(checkpoint.metadata["_quantization_metadata"])
     assert described == {"format_version": "1.0", "layers": dict.fromkeys(scales, conf)}
+
+
+QUANTISED: dict[str, tuple[torch.dtype, int, tuple[str, ...], dict[str, object]]] = {
+    "float8_e4m3fn": (torch.float8_e4m3fn, 1, ("weight_scale", "input_scale"), {"full_precision_matrix_mult": True}),
+    "float8_e5m2": (torch.float8_e5m2, 1, ("weight_scale",), {}),
+    "mxfp8": (torch.float8_e4m3fn, 1, ("weight_scale",), {}),
+    "nvfp4": (torch.uint8, 2, ("weight_scale", "weight_scale_2", "pre_quant_scale"), {}),
+    "int8_tensorwise": (torch.int8, 1, ("weight_scale",), {"convrot": True, "convrot_groupsize": 64}),
+    "convrot_w4a4": (torch.int8, 2, ("weight_scale",), {"params": {"linear_dtype": "int8"}}),
+    "asym_w4a8_int8": (torch.int8, 2, ("weight_s_rel", "weight_s_channel", "weight_codebook"), {"group_size": 16}),
+}
+"""How ComfyUI 0.33 writes a layer of each format: number format, values an element, tensors beside the weight, settings."""
+
+
+@pytest.mark.parametrize("quant_format", QUANTISED)
+def test_quantised_layers_among_plain_ones_are_passed_on_whole(
+    quant_format: str, weights: StateDict, tmp_path: Path
+) -> None:
+    dtype, values, parts, settings = QUANTISED[quant_format]
+    conf = {"format": quant_format} | settings
+    content = dict(weights)
+    layers = [name.removesuffix(".weight") for name in weights if re.search(r"\.(q|v|ffn\.[02])\.weight$", name)]
+    for layer in layers:
+        rows, columns = weights[f"{layer}.weight"].shape
+        content[f"{layer}.weight"] = torch.ones(rows, columns // values).to(dtype)
+        content |= {f"{layer}.{part}": torch.ones(()) for part in parts}
+        content[f"{layer}.comfy_quant"] = torch.tensor(list(json.dumps(conf).encode()), dtype=torch.uint8)
+    checkpoint = open_checkpoint(write(tmp_path / "q.safetensors", prefixed(content, "model.diffusion_model.")))
+    assert checkpoint.quantization == (quant_format,)
+    assert checkpoint.config == TINY
+    passed = {name for name in content if not name.endswith(".comfy_quant")}
+    assert checkpoint.state_dict.keys() == passed
+    assert all(torch.equal(checkpoint.state_dict[name].float(), content[name].float()) for name in passed)
+    assert json.loads(checkpoint.metadata["_quantization_metadata"])["layers"] == dict.fromkeys(layers, conf)
+
+
+def test_settings_of_attention_modules_are_passed_on(weights: StateDict, tmp_path: Path) -> None:
+    spelled = torch.tensor(list(b'{"attention": "comfy_kitchen_int8"}'), dtype=torch.uint8)
+    settings = {f"blocks.{index}.self_attn.comfy_attention.config": spelled.clone() for index in range(3)}
+    checkpoint = open_checkpoint(write(tmp_path / "wan.safetensors", weights | settings))
+    assert checkpoint.quantization == ()
+    assert checkpoint.state_dict.keys() == weights.keys() | settings.keys()
 
 
 def resident_private_mib() -> float:

@@ -424,7 +424,7 @@ def test_diffusers_swapped_norms_are_not_mistaken(weights: StateDict, tmp_path: 
     assert "both stand for blocks.0.norm3.weight" in refusal(write(tmp_path / "norms.safetensors", content))
 
 
-# Quantised files that ComfyUI's fp8 path would not apply.
+# Quantised files that no ComfyUI would apply.
 
 
 def test_integer_weights(weights: StateDict, tmp_path: Path) -> None:
@@ -435,15 +435,14 @@ def test_integer_weights(weights: StateDict, tmp_path: Path) -> None:
 
 
 def test_another_quantised_format(weights: StateDict, tmp_path: Path) -> None:
-    spelled = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    spelled = torch.tensor(list(b'{"format": "ternary"}'), dtype=torch.uint8)
     content = {
         **weights,
-        "blocks.0.ffn.0.weight": torch.zeros(TINY.ffn_dim, TINY.dim // 2, dtype=torch.uint8),
-        "blocks.0.ffn.0.weight_scale": torch.ones(TINY.ffn_dim, TINY.dim // 16),
-        "blocks.0.ffn.0.weight_scale_2": torch.ones(()),
+        "blocks.0.ffn.0.weight": torch.zeros(TINY.ffn_dim, TINY.dim // 4, dtype=torch.uint8),
+        "blocks.0.ffn.0.weight_scale": torch.ones(TINY.ffn_dim),
         "blocks.0.ffn.0.comfy_quant": spelled,
     }
-    assert "weights quantised as nvfp4" in refusal(write(tmp_path / "fp4.safetensors", content))
+    assert "weights quantised as ternary" in refusal(write(tmp_path / "ternary.safetensors", content))
 
 
 @pytest.mark.parametrize("spelling", ["scale_weight", "weight_scale"])
@@ -458,6 +457,20 @@ def test_a_quantised_layer_without_its_scale(weights: StateDict, tmp_path: Path)
     content = {**weights, "blocks.0.ffn.0.comfy_quant": spelled}
     message = refusal(write(tmp_path / "fp8.safetensors", content))
     assert "quantised layers without their scales (blocks.0.ffn.0.weight_scale)" in message
+
+
+def test_a_packed_layer_of_another_shape(weights: StateDict, tmp_path: Path) -> None:
+    """Two values lie in a byte, so that the plain weight's number of columns is one of a layer twice as wide."""
+    spelled = torch.tensor(list(b'{"format": "nvfp4"}'), dtype=torch.uint8)
+    content = {
+        **weights,
+        "blocks.0.ffn.0.weight": torch.zeros(TINY.ffn_dim, TINY.dim, dtype=torch.uint8),
+        "blocks.0.ffn.0.weight_scale": torch.ones(TINY.ffn_dim, TINY.dim // 16),
+        "blocks.0.ffn.0.weight_scale_2": torch.ones(()),
+        "blocks.0.ffn.0.comfy_quant": spelled,
+    }
+    message = refusal(write(tmp_path / "fp4.safetensors", content))
+    assert f"blocks.0.ffn.0.weight is [{TINY.ffn_dim}, {2 * TINY.dim}] instead of [{TINY.ffn_dim}, {TINY.dim}]" in message
 
 
 def test_a_quantised_layer_whose_description_is_no_json(weights: StateDict, tmp_path: Path) -> None:
