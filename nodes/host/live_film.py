@@ -92,18 +92,18 @@ class LiveFilm:
         """Bytes that the VAE and its work take on their device."""
         return self._patcher.model_size() + self._step
 
-    def load(self) -> None:
-        """Bring the VAE's weights to their device, if something has moved them away."""
-        if self._stream is None:
-            return
+    def load(self) -> list[ModelPatcher]:
+        """Bring all of the VAE's weights to their device; what has to stay there, nothing if there is no room."""
         with self._expendable():
             memory.load_models_gpu([self._patcher], memory_required=self._step, force_full_load=True)
+        return [] if self._stream is None else [self._patcher]
 
     def __enter__(self) -> LiveFilm:
+        if self._stream is None:
+            return self
         with self._expendable():
             self._resources.enter_context(self._writer)
             say(f"The film grows in {self.path.parent}, for any player.")
-        self.load()
         for chunk in self._before.chunks:
             self.push(chunk.latents)
         return self

@@ -64,7 +64,8 @@ def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -
         dtype=compute_dtype(model),
         batch=batch,
         latent_size=(height, width),
-        step=int(model.memory_required([batch, channels, state.config.chunk, height, width])),
+        # Not the patcher's own estimate: with dynamic VRAM that is padded by a third and a gigabyte.
+        step=int(model.model.memory_required([batch, channels, state.config.chunk, height, width])),
         can_resize=state.num_frames == state.num_given,
     )
 
