@@ -180,7 +180,7 @@ class _Film:
     def _load(self) -> None:
         needed = self._demand.step + self._demand.cache(self._demand.storage).device
         beside = 0 if self._live is None else self._live.memory_required()
-        # The VAE first, which has to be whole; then both at once, because models of one call do not move each other away.
+        # The VAE first, which has to be whole; then both at once: models of one call do not move each other away.
         companions = [] if self._live is None else self._live.load()
         memory.load_models_gpu([self._model, *companions], memory_required=needed + beside)
         self._model.pre_run()
