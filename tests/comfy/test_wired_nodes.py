@@ -25,11 +25,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.comfy.graphs import Graph, Link
 from tests.comfy.wired import (
     CONTROL_LORA,
-    LORA,
-    NOISY,
     STUDENT,
     VAE,
     Bench,
@@ -40,6 +37,7 @@ from tests.comfy.wired import (
     plain,
     wired_server,
 )
+from tests.comfy.wired_classes import NodeClass, node_classes
 
 OTHER_WEIGHTS = "asks for a MODEL_PATCH, weights beside those of another architecture than Wan 2.1"
 UNET = "reads the sizes of Stable Diffusion's U-Net, which Wan has not: it fails itself on every Wan MODEL"
@@ -64,25 +62,15 @@ what it lacks is taken out or moved here."""
 FAILS_ITSELF = {
     "FreeU": UNET,
     "FreeU_V2": UNET,
+    "LTXVReferenceAudio": "asks for a VAE of sound",
+    "TripoSplatSamplingPreview": "counts the tokens of another model",
     "TrainLoraNode": "knows no latents of videos in 0.3.75; later it gives no MODEL",
 }
 """Classes that fail on every Wan MODEL before the sampler is reached, and why. They are run all the same."""
 
-ACTING: dict[str, dict[str, Any]] = {
-    "LoraLoader": {"lora_name": LORA},
-    "LoraLoaderBypass": {"lora_name": LORA},
-    "LoraLoaderBypassModelOnly": {"lora_name": LORA},
-    "LoraLoaderModelOnly": {"lora_name": LORA},
-    "ModelComputeDtype": {"dtype": "bf16"},
-    "ModelMergeBlocks": {"input": 0.5, "middle": 0.5, "out": 0.5},
-    "ModelMergeSimple": {"ratio": 0.5},
-    "ModelMergeWAN2_1": {"blocks.0.": 0.5},
-    "TrainLoraNode": {"steps": 1, "rank": 1},
-}
-"""Widgets with which a class does something, where its defaults do nothing."""
-
 MUST_ACT = {
-    *("LoraLoader", "LoraLoaderModelOnly", "LoraModelLoader", "ModelComputeDtype", "ModelMergeAdd", "ModelMergeSimple"),
+    *("LoraLoader", "LoraLoaderBypass", "LoraLoaderBypassModelOnly", "LoraLoaderModelOnly", "LoraModelLoader"),
+    *("ModelAttentionBackend", "ModelMergeBlocks", "ModelComputeDtype", "ModelMergeAdd", "ModelMergeSimple"),
     *("ModelMergeSubtract", "ModelMergeWAN2_1", "WiredSageAttention", "WiredClosure", "WiredSelfReferring"),
     *("WiredPartial", "WiredCallableObject", "WiredBoundMethod", "WiredCountingObject", "WiredLockedObject"),
     *("WiredObjectWithFile", "WiredNeverTheSame", "WiredLeafLayer", "WiredLeafForward", "WiredWeightWrapper"),
@@ -103,88 +91,6 @@ def not_run(bench: Bench) -> dict[str, str]:
     version = version_of(bench)
     listed = (names for first, names in NOT_RUN.items() if tuple(map(int, first.split("."))) <= version)
     return {name: reason for names in listed for name, reason in names.items()}
-
-
-def source(graph: Graph, kind: str) -> Link | None:
-    """A small thing of a type that links carry; None: there is none."""
-    tiny = {"CLIP": 1, "VAE": 2}
-    if kind in tiny:
-        return [graph.add("SFPPLoadTiny"), tiny[kind]]
-    made: dict[str, Callable[[], tuple[str, dict[str, Any]]]] = {
-        "MODEL": lambda: ("UNETLoader", {"unet_name": NOISY, "weight_dtype": "default"}),
-        "CONDITIONING": lambda: ("CLIPTextEncode", {"clip": [graph.add("SFPPLoadTiny"), 1], "text": "A red ball."}),
-        "LATENT": lambda: ("EmptyHunyuanLatentVideo", {"width": 64, "height": 64, "length": 9, "batch_size": 1}),
-        "IMAGE": lambda: ("EmptyImage", {"width": 64, "height": 64, "batch_size": 1, "color": 0x3366CC}),
-        "MASK": lambda: ("SolidMask", {"value": 1.0, "width": 64, "height": 64}),
-        "AUDIO": lambda: ("EmptyAudio", {"duration": 1.0, "sample_rate": 44100, "channels": 2}),
-        "LATENT_OPERATION": lambda: ("LatentOperationTonemapReinhard", {"multiplier": 1.0}),
-        "LORA_MODEL": lambda: ("WiredLoraSource", {"lora_name": LORA}),
-    }
-    if kind not in made:
-        return None
-    class_type, inputs = made[kind]()
-    return [graph.add(class_type, **inputs), 0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class NodeClass:
-    """A node class that takes and gives a MODEL or a VAE, as the server describes it."""
-
-    name: str
-    description: dict[str, Any]
-    kind: str
-    """"MODEL" or "VAE"."""
-
-    def required(self) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-        """Name, type (or the choices) and options of each input that must be there."""
-        for name, spec in self.description["input"].get("required", {}).items():
-            yield name, spec[0], spec[1] if len(spec) > 1 else {}
-
-    def wire(self, graph: Graph, link: Link) -> Link:
-        """Put it behind a link. Raises LookupError naming an input that there is nothing for."""
-        inputs: dict[str, Any] = {}
-        for name, kind, options in self.required():
-            if kind == self.kind and link not in inputs.values():
-                inputs[name] = link
-            else:
-                inputs[name] = self._given(graph, name, kind, options)
-        return [graph.add(self.name, **inputs), self.description["output"].index(self.kind)]
-
-    def _given(self, graph: Graph, name: str, kind: Any, options: dict[str, Any]) -> Any:
-        if name in ACTING.get(self.name, {}):
-            return ACTING[self.name][name]
-        choices = kind if isinstance(kind, list) else options.get("options")
-        if choices is not None:
-            if not choices:
-                raise LookupError(f"{name} has nothing to choose from")
-            first = choices[0]
-            return options.get("default", first["key"] if isinstance(first, dict) else first)
-        if kind in ("INT", "FLOAT", "BOOLEAN", "STRING"):
-            nothing = {"INT": 0, "FLOAT": 0.0, "BOOLEAN": False, "STRING": ""}[kind]
-            return options.get("default", options.get("min", nothing))
-        if (made := source(graph, kind)) is None:
-            raise LookupError(f"{name} is a {kind}, and there is no source of these")
-        return made
-
-    def why_not(self) -> str | None:
-        """Why it cannot be run; None if it can."""
-        try:
-            self.wire(Graph(), ["0", 0])
-        except LookupError as missing:
-            return str(missing)
-        return None
-
-
-def node_classes(bench: Bench) -> dict[str, NodeClass]:
-    """Every class of the server that takes and gives a MODEL or a VAE, by name."""
-    found = {}
-    for name, description in sorted(bench.comfy.client.object_info().items()):
-        for kind in ("MODEL", "VAE"):
-            node = NodeClass(name=name, description=description, kind=kind)
-            takes = any(given == kind for _, given, _ in node.required())
-            if takes and kind in description["output"] and not name.startswith("SFPP"):
-                found[name] = node
-    return found
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +143,7 @@ def run_of(bench: Bench, node: NodeClass, files: tuple[str, str]) -> tuple[Outco
 @pytest.fixture(scope="module")
 def chains(chained: Bench, apart: Bench) -> dict[str, Chain]:
     """Every class that can be run: in the chain, and alone."""
-    runnable = {name: node for name, node in node_classes(chained).items() if node.why_not() is None}
+    runnable = {name: node for name, node in node_classes(chained.comfy.client).items() if node.why_not() is None}
     alone = {}
     vaes = iter(range(10))
     for number, (name, node) in enumerate(reversed(runnable.items())):
@@ -260,7 +166,7 @@ def chains(chained: Bench, apart: Bench) -> dict[str, Chain]:
 
 
 def test_every_class_is_run_or_listed_with_its_reason(chained: Bench):
-    listed, classes = not_run(chained), node_classes(chained)
+    listed, classes = not_run(chained), node_classes(chained.comfy.client)
     impossible = {name: reason for name, node in classes.items() if (reason := node.why_not()) is not None}
     assert not {name: reason for name, reason in impossible.items() if name not in listed}, "say why these are not run"
     assert not listed.keys() - classes.keys(), "listed, but not there: ComfyUI has dropped or renamed them"
@@ -274,9 +180,11 @@ def test_what_is_wired_leaves_nothing_behind_and_is_always_the_same(chains: dict
 
 
 def test_what_a_rollout_uses_acts_in_it(chains: dict[str, Chain]):
-    idle = [name for name in sorted(MUST_ACT) if chains[name].used == chains[name].first]
+    there = sorted(MUST_ACT & chains.keys())
+    assert len(there) > 20
+    idle = [name for name in there if chains[name].used == chains[name].first]
     assert not idle, "these change what a rollout computes with, and were ignored"
-    refused = [f"{name}: {chains[name].used}" for name in sorted(MUST_ACT) if chains[name].used.refused_by]
+    refused = [f"{name}: {chains[name].used}" for name in there if chains[name].used.refused_by]
     assert not refused
 
 
@@ -367,6 +275,22 @@ def test_what_was_reported_comes_and_goes(number: int, kind: str, chained: Bench
     else:
         assert not alone.refused_by, seen
         assert (alone == outcomes[0]) == kind.startswith("compiled"), f"only what is compiled is the same: {seen}"
+
+
+@pytest.mark.parametrize("kind", ["compiled VAE", "VAE compiled whole"])
+def test_a_compiled_vae_encodes_decodes_and_shows_as_the_plain_one(kind: str, apart: Bench):
+    """And the plain one does afterwards, although what was compiled stays in it."""
+    number, wire = (5, COMPILED_VAE) if kind == "compiled VAE" else (6, behind("WiredCompileWholeVAE", socket="vae"))
+    file = copy_of(VAE, number)
+
+    def all_of(use: Wire) -> list[Outcome]:
+        return [make(use, file=file) for make in (apart.decoded, apart.encoded, apart.shown)]
+
+    before = all_of(plain)
+    assert not any(outcome.refused_by for outcome in before)
+    seen = {"with": [str(outcome) for outcome in all_of(wire)], "after": [str(outcome) for outcome in all_of(plain)]}
+    assert seen == {when: [str(outcome) for outcome in before] for when in seen}
+    assert all_of(plain) == before
 
 
 @pytest.mark.parametrize("wire", [HALF, CONTROL], ids=["ModelComputeDtype", "control LoRA"])

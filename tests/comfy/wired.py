@@ -227,6 +227,28 @@ class Bench:
 
         return self._run(graph, frames)
 
+    def encoded(self, wire: Wire = plain, *, file: str = VAE) -> Outcome:
+        """SFPP Continue Video's latent of a clip of one colour."""
+
+        def start(graph: Graph, text: Link) -> Link:
+            del text
+            pictures = [graph.add("EmptyImage", width=64, height=64, batch_size=9, color=0x3366CC), 0]
+            clip = [graph.add("CreateVideo", images=pictures, fps=16.0), 0]
+            vae = wire(graph, [graph.add("VAELoader", vae_name=file), 0])
+            node = graph.add("SFPPContinueVideo", video=clip, vae=vae, seconds=1.0, width=64, height=64)
+            return [graph.add("WiredAgainLatent", conditioning=[node, 0], number=next(again)), 0]
+
+        return self.outcome(start)
+
+    def shown(self, wire: Wire = plain, *, file: str = VAE) -> Outcome:
+        """SFPP Sampler's latent, shown by the VAE while it is made."""
+
+        def video(graph: Graph, text: Link) -> Link:
+            vae = wire(graph, [graph.add("VAELoader", vae_name=file), 0])
+            return graph.film(self.model(graph, STUDENT), text, steps=ONE_STEP, vae=vae)[0]
+
+        return self.outcome(video)
+
     def outcome(self, video: Callable[[Graph, Link], Link]) -> Outcome:
         """The LATENT that a graph makes of a text that no node has seen."""
         graph = Graph()
