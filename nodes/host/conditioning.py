@@ -18,6 +18,49 @@ UNDERSTOOD = {"pooled_output", "attention_mask"}
 SECONDS, CROSSFADE, RECACHE = "sfpp_seconds", "sfpp_crossfade", "sfpp_recache"
 """Keys of a scheduled prompt; see sfpp_core's Cue."""
 
+OF_PROMPT = {
+    "hooks": {"hooks", "clip_start_percent", "clip_end_percent"},
+    "area": {"area", "set_area_to_bounds", "strength", "mask", "mask_strength", "gligen"},
+    "range": {"start_percent", "end_percent", "timestep_start", "timestep_end"},
+    "control": {"control", "control_apply_to_uncond", "control_video"},
+    "picture": {
+        *("concat_latent_image", "concat_mask", "concat_mask_index", "concat_image", "clip_vision_output"),
+        *("clip_vision_outputs", "unclip_conditioning", "noise_augmentation", "guiding_frame_index", "keyframe_idxs"),
+        *("clip_vision_output_ref", "clip_vision_output_pose", "generated_keyframes", "minimax_keyframes"),
+    },
+    "reference": {
+        *("reference_latents", "reference_latents_method", "reference_latents_text_embeds", "reference_motion"),
+        *("reference_strength", "time_dim_concat", "time_dim_replace", "vace_frames", "vace_mask", "vace_strength"),
+        *("pose_video_latent", "pose_strength", "face_video_pixels", "camera_conditions", "audio_embed", "ref_audio"),
+        *("audio_inject_scale", "context_latents", "driving_mask_28ch", "ref_mask_28ch", "ref_mask_flag"),
+        *("lq_latent", "ref_latent", "minimax_refs", "guide_attention_entries", "audio_codes"),
+    },
+    "setting": {
+        *("guidance", "width", "height", "target_width", "target_height", "crop_w", "crop_h", "aesthetic_score"),
+        *("frame_rate", "fps", "motion_bucket_id", "augmentation_level", "degrade_sigma", "prompt_type", "seed"),
+        *("seconds_start", "seconds_total", "aspect_ratio"),
+    },
+}
+"""Keys of CONDITIONING by what they are for."""
+EXPECT = {
+    "hooks": "Hooks on positive ({keys}) do not act: weights and prompt are the same at every step. Use a LoRA loader "
+    "on MODEL to change them for the whole video.",
+    "area": "The area, mask or strength of positive ({keys}) does not act: a prompt rules the whole picture at full "
+    "strength.",
+    "range": "The range of steps of positive ({keys}) does not act: a prompt rules every step. To change prompts while "
+    "the video runs, wire SFPP Prompt Schedule.",
+    "control": "The ControlNet on positive ({keys}) does not act: this sampler has no control input. The video follows "
+    "the text alone.",
+    "picture": "The picture in positive ({keys}) does not act: the sampler runs text-to-video models. To begin from a "
+    "picture or a video, wire it through VAE Encode into start of SFPP Sampler.",
+    "reference": "The reference in positive ({keys}) does not act: the sampler runs plain text-to-video models, which "
+    "read no reference pictures, poses, cameras or sounds. The video follows the text alone.",
+    "setting": "A setting in positive ({keys}) does not act: it is made for another kind of model. Length and size are "
+    "widgets of SFPP Sampler, and there is no guidance.",
+    "unknown": "positive carries {keys}, which the sampler does not know: nothing here reads it. The video follows the "
+    "text alone.",
+}
+
 
 def scheduled(conditioning: list[list[Any]], *, seconds: float, crossfade: float, recache: bool) -> list[list[Any]]:
     """CONDITIONING of one prompt, to rule from a time on."""
@@ -25,10 +68,17 @@ def scheduled(conditioning: list[list[Any]], *, seconds: float, crossfade: float
     return [[embedding, {**extras, **times}] for embedding, extras in conditioning]
 
 
-def carried(conditioning: list[list[Any]]) -> list[str]:
-    """Names of what CONDITIONING holds beside texts and times, sorted; None counts as nothing."""
+def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
+    """What CONDITIONING holds beside texts and times, which does not act: a sentence for each kind."""
     held = {str(key) for _, extras in conditioning for key, value in extras.items() if value is not None}
-    return sorted(held - UNDERSTOOD - {SECONDS, CROSSFADE, RECACHE})
+    left, said = sorted(held - UNDERSTOOD - {SECONDS, CROSSFADE, RECACHE}), []
+    for purpose, known in OF_PROMPT.items():
+        if keys := [key for key in left if key in known]:
+            said.append(EXPECT[purpose].format(keys=", ".join(keys)))
+        left = [key for key in left if key not in known]
+    if left:
+        said.append(EXPECT["unknown"].format(keys=", ".join(left)))
+    return tuple(said)
 
 
 def direction_of(conditioning: list[list[Any]], text_dim: int) -> Direction:

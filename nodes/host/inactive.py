@@ -18,7 +18,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
 from .callables import NOT_COMPILED
-from .conditioning import carried
+from .conditioning import prompt_sentences
 from .wired import COMPUTE_DTYPE, ROOT, acts, plain_name, uncompiled
 
 MOST_NAMES = 4
@@ -133,49 +133,6 @@ BOOKKEEPING = {"lora_metadata"}
 """Attachments that are not meant to do anything."""
 SPOKEN = {"easycache": "EasyCache", "lazycache": "LazyCache"}
 
-OF_PROMPT = {
-    "hooks": {"hooks", "clip_start_percent", "clip_end_percent"},
-    "area": {"area", "set_area_to_bounds", "strength", "mask", "mask_strength", "gligen"},
-    "range": {"start_percent", "end_percent", "timestep_start", "timestep_end"},
-    "control": {"control", "control_apply_to_uncond", "control_video"},
-    "picture": {
-        *("concat_latent_image", "concat_mask", "concat_mask_index", "concat_image", "clip_vision_output"),
-        *("clip_vision_outputs", "unclip_conditioning", "noise_augmentation", "guiding_frame_index", "keyframe_idxs"),
-        *("clip_vision_output_ref", "clip_vision_output_pose", "generated_keyframes", "minimax_keyframes"),
-    },
-    "reference": {
-        *("reference_latents", "reference_latents_method", "reference_latents_text_embeds", "reference_motion"),
-        *("reference_strength", "time_dim_concat", "time_dim_replace", "vace_frames", "vace_mask", "vace_strength"),
-        *("pose_video_latent", "pose_strength", "face_video_pixels", "camera_conditions", "audio_embed", "ref_audio"),
-        *("audio_inject_scale", "context_latents", "driving_mask_28ch", "ref_mask_28ch", "ref_mask_flag"),
-        *("lq_latent", "ref_latent", "minimax_refs", "guide_attention_entries", "audio_codes"),
-    },
-    "setting": {
-        *("guidance", "width", "height", "target_width", "target_height", "crop_w", "crop_h", "aesthetic_score"),
-        *("frame_rate", "fps", "motion_bucket_id", "augmentation_level", "degrade_sigma", "prompt_type", "seed"),
-        *("seconds_start", "seconds_total", "aspect_ratio"),
-    },
-}
-"""Keys of CONDITIONING by what they are for."""
-EXPECT = {
-    "hooks": "Hooks on positive ({keys}) do not act: weights and prompt are the same at every step. Use a LoRA loader "
-    "on MODEL to change them for the whole video.",
-    "area": "The area, mask or strength of positive ({keys}) does not act: a prompt rules the whole picture at full "
-    "strength.",
-    "range": "The range of steps of positive ({keys}) does not act: a prompt rules every step. To change prompts while "
-    "the video runs, wire SFPP Prompt Schedule.",
-    "control": "The ControlNet on positive ({keys}) does not act: this sampler has no control input. The video follows "
-    "the text alone.",
-    "picture": "The picture in positive ({keys}) does not act: the sampler runs text-to-video models. To begin from a "
-    "picture or a video, wire it through VAE Encode into start of SFPP Sampler.",
-    "reference": "The reference in positive ({keys}) does not act: the sampler runs plain text-to-video models, which "
-    "read no reference pictures, poses, cameras or sounds. The video follows the text alone.",
-    "setting": "A setting in positive ({keys}) does not act: it is made for another kind of model. Length and size are "
-    "widgets of SFPP Sampler, and there is no guidance.",
-    "unknown": "positive carries {keys}, which the sampler does not know: nothing here reads it. The video follows the "
-    "text alone.",
-}
-
 MASKED_START = (
     "The mask of start (noise_mask) does not act: start is shown as it is, from its first picture to its last, and the "
     "video goes on from there."
@@ -193,7 +150,7 @@ def what_does_not_act(
     if not found and not _may_read(model) and (unknown := list(_unknown(model))):
         found[UNKNOWN] = unknown
     masked = [] if start is None or start.get("noise_mask") is None else [MASKED_START]
-    return (*(kind.sentence(names) for kind, names in found.items()), *_of_prompt(positive or []), *masked)
+    return (*(kind.sentence(names) for kind, names in found.items()), *prompt_sentences(positive or []), *masked)
 
 
 def what_of_the_vae_does_not_act(vae: Any) -> tuple[str, ...]:
@@ -313,13 +270,3 @@ def _unknown(model: ModelPatcher) -> Iterator[str]:
             yield str(key)
     yield from (str(key) for key in model.attachments if key not in BOOKKEEPING)
     yield from (str(key) for key, models in model.additional_models.items() if models)
-
-
-def _of_prompt(positive: list[list[Any]]) -> Iterator[str]:
-    left = carried(positive)
-    for purpose, known in OF_PROMPT.items():
-        if keys := [key for key in left if key in known]:
-            yield EXPECT[purpose].format(keys=", ".join(keys))
-        left = [key for key in left if key not in known]
-    if left:
-        yield EXPECT["unknown"].format(keys=", ".join(left))
