@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import execution
 import folder_paths
 from comfy_execution.utils import get_executing_context
 
@@ -78,10 +79,7 @@ def _holds_nan(value: Any) -> bool:
 
 def _version(class_type: str) -> str | None:
     """Of the pack that a node class comes from."""
-    # ComfyUI's module of this name, not this pack's.
-    from nodes import NODE_CLASS_MAPPINGS
-
-    return origin_of(NODE_CLASS_MAPPINGS[class_type].__module__)
+    return origin_of(execution.nodes.NODE_CLASS_MAPPINGS[class_type].__module__)
 
 
 def _files_named_by(value: Any) -> Iterator[tuple[str, int, int]]:

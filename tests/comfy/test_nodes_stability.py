@@ -222,7 +222,7 @@ def test_files_that_are_no_whole_film(studio: Studio, films, file: str, sentence
 
 @pytest.mark.parametrize("where", ("outside", "absolute"))
 def test_files_outside_the_folders(studio: Studio, films, where: str):
-    """ComfyUI's own Load Video opened them, so that a stranger's workflow could send any film here to a remote judge."""
+    """ComfyUI's own Load Video opened them: a stranger's workflow could send any film here to a remote judge."""
     said = refusal(studio, lambda graph: rate(graph, load(graph, films[where])))
     ours = "video is private.mp4, which is not in ComfyUI's input, output or temp folder."
     # Load Video itself refuses them in ComfyUI 0.28 and later.
