@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import reprlib
+import time
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,11 @@ NOTED = "is_changed"
 MAX_NAME_BYTES = 200
 """Of a name in a prefix. File systems take 255; number and ending, those of an unfinished file too, are added to it."""
 
+DATES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
+"""ComfyUI's placeholders in a prefix, between per cent signs, as strftime knows them."""
+
+A_NAME = "Type a name such as video/film."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputFile:
@@ -45,7 +51,8 @@ def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0
     share an output folder. The prefix may hold sub-folders and placeholders such as %year%. Raises ValueError as
     `prefix_problem` says.
     """
-    if problem := prefix_problem(prefix):
+    sized = prefix.replace("%width%", str(width)).replace("%height%", str(height))
+    if problem := prefix_problem(sized):
         raise ValueError(problem)
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
@@ -61,6 +68,7 @@ def prefix_problem(prefix: str) -> str | None:
     """
     root = os.path.abspath(folder_paths.get_output_directory())
     names = Path(os.path.normpath(prefix)).parts
+    advice = A_NAME
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
         reason = "which holds a character that no file name has"
     elif not Path(os.path.abspath(os.path.join(root, prefix))).is_relative_to(root):
@@ -69,9 +77,15 @@ def prefix_problem(prefix: str) -> str | None:
         reason = "which names no file"
     elif max(len(os.fsencode(name)) for name in names) > MAX_NAME_BYTES:
         reason = f"which holds a name of more than {MAX_NAME_BYTES} bytes"
+    elif not _may_hold_files(root, os.path.dirname(os.path.join(root, os.path.normpath(_dated(prefix))))):
+        reason = "and a link leads from there out of the output folder, where this ComfyUI saves nothing"
+        advice = (
+            "Type the name of a folder that is no such link, or start ComfyUI with --output-directory and the folder "
+            "that the link leads to."
+        )
     else:
         return None
-    return f"filename_prefix is {reprlib.repr(prefix)}, {reason}. Type a name such as video/film."
+    return f"filename_prefix is {reprlib.repr(prefix)}, {reason}. {advice}"
 
 
 def saved_states() -> dict[str, Path]:
@@ -93,5 +107,35 @@ def workflow_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> d
     return {name: json.dumps(value) for name, value in tags.items()}
 
 
-def _states_below(root: Path) -> Iterator[Path]:
-    return iter(sorted(path for path in root.rglob(f"*{STATE_SUFFIX}") if path.is_file()))
+def _states_below(root: Path) -> list[Path]:
+    """All of them, those behind links that SFPP Save State could have written through, too."""
+    return sorted(
+        Path(folder, name)
+        for folder, names in _walked(str(root), str(root), frozenset({os.path.realpath(root)}))
+        for name in names
+        if name.endswith(STATE_SUFFIX) and os.path.isfile(os.path.join(folder, name))
+    )
+
+
+def _walked(root: str, folder: str, links: frozenset[str]) -> Iterator[tuple[str, list[str]]]:
+    """A folder and those below it, each with its names. links: those that lead there, which may lead in circles."""
+    for path, folders, names in os.walk(folder):
+        yield path, names
+        for link in (os.path.join(path, name) for name in folders):
+            if os.path.islink(link) and _may_hold_files(root, link):
+                target = os.path.realpath(link)
+                if target not in links:
+                    yield from _walked(root, link, links | {target})
+
+
+def _may_hold_files(root: str, folder: str) -> bool:
+    """Whether ComfyUI uses files of a folder that by its name is below `root`: from 0.30 on not if a link leads out."""
+    is_within = getattr(folder_paths, "is_within_directory", None)
+    return is_within is None or is_within(root, folder)
+
+
+def _dated(prefix: str) -> str:
+    """A prefix with ComfyUI's placeholders for the time filled in."""
+    for name, code in DATES.items():
+        prefix = prefix.replace(f"%{name}%", time.strftime(code))
+    return prefix

@@ -68,9 +68,12 @@ def _permitted(path: str) -> Path:
         PermissionError: it lies elsewhere.
     """
     roots = (folder_paths.get_input_directory(), folder_paths.get_output_directory(), folder_paths.get_temp_directory())
-    # Without resolving links: whoever puts one into these folders may.
+    # Whoever puts a link into these folders may; and where such a folder is one, its files have two names.
     absolute = Path(os.path.abspath(path))
-    if not any(absolute.is_relative_to(os.path.abspath(root)) for root in roots):
+    is_below = any(
+        Path(named(path)).is_relative_to(named(root)) for root in roots for named in (os.path.abspath, os.path.realpath)
+    )
+    if not is_below:
         raise PermissionError(
             f"video is {absolute.name}, which is not in ComfyUI's input, output or temp folder. Copy it into the input "
             "folder and choose it there."

@@ -23,12 +23,16 @@ FLAGS = (
 )
 SIZE = {"width": 1900, "height": 1000}
 PATIENCE_MS = 120_000
+SETTLED_MS = 1500
+"""After a run, until the page has shown and wiped what it shows and wipes then."""
 
 COMFYUIS_OWN = re.compile(
     r"/user\.css|/favicon\.ico|/api/userdata|api\.comfy\.org|Failed to load resource: net::ERR_"
     r"|onChange \(.*/assets/index|huggingface\.co|graph accessed before initialization"
+    r"|/api/jobs\?|JobsApiError|/templates/index_logo\.json"
 )
-"""What the page complains of by itself: files that a new user does not have, and addresses outside this machine."""
+"""What the page complains of by itself: files that a new user does not have, addresses outside this machine, and what
+ComfyUI 0.3.75 does not tell to a page that is newer than it is."""
 
 # Newer pages complain if somebody asks for the graph before it is there; older ones do not tell.
 READY = "!!(window.app && app.extensionManager && (app.isGraphReady ?? app.graph))"
@@ -40,8 +44,9 @@ OPENED = """name => {
 
 FIT = "() => app.extensionManager.command.execute('Comfy.Canvas.FitView')"
 
+RECORD_ANEW = "() => { window.seen = {texts: [], previews: [], progress: [], ended: null}; }"
+
 RECORD = """() => {
-    window.seen = {texts: [], previews: [], progress: [], ended: null};
     const on = (name, action) => app.api.addEventListener(name, event => action(event.detail));
     on('progress_text', ({nodeId, text}) => seen.texts.push([String(nodeId), text]));
     on('progress_state', ({nodes}) => {
@@ -62,6 +67,12 @@ SET_WIDGET = """([nodeId, name, value]) => {
     widget.value = value;
     widget.callback?.(value, app.canvas, node);
 }"""
+
+INTERRUPT = "() => app.api.interrupt()"
+
+WIDGET_VALUES = """() => Object.fromEntries(
+    app.graph.serialize().nodes.filter(node => node.widgets_values?.length).map(node => [node.id, node.widgets_values])
+)"""
 
 LABELS = "nodeId => app.graph.getNodeById(nodeId).widgets.map(widget => widget.label ?? widget.name)"
 
@@ -139,6 +150,7 @@ class ComfyPage:
     def _load(self, address: str) -> None:
         self.page.goto(self._url + address, wait_until="domcontentloaded")
         self._wait_until(READY)
+        self.page.evaluate(RECORD_ANEW)
         self.page.evaluate(RECORD)
 
     def drop(self, path: Path) -> None:
@@ -162,10 +174,29 @@ class ComfyPage:
 
     def run(self) -> dict[str, Any]:
         """Press Run and wait for the end; what the page was told meanwhile."""
+        self.queue()
+        return self.end()
+
+    def queue(self) -> None:
+        """Press Run."""
+        self.page.evaluate(RECORD_ANEW)
         self.page.get_by_test_id("queue-button").click()
+
+    def end(self) -> dict[str, Any]:
+        """Wait for the end of the run; what the page was told meanwhile."""
         self._wait_until("() => window.seen.ended !== null")
-        self.page.wait_for_timeout(500)
+        self.page.wait_for_timeout(SETTLED_MS)
         return self.page.evaluate("() => window.seen")
+
+    def interrupt_at(self, text: str) -> dict[str, Any]:
+        """Wait until a node says so, stop the run, and wait for its end; what the page was told meanwhile."""
+        self._wait_until("text => window.seen.texts.some(([node, said]) => said.includes(text))", text)
+        self.page.evaluate(INTERRUPT)
+        return self.end()
+
+    def widget_values(self) -> dict[str, list[Any]]:
+        """What the page would save of each node's widgets, by position."""
+        return self.page.evaluate(WIDGET_VALUES)
 
     def videos(self, count: int) -> list[Locator]:
         """The films on the page, once there are so many. Raises TimeoutError if there are not."""
@@ -181,6 +212,10 @@ class ComfyPage:
         """Nodes and groups with their boxes [x, y, width, height]."""
         return self.page.evaluate(LAYOUT)
 
+    def version(self) -> str:
+        """Of the page, as it says itself."""
+        return self.page.evaluate("() => window.__COMFYUI_FRONTEND_VERSION__")
+
     def labels_of(self, node_id: int) -> list[str]:
         """What the page calls the widgets of a node."""
         return self.page.evaluate(LABELS, node_id)
@@ -192,9 +227,9 @@ class ComfyPage:
         self.page.locator(".comfy-markdown .tiptap:visible").first.wait_for()
         return self.page.evaluate(NOTE_OVERFLOW)
 
-    def shows(self, text: str) -> bool:
-        """Whether a text is somewhere on the page."""
-        return self.page.get_by_text(text, exact=True).count() > 0
+    def times_shown(self, text: str) -> int:
+        """At how many places a text, or one that it is a part of, can be seen on the page."""
+        return sum(found.is_visible() for found in self.page.get_by_text(text).all())
 
     def help_of(self, node_type: str, title: str) -> str:
         """The help page of a node, as the button above a selected node opens it."""
