@@ -142,7 +142,7 @@ def _sketch(weights: list[Weight], answers: Mapping[str, Tensor]) -> bytes:
             if weight.name in answers:
                 values = answers[weight.name][torch.arange(PROBES), rows]
             else:
-                matrix = weight.value.dequantize() if _is_quantised(weight.value) else weight.value
+                matrix = weight.value.dequantize() if weight.is_quantised else weight.value
                 # One by one: fp8 tensors know no other way of indexing.
                 at = zip(rows.tolist(), columns.tolist(), strict=True)
                 values = torch.stack([matrix.detach()[row, column].float().cpu() for row, column in at])
@@ -163,19 +163,14 @@ def _form(weights: list[Weight]) -> str:
 
 def _is_coarse(weight: Weight) -> bool:
     """Whether a weight is in a quantised form, which keeps no sign of a value near 0."""
-    return weight.is_packed or _is_quantised(weight.value)
-
-
-def _is_quantised(value: Tensor) -> bool:
-    """Whether it is one of ComfyUI's own quantised tensors, which look like floating-point ones."""
-    return hasattr(value, "_qdata")
+    return weight.is_packed or weight.is_quantised
 
 
 def _bits(weight: Weight) -> float:
     """Bits that a value of a weight takes."""
     if not _is_coarse(weight) or weight.value is None:
         return FLOAT_BITS
-    stored = weight.value._qdata if _is_quantised(weight.value) else weight.value
+    stored = weight.value._qdata if weight.is_quantised else weight.value
     return min(FLOAT_BITS, 8 * stored.numel() * stored.element_size() / max(1, int(np.prod(weight.shape))))
 
 

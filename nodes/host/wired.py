@@ -56,6 +56,11 @@ class Weight:
         return self.value is None or not self.value.is_floating_point()
 
     @property
+    def is_quantised(self) -> bool:
+        """Whether it is one of ComfyUI's own quantised tensors, which look like floating-point ones."""
+        return hasattr(self.value, "_qdata")
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """What it has as a matrix; packed bytes have another one."""
         if self.is_packed and self.name.endswith(".weight") and (sizes := linear_sizes(self.layer)):
@@ -115,7 +120,7 @@ def castable(model: ModelPatcher) -> ModelPatcher:
 def _is_stiff(weight: Weight, wanted: torch.dtype) -> bool:
     """Whether a linear layer of ComfyUI's could not be given numbers of the wanted format."""
     casts = getattr(type(weight.layer), "comfy_cast_weights", True)
-    return not (casts or weight.is_packed or linear_sizes(weight.layer) is None or weight.value.dtype == wanted)
+    return not (casts or weight.is_packed or weight.is_quantised or linear_sizes(weight.layer) is None or weight.value.dtype == wanted)
 
 
 def acts(model: ModelPatcher, name: str) -> bool:

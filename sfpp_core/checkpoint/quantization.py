@@ -56,9 +56,7 @@ QUANT_FORMATS: dict[str, QuantFormat] = {
     ),
 }
 """The formats that ComfyUI 0.33 reads, under its names."""
-LAYER_PARTS = tuple(
-    sorted({f".{part}" for kind in QUANT_FORMATS.values() for part in (*kind.scales, *kind.optional)})
-)
+LAYER_PARTS = tuple(sorted({f".{part}" for kind in QUANT_FORMATS.values() for part in (*kind.scales, *kind.optional)}))
 WEIGHT_SCALES = tuple(part for part in LAYER_PARTS if part != ".input_scale")
 """Those that the weight means nothing without; an input's scale only spares a search for it."""
 SIDECAR_SUFFIXES = (OLD_SCALE, OLD_INPUT_SCALE, DESCRIPTION, *LAYER_PARTS, *LAYER_SETTINGS)
@@ -178,9 +176,7 @@ def _refuse_undescribed_scales(path: Path, sidecars: Mapping[str, Tensor], descr
 
 
 def _refuse_missing_scales(path: Path, sidecars: Mapping[str, Tensor], described: Mapping[str, dict]) -> None:
-    needed = (
-        f"{layer}.{scale}" for layer, conf in described.items() for scale in QUANT_FORMATS[conf["format"]].scales
-    )
+    needed = (f"{layer}.{scale}" for layer, conf in described.items() for scale in QUANT_FORMATS[conf["format"]].scales)
     if missing := [name for name in needed if name not in sidecars]:
         raise CheckpointError(
             path,

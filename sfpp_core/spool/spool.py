@@ -46,9 +46,7 @@ class Spool:
         self.root = root
 
     @contextmanager
-    def film(
-        self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True
-    ) -> Iterator[FilmSpool]:
+    def film(self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True) -> Iterator[FilmSpool]:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
         circumstances: see `film_identity`. keeps: whether chunks are written and found; not where nothing tells a film

@@ -120,7 +120,8 @@ def as_tensor(alloc, device):
 
 
 def named(layer, input=None, dtype=None, device=None, *args, **kwargs):
-    return cast_bias_weight(layer, input, dtype, CARD if device is None or device.type == "cpu" else device, *args, **kwargs)
+    assert device is None or device.type == "cpu"
+    return cast_bias_weight(layer, input, dtype, CARD, *args, **kwargs)
 
 
 comfy_aimdo.model_vbar.ModelVBAR = Vbar

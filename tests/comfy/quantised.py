@@ -70,13 +70,13 @@ for name, source, form, options, is_mixed in tasks:
             scale = weight.float().abs().max() / 448
             content[key] = (weight / scale).to(torch.float8_e4m3fn)
             content[layer_name + "weight_scale"] = scale
-            content[layer_name + "comfy_quant"] = described
+            content[layer_name + "comfy_quant"] = described.clone()
         else:
             packed = 2 if form in ("nvfp4", "convrot_w4a4", "asym_w4a8_int8") else 1
             content[key] = torch.zeros(weight.shape[0], weight.shape[1] // packed, dtype=torch.uint8)
             for part in ("weight_scale", "weight_scale_2", "weight_s_rel", "weight_s_channel"):
                 content[layer_name + part] = torch.ones(())
-            content[layer_name + "comfy_quant"] = described
+            content[layer_name + "comfy_quant"] = described.clone()
     header = safe_open(source, "pt").metadata() if is_mixed else None
     save_file({{key: tensor.contiguous() for key, tensor in content.items()}}, os.path.join(target, name), header)
 print(json.dumps(sorted(comfy.quant_ops.QUANT_ALGOS)))
@@ -97,8 +97,5 @@ class File:
 
 def write_quantised(target: Path, files: list[File]) -> list[str]:
     """Write into a folder; the formats that the ComfyUI at hand knows."""
-    tasks = [
-        (file.name, str(file.source), file.form.format, file.form.options, file.is_mixed)
-        for file in files
-    ]
+    tasks = [(file.name, str(file.source), file.form.format, file.form.options, file.is_mixed) for file in files]
     return inside_comfyui(WRITE.format(tasks=json.dumps(tasks), target=str(target)))

@@ -1,4 +1,4 @@
-"""Quantised files in SFPP Load Model: every format that the ComfyUI at hand knows runs, and others are refused by name."""
+"""Quantised files in SFPP Load Model: formats that the ComfyUI at hand knows run, and others are refused by name."""
 
 from __future__ import annotations
 

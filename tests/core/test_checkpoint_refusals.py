@@ -470,7 +470,9 @@ def test_a_packed_layer_of_another_shape(weights: StateDict, tmp_path: Path) -> 
         "blocks.0.ffn.0.comfy_quant": spelled,
     }
     message = refusal(write(tmp_path / "fp4.safetensors", content))
-    assert f"blocks.0.ffn.0.weight is [{TINY.ffn_dim}, {2 * TINY.dim}] instead of [{TINY.ffn_dim}, {TINY.dim}]" in message
+    assert (
+        f"blocks.0.ffn.0.weight is [{TINY.ffn_dim}, {2 * TINY.dim}] instead of [{TINY.ffn_dim}, {TINY.dim}]" in message
+    )
 
 
 def test_a_quantised_layer_whose_description_is_no_json(weights: StateDict, tmp_path: Path) -> None:
