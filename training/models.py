@@ -46,8 +46,8 @@ def check_transformer(
         raise ConfigError(f"{key}: {error}") from error
     require(
         not checkpoint.quantization,
-        f"{key}: {path} holds {', '.join(checkpoint.quantization)} weights; training needs plain ones. Use the bf16 or fp16 "
-        "version.",
+        f"{key}: {path} holds {', '.join(checkpoint.quantization)} weights; training needs plain ones. "
+        "Use the bf16 or fp16 version.",
     )
     require(
         kind is None or checkpoint.kind in (None, kind),

@@ -235,7 +235,7 @@ QUANTISED: dict[str, tuple[torch.dtype, int, tuple[str, ...], dict[str, object]]
     "convrot_w4a4": (torch.int8, 2, ("weight_scale",), {"params": {"linear_dtype": "int8"}}),
     "asym_w4a8_int8": (torch.int8, 2, ("weight_s_rel", "weight_s_channel", "weight_codebook"), {"group_size": 16}),
 }
-"""How ComfyUI 0.33 writes a layer of each format: number format, values an element, tensors beside the weight, settings."""
+"""How ComfyUI 0.33 writes layers of a format: number format, values an element, tensors beside a weight, settings."""
 
 
 @pytest.mark.parametrize("quant_format", QUANTISED)
