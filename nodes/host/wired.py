@@ -119,8 +119,9 @@ def castable(model: ModelPatcher) -> ModelPatcher:
 
 def _is_stiff(weight: Weight, wanted: torch.dtype) -> bool:
     """Whether a linear layer of ComfyUI's could not be given numbers of the wanted format."""
-    casts = getattr(type(weight.layer), "comfy_cast_weights", True)
-    return not (casts or weight.is_packed or weight.is_quantised or linear_sizes(weight.layer) is None or weight.value.dtype == wanted)
+    if linear_sizes(weight.layer) is None or weight.is_packed or weight.is_quantised:
+        return False
+    return not getattr(type(weight.layer), "comfy_cast_weights", True) and weight.value.dtype != wanted
 
 
 def acts(model: ModelPatcher, name: str) -> bool:

@@ -22,7 +22,7 @@ from pack.nodes.host.circumstances import circumstances_of
 from pack.nodes.host.identity import model_identity
 from pack.nodes.host.loading import load_model
 from pack.nodes.host.network import HostNetwork
-from pack.nodes.host.wired import compute_dtype, require_one_number_format, wan_config
+from pack.nodes.host.wired import castable, compute_dtype, wan_config
 from pack.sfpp_core.rollout.config import RolloutConfig
 from pack.sfpp_core.rollout.rollout import Rollout
 from pack.sfpp_core.rollout.state import RolloutState
@@ -52,7 +52,7 @@ def vbar_of(model):
 
 def ready(model):
     mm.load_models_gpu([model])
-    require_one_number_format(model)
+    assert castable(model) is model
     model.pre_run()
 
 
