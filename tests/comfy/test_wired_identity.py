@@ -20,6 +20,9 @@ from tests.comfy.graphs import Graph, Studio, equal
 from tests.comfy.wired import LORA, NOISY, SPOOL, STUDENT, Wire, again, behind, copy_of, plain, wired_server
 from tests.comfy.wired_classes import node_classes
 
+pytestmark = pytest.mark.timeout(1800)
+"""The first test pays for all that is run once, minutes on a busy machine."""
+
 SECONDS, NUM_CHUNKS = 1.0, 2
 
 ATTENTION = (

@@ -39,6 +39,9 @@ from tests.comfy.wired import (
 )
 from tests.comfy.wired_classes import NodeClass, node_classes
 
+pytestmark = pytest.mark.timeout(1800)
+"""The first test pays for all that is run once, minutes on a busy machine."""
+
 OTHER_WEIGHTS = "asks for a MODEL_PATCH, weights beside those of another architecture than Wan 2.1"
 UNET = "reads the sizes of Stable Diffusion's U-Net, which Wan has not: it fails itself on every Wan MODEL"
 
