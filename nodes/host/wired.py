@@ -108,7 +108,9 @@ def castable(model: ModelPatcher) -> ModelPatcher:
     format and not tell.
     """
     wanted = compute_dtype(model)
-    if model.force_cast_weights or not any(_is_stiff(weight, wanted) for weight in wired_weights(model)):
+    # With dynamic VRAM, which ComfyUI has from 0.12 on, every layer casts.
+    casts = model.force_cast_weights or (hasattr(model, "is_dynamic") and model.is_dynamic())
+    if casts or not any(_is_stiff(weight, wanted) for weight in wired_weights(model)):
         return model
     clone = model.clone()
     clone.force_cast_weights = True
