@@ -6,6 +6,7 @@ they come from, and of everything that a function closes over or an object holds
 
 from __future__ import annotations
 
+import dis
 import hashlib
 import sys
 from collections import deque
@@ -23,7 +24,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...sfpp_core.spool.identity import tensor_digest
-from .origins import origin_of, short_name
+from .origins import COMFYUI, origin_of, short_name
 
 PLAIN = (
     type(None),
@@ -57,13 +58,14 @@ Opaque = Callable[[Any], "str | None"]
 def described(thing: Any, opaque: Opaque | None = None) -> str | None:
     """Describe a function, an object or plain data; None where they do not tell all.
 
-    opaque: asked about each object whose class is not ComfyUI's own; where it knows nothing, and without it, an object
-    is described by its class and what it holds. Such an object may change while it works: what else tells it from
-    others is better.
+    opaque: asked about whatever may change while it works: objects whose class is not ComfyUI's own, layers, and what
+    functions keep in lists, dicts and variables of their own. What tells these from others in another way is better;
+    where it knows nothing, and without it, they are described by what they hold now, and layers are not told.
     """
     try:
         return _Description(opaque).of(thing)
-    except Untold:
+    except (Untold, RuntimeError, TypeError, NotImplementedError):
+        # Some tensors of other packs cannot be read, and some objects not be looked into.
         return None
 
 
@@ -99,7 +101,7 @@ class _Description:
         if isinstance(thing, (BuiltinFunctionType, type, ModuleType)):
             return _named(thing)
         if isinstance(thing, partial):
-            return self._listed("partial", (thing.func, *thing.args, thing.keywords))
+            return self._listed("partial", (thing.func, *thing.args, *sorted(thing.keywords.items())))
         if isinstance(thing, MethodType):
             return self._listed("method", (thing.__func__, thing.__self__))
         if isinstance(thing, FunctionType):
@@ -107,6 +109,9 @@ class _Description:
         return self._of_data(thing)
 
     def _of_data(self, thing: Any) -> str:
+        is_mutable = isinstance(thing, (Mapping, list, set, deque)) and len(self._above) > 1
+        if is_mutable and self._opaque is not None and (told := self._opaque(thing)) is not None:
+            return f"{type(thing).__qualname__} {told}"
         if isinstance(thing, Mapping):
             pairs = sorted(f"{self.of(key)}: {self.of(value)}" for key, value in thing.items())
             return f"{type(thing).__qualname__}({', '.join(pairs)})"
@@ -123,30 +128,46 @@ class _Description:
         if (inner := vars(function).get(NOT_COMPILED)) is not None:
             return self._listed("not compiled", (inner,))
         name = f"{name} {_code_digest(function.__code__)}"
-        closed_over = [cell.cell_contents for cell in function.__closure__ or () if not _is_empty(cell)]
-        others = {key: value for key, value in vars(function).items() if key != WRAPPED}
+        others = tuple(sorted((key, value) for key, value in vars(function).items() if key != WRAPPED))
+        by_name = tuple(sorted((function.__kwdefaults__ or {}).items()))
         try:
-            return self._listed(name, (closed_over, function.__defaults__, function.__kwdefaults__, others))
+            return self._listed(name, (self._closed_over(function), function.__defaults__, by_name, others))
         except Untold:
             if (inner := vars(function).get(WRAPPED)) is None:
                 raise
             return self._listed(f"{name} around", (inner,))
 
+    def _closed_over(self, function: FunctionType) -> tuple[Any, ...]:
+        """What a function closes over; of variables that it changes itself, what `opaque` says."""
+        code, found = function.__code__, []
+        changed = _changed_variables(code)
+        for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            if _is_empty(cell):
+                continue
+            told = self._opaque(cell) if variable in changed and self._opaque is not None else None
+            found.append(cell.cell_contents if told is None else told)
+        return tuple(found)
+
     def _of_object(self, thing: Any) -> str:
         if isinstance(thing, ModelPatcher):
             raise Untold
         name = _named(type(thing))
+        is_layer = isinstance(thing, torch.nn.Module)
         is_frozen = is_dataclass(thing) and thing.__dataclass_params__.frozen
-        if self._opaque is not None and not is_frozen and not type(thing).__module__.startswith("comfy"):
+        is_host = type(thing).__module__.partition(".")[0] in COMFYUI
+        if self._opaque is not None and not is_frozen and (is_layer or not is_host):
             told = self._opaque(thing)
             if told is not None:
                 return f"{name} {told}"
+        if is_layer:
+            # What it holds depends on how it is loaded at present.
+            raise Untold
         if not all(map(_is_python_class, type(thing).__mro__[:-1])):
             # A lock, a file, a generator: what is in it cannot be seen.
             raise Untold
         slots = [slot for kind in type(thing).__mro__ for slot in _slots(kind)]
         held = {slot: getattr(thing, slot) for slot in slots if hasattr(thing, slot)}
-        return self._listed(name, (held | getattr(thing, "__dict__", {}),))
+        return self._listed(name, tuple(sorted((held | getattr(thing, "__dict__", {})).items())))
 
     def _listed(self, name: str, parts: Iterable[Any]) -> str:
         return f"{name}({', '.join(self.of(part) for part in parts)})"
@@ -161,8 +182,25 @@ def _named(thing: Any) -> str:
 
 def _code_digest(code: CodeType) -> str:
     """Of what a function does by itself, the functions in it included."""
-    constants = [_code_digest(part) if isinstance(part, CodeType) else repr(part) for part in code.co_consts]
+    constants = [_constant(part) for part in code.co_consts]
     return hashlib.sha256(code.co_code + repr((code.co_names, constants)).encode()).hexdigest()[:16]
+
+
+def _constant(part: Any) -> str:
+    """A constant of a function; sets of words have another order at each start."""
+    if isinstance(part, CodeType):
+        return _code_digest(part)
+    if isinstance(part, (tuple, frozenset)):
+        parts = [_constant(each) for each in part]
+        return f"{type(part).__name__} {sorted(parts) if isinstance(part, frozenset) else parts}"
+    return repr(part)
+
+
+def _changed_variables(code: CodeType) -> set[str]:
+    """Variables around a function that it, or a function in it, gives other values."""
+    inner = (part for part in code.co_consts if isinstance(part, CodeType))
+    changed = {step.argval for step in dis.get_instructions(code) if step.opname in ("STORE_DEREF", "DELETE_DEREF")}
+    return changed.union(*map(_changed_variables, inner)) & {*code.co_freevars, *code.co_cellvars}
 
 
 def _is_at_its_name(function: FunctionType) -> bool:

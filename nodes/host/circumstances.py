@@ -15,11 +15,13 @@ from torch import nn
 from .attention import attention_kernel
 from .callables import described
 from .identity import model_values
-from .origins import origin_of, short_name
-from .wired import acts, compute_dtype, wired_weights
+from .origins import kernel_versions, origin_of, short_name
+from .wired import ROOT, acts, compute_dtype, plain_name, wired_weights
 
 OWN_MODULES = ("comfy.", "torch.")
 """Where layers come from whose settings ComfyUI or PyTorch decide."""
+OWN_SETTINGS = ("quant_format", "_full_precision_mm")
+"""Attributes of ComfyUI's own quantised layers that say how they multiply."""
 SETTINGS = (type(None), bool, int, float, str, torch.dtype)
 """Types of attributes of a layer that can be settings."""
 NOT_SETTINGS = ("_", "comfy_", "prev_comfy_", "seed_key", "training", "in_features", "out_features")
@@ -52,6 +54,7 @@ def circumstances_of(model: ModelPatcher, upstream: str | None) -> Circumstances
         "matrix products": str(_matrix_products()),
         "weights": _weights(model),
         "values": model_values(model),
+        "kernels": str(kernel_versions()),
         "fast": str(sorted(map(str, getattr(args, "fast", None) or ()))),
     }
     untold = []
@@ -79,10 +82,17 @@ def _matrix_products() -> tuple[object, ...]:
 
 def _changes(model: ModelPatcher) -> Iterator[tuple[str, Any]]:
     """What other nodes have put into a MODEL that its weights do not show: a name and the thing itself."""
-    yield "attention", attention_kernel(model.model_options.get("transformer_options", {}))
+    yield "attention", attention_kernel({})
+    # Which is given ComfyUI's own, and may call it.
+    yield "attention override", attention_kernel(model.model_options.get("transformer_options", {}))
     for name, patch in sorted(model.object_patches.items()):
         if acts(model, name):
             yield f"patch {name}", patch
+    patched = {plain_name(name).removesuffix(".forward") for name in model.object_patches}
+    for weight in wired_weights(model):
+        layer = f"{ROOT}.{weight.name.rpartition('.')[0]}"
+        if weight.name.endswith(".weight") and "forward" in vars(weight.layer) and layer not in patched:
+            yield f"forward of {layer}", vars(weight.layer)["forward"]
     for name, wrappers in sorted((getattr(model, "weight_wrapper_patches", None) or {}).items()):
         yield f"wrapper of {name}", wrappers
     for name, injections in sorted((getattr(model, "injections", None) or {}).items()):
@@ -111,7 +121,7 @@ def _kind(layer: nn.Module) -> str:
     kind = type(layer)
     name = f"{short_name(kind.__module__)}.{kind.__qualname__}"
     if kind.__module__.startswith(OWN_MODULES):
-        return name
+        return f"{name} {[getattr(layer, flag, None) for flag in OWN_SETTINGS]}"
     foreign = [
         base for base in reversed(kind.__mro__) if not f"{base.__module__}.".startswith(("builtins.", *OWN_MODULES))
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -37,9 +37,14 @@ def model_identity(model: ModelPatcher) -> ModelIdentity:
     weights = sorted(wired_weights(model), key=lambda weight: weight.name)
     if any(_is_asked(weight) for weight in weights):
         memory.load_models_gpu([model])
-    answers = {weight.name: _answers(model, weight) for weight in weights if _is_asked(weight)}
-    digest = _weights_digest(weights, answers, _signs)
-    patches = hashlib.sha256()
+    digest, patches, sketch = hashlib.sha256(), hashlib.sha256(), []
+    for weight in weights:
+        matrix = weight.value.dequantize() if weight.is_quantised else weight.value
+        answers = _answers(model, weight, torch.float32) if _is_asked(weight) else None
+        told = _read(weight, matrix, _signs) if answers is None else _values(answers)
+        digest.update(_weight_part(weight.name, weight.shape, told))
+        if weight.name.endswith(".weight") and len(weight.shape) == 2:
+            sketch.append(_sketch(weight.shape, matrix, answers))
     for part in _patches(model):
         digest.update(part)
         patches.update(part)
@@ -48,16 +53,21 @@ def model_identity(model: ModelPatcher) -> ModelIdentity:
         patches=patches.hexdigest()[:32],
         form=_form(weights),
         bits=min((_bits(weight) for weight in weights), default=FLOAT_BITS),
-        sketch=_sketch(weights, answers),
+        sketch=sketch_of(torch.cat(sketch)) if sketch else b"",
     )
 
 
 def model_values(model: ModelPatcher) -> str:
     """Hexadecimal fingerprint of what the transformer's weights are to the last bit, another one for each form of a
     file. The MODEL must be loaded."""
-    weights = sorted(wired_weights(model), key=lambda weight: weight.name)
-    answers = {weight.name: _answers(model, weight) for weight in weights if _is_asked(weight)}
-    return _weights_digest(weights, answers, _values).hexdigest()[:32]
+    digest = hashlib.sha256()
+    for weight in sorted(wired_weights(model), key=lambda weight: weight.name):
+        if _is_asked(weight):
+            told = _values(_answers(model, weight, compute_dtype(model)))
+        else:
+            told = _read(weight, weight.value, _values)
+        digest.update(_weight_part(weight.name, weight.shape, told))
+    return digest.hexdigest()[:32]
 
 
 def module_values(module: nn.Module) -> str:
@@ -68,19 +78,10 @@ def module_values(module: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
-def _weights_digest(
-    weights: list[Weight], answers: Mapping[str, Tensor], read: Callable[[Tensor], bytes]
-) -> hashlib._Hash:
-    """Of all weights; `read` says what counts of one in floating point."""
-    digest = hashlib.sha256()
-    for weight in weights:
-        if weight.name in answers:
-            told = _values(answers[weight.name])
-        else:
-            sample = _sample(weight.value)
-            told = _values(sample) if weight.is_packed else read(sample)
-        digest.update(_weight_part(weight.name, weight.shape, told))
-    return digest
+def _read(weight: Weight, matrix: Tensor, read: Callable[[Tensor], bytes]) -> bytes:
+    """A sample of a weight; `read` says what counts of one in floating point."""
+    sample = _sample(matrix)
+    return _values(sample) if weight.is_packed else read(sample)
 
 
 def _is_asked(weight: Weight) -> bool:
@@ -105,14 +106,21 @@ def _places(sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
     return (rows * sizes[0]).long(), (columns * sizes[1]).long()
 
 
-def _answers(model: ModelPatcher, weight: Weight) -> Tensor:
-    """What a layer makes of one value at a time: columns of its weight [PROBES, out], float32 on the CPU."""
+def _answers(model: ModelPatcher, weight: Weight, dtype: torch.dtype) -> Tensor:
+    """What a layer makes of one value at a time: columns of its weight [PROBES, out], float32 on the CPU.
+
+    dtype: of what it is given, where it takes that; otherwise the MODEL's own.
+    """
     sizes = linear_sizes(weight.layer)
     _, columns = _places(sizes)
-    probes = torch.zeros(1, PROBES + 1, sizes[1])
+    probes = torch.zeros(1, PROBES + 1, sizes[1], device=model.load_device)
     probes[0, torch.arange(1, PROBES + 1), columns] = PROBE
     with _without_patches(weight):
-        answers = weight.layer(probes.to(model.load_device, compute_dtype(model)))
+        try:
+            answers = weight.layer(probes.to(dtype))
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            # A kernel that multiplies in one number format only.
+            answers = weight.layer(probes.to(compute_dtype(model)))
     answers = torch.as_tensor(answers[0]).float().cpu()
     return (answers[1:] - answers[:1]) / PROBE
 
@@ -133,22 +141,17 @@ def _without_patches(weight: Weight) -> Iterator[None]:
         yield
 
 
-def _sketch(weights: list[Weight], answers: Mapping[str, Tensor]) -> bytes:
-    """Some values of every linear layer, as parts of their root mean square."""
-    parts = []
-    for weight in weights:
-        if weight.name.endswith(".weight") and len(weight.shape) == 2:
-            rows, columns = _places(weight.shape)
-            if weight.name in answers:
-                values = answers[weight.name][torch.arange(PROBES), rows]
-            else:
-                matrix = weight.value.dequantize() if weight.is_quantised else weight.value
-                # One by one: fp8 tensors know no other way of indexing.
-                at = zip(rows.tolist(), columns.tolist(), strict=True)
-                values = torch.stack([matrix.detach()[row, column].float().cpu() for row, column in at])
-            scale = values.square().mean().sqrt()
-            parts.append(values / scale if scale > 0 else values)
-    return sketch_of(torch.cat(parts)) if parts else b""
+def _sketch(sizes: tuple[int, int], matrix: Tensor | None, answers: Tensor | None) -> Tensor:
+    """Some values of a linear layer, as parts of their root mean square."""
+    rows, columns = _places(sizes)
+    if answers is None:
+        # One by one: fp8 tensors know no other way of indexing.
+        at = zip(rows.tolist(), columns.tolist(), strict=True)
+        values = torch.stack([matrix.detach()[row, column].float().cpu() for row, column in at])
+    else:
+        values = answers[torch.arange(PROBES), rows]
+    scale = values.square().mean().sqrt()
+    return values / scale if scale > 0 else values
 
 
 def _form(weights: list[Weight]) -> str:
@@ -168,10 +171,15 @@ def _is_coarse(weight: Weight) -> bool:
 
 def _bits(weight: Weight) -> float:
     """Bits that a value of a weight takes."""
-    if not _is_coarse(weight) or weight.value is None:
+    if not _is_coarse(weight):
         return FLOAT_BITS
-    stored = weight.value._qdata if weight.is_quantised else weight.value
-    return min(FLOAT_BITS, 8 * stored.numel() * stored.element_size() / max(1, int(np.prod(weight.shape))))
+    if weight.value is None:
+        held = [*weight.layer._buffers.values(), *weight.layer._parameters.values()]
+        stored = [tensor for tensor in held if tensor is not None]
+    else:
+        stored = [weight.value._qdata if weight.is_quantised else weight.value]
+    num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in stored)
+    return min(FLOAT_BITS, 8 * num_bytes / max(1, int(np.prod(weight.shape))))
 
 
 def _weight_part(name: str, shape: tuple[int, ...], told: bytes) -> bytes:

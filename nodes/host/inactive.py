@@ -70,6 +70,10 @@ PATCHES = Kind(
     what="An attention or block patch on MODEL",
     expect="the sampler calls the layers inside the blocks itself. The video is as without it.",
 )
+LATENTS = Kind(
+    what="Another format of latents on MODEL",
+    expect="the sampler makes Wan 2.1's, which its VAE reads.",
+)
 BLOCKS = Kind(
     what="What was put in the place of whole blocks, attentions or settings of MODEL",
     expect="the sampler calls only the layers inside them. The video is as without it.",
@@ -96,7 +100,7 @@ START_IMAGE = Kind(
 )
 UNKNOWN = Kind(
     what="Something on MODEL that the sampler does not know",
-    expect="nothing here reads it. The video is as without its node.",
+    expect="nothing here reads it.",
 )
 
 OF_MODEL = {
@@ -125,7 +129,7 @@ BESIDE |= {"multigpu_thread_pool", "optimized_attention_override"}
 """Keys that act, or that come with something that is told by another one."""
 OWN = "sfpp_"
 """How our own keys begin."""
-ACTING_PATCHES = {COMPUTE_DTYPE, "latent_format", "process_latent_in", "process_latent_out"}
+ACTING_PATCHES = {COMPUTE_DTYPE}
 """Object patches beside the transformer that are used."""
 BETWEEN_STEPS = (CallbacksMP.ON_PREPARE_STATE, CallbacksMP.ON_APPLY_HOOKS, CallbacksMP.ON_REGISTER_ALL_HOOK_PATCHES)
 """Moments of callbacks that a rollout does not have."""
@@ -217,8 +221,12 @@ def _more_exactly(kind: Kind, name: str) -> Kind:
 def _of_object_patch(name: str, patch: Any) -> tuple[Kind, str]:
     if name == "model_sampling":
         return SCHEDULE, author(patch)
+    if name == "latent_format":
+        return LATENTS, author(patch)
     if _is_compiled(patch):
         return COMPILING, ""
+    if not plain_name(name).startswith(ROOT):
+        return UNKNOWN, name
     return BLOCKS, re.sub(r"\.\d+(?=\.|$)", ".*", plain_name(name).removeprefix(f"{ROOT}."))
 
 

@@ -10,6 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...sfpp_core.wan.geometry import WAN21
+from .wired import latent_format
 
 
 class Latent(TypedDict):
@@ -68,9 +69,9 @@ def start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:
 
 def to_model_space(model: ModelPatcher, samples: Tensor) -> Tensor:
     """What the MODEL sees of VAE-space latents, float32 on the CPU."""
-    return model.get_model_object("process_latent_in")(samples.to("cpu", torch.float32))
+    return latent_format(model).process_in(samples.to("cpu", torch.float32))
 
 
 def to_latent(model: ModelPatcher, latents: Tensor) -> Latent:
     """Latents from model space as a LATENT of their own, where ComfyUI keeps what passes between nodes."""
-    return {"samples": model.get_model_object("process_latent_out")(latents).to(intermediate_device())}
+    return {"samples": latent_format(model).process_out(latents).to(intermediate_device())}

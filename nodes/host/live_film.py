@@ -32,6 +32,7 @@ from .memory import is_out_of_memory
 from .progress import interrupt_if_asked, say
 from .projector import Picture, Preview
 from .report import Report
+from .wired import latent_format
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class LiveFilm:
         self._patcher = vae_patcher(vae)
         report.add_all(what_of_the_vae_does_not_act(vae))
         self._step = int(vae.memory_used_decode((1, WAN21.channels, 1, *state.shape[2:]), vae.vae_dtype))
-        self._to_vae_space = model.model.process_latent_out
+        self._to_vae_space = latent_format(model).process_out
         self._dtype = vae.vae_dtype
         self._identity = decoder_identity(vae)
         self.path = Path()

@@ -6,6 +6,7 @@ import hashlib
 import platform
 import re
 import sys
+from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from pathlib import Path
@@ -43,6 +44,16 @@ def comfyui_version() -> str:
     import comfyui_version as host
 
     return f"ComfyUI {host.__version__}"
+
+
+@cache
+def kernel_versions() -> tuple[str, ...]:
+    """Of the packages that bring kernels of their own, as far as they are installed."""
+    found = []
+    for name in ("comfy-kitchen", "flash-attn", "sageattention", "sageattn3", "triton", "xformers"):
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return tuple(found)
 
 
 @cache

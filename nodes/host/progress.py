@@ -22,6 +22,7 @@ from ...sfpp_core.rollout.rollout import Progress
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
 from .projector import Picture, Projector
+from .wired import latent_format
 
 if TYPE_CHECKING:
     from .report import Report
@@ -55,7 +56,7 @@ class SamplingProgress:
         self._previewer = None
         if previews_per_second is None:
             previews_per_second = FRAMES_PER_SECOND / WAN21.temporal_stride
-            self._previewer = latent_preview.get_previewer(model.load_device, model.model.latent_format)
+            self._previewer = latent_preview.get_previewer(model.load_device, latent_format(model))
         self._projector = Projector(previews_per_second, max(state.shape[2:]) * WAN21.spatial_stride)
         self._before = state
         self._num_chunks = num_chunks

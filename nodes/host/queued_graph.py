@@ -12,6 +12,7 @@ from typing import Any
 
 import execution
 import folder_paths
+from comfy_api.internal import _ComfyNodeInternal, first_real_override
 from comfy_execution.utils import get_executing_context
 
 from .origins import origin_of
@@ -58,13 +59,22 @@ class _Upstream:
 
     def _of_node(self, node: Mapping[str, Any]) -> str:
         changed = node.get("is_changed")
-        if _holds_nan(changed):
+        # A ComfyUI that was told to remember nothing (--cache-none) does not ask nodes whether they changed.
+        is_unasked = "is_changed" not in node and _may_change(execution.nodes.NODE_CLASS_MAPPINGS[node["class_type"]])
+        if is_unasked or _holds_nan(changed):
             raise _Undecided
         inputs = {}
         for name, value in sorted(node["inputs"].items()):
             inputs[name] = self.of_link(value) if _is_link(value) else [value, *_files_named_by(value)]
         told = [node["class_type"], _version(node["class_type"]), str(changed), inputs]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+
+def _may_change(node_class: type) -> bool:
+    """Whether a node says itself if it gives something else, as ComfyUI asks it."""
+    if issubclass(node_class, _ComfyNodeInternal):
+        return first_real_override(node_class, "fingerprint_inputs") is not None
+    return hasattr(node_class, "IS_CHANGED")
 
 
 def _is_link(value: Any) -> bool:

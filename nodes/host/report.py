@@ -35,11 +35,13 @@ class Report:
             self.add(sentence)
 
     def ui(self, key: str = "text") -> Ui:
-        """The sentences, one a line, as a part of a node's ui output; nothing if there are none.
+        """The sentences, one a line, as a part of a node's ui output.
 
-        key: under which the page and other clients find them; "said" where "text" is something else already.
+        ComfyUI adds up the outputs of a node that is called for each value of a list, by the keys of the first: so the
+        key is there also where there is nothing to say. key: under which the page and other clients find them; "said"
+        where "text" is something else already.
         """
-        return {key: ("\n".join(self._sentences),)} if self._sentences else {}
+        return {key: ("\n".join(self._sentences),) if self._sentences else ()}
 
     @contextmanager
     def shown_on_failure(self) -> Iterator[None]:
@@ -50,7 +52,8 @@ class Report:
         try:
             yield
         except BaseException:
-            _send(self.ui())
+            if self._sentences:
+                _send(self.ui())
             raise
 
 
@@ -58,7 +61,7 @@ def _send(output: Ui) -> None:
     """Tell the page that queued the run what the node at work leaves behind."""
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)
-    if not output or context is None or server is None or server.client_id is None:
+    if context is None or server is None or server.client_id is None:
         return
     message = {
         "node": context.node_id,

@@ -55,6 +55,10 @@ def preset_settings(model: ModelPatcher, report: Report) -> RolloutConfig:
     return RolloutConfig()
 
 
+MOST_NAMED = 3
+"""Changes of a MODEL in one sentence."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Wishes:
     """How a film is to be made, as far as that does not change it."""
@@ -187,7 +191,9 @@ class _Film:
 
 
 def _not_kept(changes: tuple[str, ...]) -> str:
+    named = ", ".join(changes[:MOST_NAMED]) + (f" and {len(changes) - MOST_NAMED} more" if changes[MOST_NAMED:] else "")
     return (
-        "Finished chunks of this video are not kept on disk: MODEL is changed by something that does not tell what it "
-        f"does ({', '.join(changes)}), and the workflow does not tell it either. If the run ends early, it begins anew."
+        f"Finished chunks of this video are not kept on disk: a node has put something into MODEL ({named}) that does "
+        "not tell what it does, and a node before it may give something else each time. If the run ends early, it "
+        "begins anew. Take that node off the wire to MODEL to have chunks kept."
     )

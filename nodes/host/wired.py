@@ -90,15 +90,21 @@ def wired_weights(model: ModelPatcher) -> Iterator[Weight]:
     """The weights of a MODEL's transformer, in the order of its modules; none if it has no transformer."""
     overlay = _overlay(model)
     originals = {plain_name(key): kept.weight for key, kept in model.backup.items()}
-    root = overlay.get(ROOT, getattr(model.model, ROOT, None))
-    if isinstance(root, nn.Module):
-        yield from _weights_below(root, ROOT, overlay, originals)
+    tree = getattr(model.model, ROOT, None)
+    root = overlay.get(ROOT, tree)
+    if isinstance(root, nn.Module) and isinstance(tree, nn.Module):
+        yield from _weights_below(root, tree, ROOT, overlay, originals)
 
 
 def compute_dtype(model: ModelPatcher) -> torch.dtype:
     """What ComfyUI computes in with this MODEL, as ModelComputeDtype or a loader has set it."""
     cast = model.get_model_object(COMPUTE_DTYPE)
     return model.model.get_dtype() if cast is None else cast
+
+
+def latent_format(model: ModelPatcher) -> Any:
+    """How latents of a MODEL and of its VAE become each other: Wan 2.1's own, whatever a node has put in its place."""
+    return model.object_patches_backup.get("latent_format", model.model.latent_format)
 
 
 def castable(model: ModelPatcher) -> ModelPatcher:
@@ -163,23 +169,29 @@ def _overlay(model: ModelPatcher) -> dict[str, Any]:
     return {plain_name(name): thing for name, thing in both.items()}
 
 
-def _modules_below(module: nn.Module, path: str, overlay: Mapping[str, Any]) -> Iterator[tuple[str, nn.Module]]:
+def _modules_below(
+    module: nn.Module, path: str, overlay: Mapping[str, Any], *, in_tree: bool
+) -> Iterator[tuple[str, nn.Module, bool]]:
+    """Names and modules, and whether the shared tree has just these at present."""
     module = uncompiled(module)
-    yield path, module
+    yield path, module, in_tree
     for name, child in module._modules.items():
         there = overlay.get(f"{path}.{name}", child)
         if isinstance(there, nn.Module):
-            yield from _modules_below(there, f"{path}.{name}", overlay)
+            is_there = child is not None and uncompiled(there) is uncompiled(child)
+            yield from _modules_below(there, f"{path}.{name}", overlay, in_tree=in_tree and is_there)
 
 
 def _weights_below(
-    module: nn.Module, path: str, overlay: Mapping[str, Any], originals: Mapping[str, Tensor]
+    module: nn.Module, tree: nn.Module, path: str, overlay: Mapping[str, Any], originals: Mapping[str, Tensor]
 ) -> Iterator[Weight]:
-    for module_path, layer in _modules_below(module, path, overlay):
+    in_tree = uncompiled(module) is uncompiled(tree)
+    for module_path, layer, is_there in _modules_below(module, path, overlay, in_tree=in_tree):
         held = {name: layer._parameters.get(name, layer._buffers.get(name)) for name in _names(layer)}
         for name, value in held.items():
             full = f"{module_path}.{name}"
-            value = overlay[full] if full in overlay else originals.get(full, value)
+            # What ComfyUI keeps of weights with LoRAs on them belongs to the layers in the tree.
+            value = overlay.get(full, originals.get(full, value) if is_there else value)
             if value is not None or (name == "weight" and linear_sizes(layer)):
                 yield Weight(name=full.removeprefix(f"{ROOT}."), layer=layer, value=value)
 

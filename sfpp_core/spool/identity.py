@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..rollout.direction import Direction
+from ..rollout.model_identity import ModelIdentity
 from ..rollout.state import Chunk, RolloutState
 
 VERSION = 1
@@ -42,7 +43,7 @@ def film_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
         config=asdict(state.config),
         cache_form=state.cache_form,
         seed=state.seed,
-        model_id=state.model_id,
+        model_id=ModelIdentity.parse(state.model_id).exact,
         shape=state.shape,
         num_given=state.num_given,
         circumstances=dict(circumstances),
