@@ -123,6 +123,22 @@ def test_branches_have_a_live_film_each(comfy: Comfy, studio: Studio):
     assert frames_in(first) == frames_in(second) == 21
 
 
+def test_why_there_is_no_live_film_stays_under_the_node(comfy: Comfy, studio: Studio):
+    graph = Graph()
+    model, clip, vae = graph.tiny()
+    film, _ = graph.film(model, graph.text(clip), seed=75, vae=vae)
+    graph.keep(film)
+    studio.run(graph)
+    (live,) = live_files(comfy)
+    live.unlink()
+    live.mkdir()
+    comfy.client.free()
+    (text,) = studio.run(graph).outputs[film[0]]["text"]
+    live.rmdir()
+    assert "The film is not shown while it is made, because" in text and "It is made all the same." in text
+    assert "1 of 1 chunks were reused from disk." in text
+
+
 def test_an_interrupted_film_leaves_no_half_file(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, vae = graph.tiny()

@@ -160,12 +160,13 @@ def test_a_film_too_large_for_memory_is_made_in_tiles_or_refused_with_numbers(
         large("warm")
         need = peak_above_rest(process, lambda: large("whole"))
         with memory_limit(process, round(0.92 * need)):
-            large("tiles")
+            tiled = large("tiles")
         with memory_limit(process, round(0.3 * need)), pytest.raises(NodeFailed) as refused:
             large("never")
         log = server.log_path.read_text(encoding="utf-8", errors="replace")
         assert re.search(r"Not enough memory to decode 512x512 pixels whole: that takes about [\d.]+ GB, and", log)
-        assert "The film is begun again in 2 tiles of 288x512" in log
+        (text,) = next(output["text"] for output in tiled.outputs.values() if output.get("text"))
+        assert "The film is begun again in 2 tiles of 288x512" in text
         assert "Smaller tiles would not help" in str(refused.value) and "smaller width or height" in str(refused.value)
         assert files_in(server.output_directory) == ["tiles_00001_.mp4", "warm_00001_.mp4", "whole_00001_.mp4"]
         with av.open(str(server.output_directory / "tiles_00001_.mp4")) as container:
