@@ -42,6 +42,8 @@ OF_PROMPT = {
     },
 }
 """Keys of CONDITIONING by what they are for."""
+NEUTRAL = {"start_percent": 0.0, "end_percent": 1.0, "strength": 1.0, "mask_strength": 1.0}
+"""What some of them are where they ask for nothing."""
 EXPECT = {
     "hooks": "Hooks on positive ({keys}) do not act: weights and prompt are the same at every step. Use a LoRA loader "
     "on MODEL to change them for the whole video.",
@@ -68,9 +70,15 @@ def scheduled(conditioning: list[list[Any]], *, seconds: float, crossfade: float
     return [[embedding, {**extras, **times}] for embedding, extras in conditioning]
 
 
+def _asks_for_nothing(key: str, value: Any) -> bool:
+    """Whether a node was left at what changes nothing."""
+    return key in NEUTRAL and value == NEUTRAL[key]
+
+
 def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
     """What CONDITIONING holds beside texts and times, which does not act: a sentence for each kind."""
-    held = {str(key) for _, extras in conditioning for key, value in extras.items() if value is not None}
+    all_extras = [item for _, extras in conditioning for item in extras.items()]
+    held = {str(key) for key, value in all_extras if value is not None and not _asks_for_nothing(key, value)}
     left, said = sorted(held - UNDERSTOOD - {SECONDS, CROSSFADE, RECACHE}), []
     for purpose, known in OF_PROMPT.items():
         if keys := [key for key in left if key in known]:
