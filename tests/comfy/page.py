@@ -29,7 +29,7 @@ SETTLED_MS = 1500
 COMFYUIS_OWN = re.compile(
     r"/user\.css|/favicon\.ico|/api/userdata|api\.comfy\.org|Failed to load resource: net::ERR_"
     r"|onChange \(.*/assets/index|huggingface\.co|graph accessed before initialization"
-    r"|/api/jobs\?|JobsApiError|/templates/index_logo\.json"
+    r"|/api/jobs\?|JobsApiError|/templates/index|Error loading core workflow templates"
 )
 """What the page complains of by itself: files that a new user does not have, addresses outside this machine, and what
 ComfyUI 0.3.75 does not tell to a page that is newer than it is."""

@@ -147,7 +147,7 @@ OF_PROMPT: dict[str, tuple[Wire, tuple[str, ...]]] = {
         behind("ConditioningSetArea", socket="conditioning", width=64, height=64, x=0, y=0, strength=0.5),
         ("The area, mask or strength of positive (area, set_area_to_bounds, strength)", "the whole picture"),
     ),
-    "mask": (mask, ("The area, mask or strength of positive (mask, mask_strength", "the whole picture")),
+    "mask": (mask, ("The area, mask or strength of positive (mask", "the whole picture")),
     "range": (
         behind("ConditioningSetTimestepRange", socket="conditioning", start=0.1, end=0.5),
         ("The range of steps of positive (end_percent, start_percent)", "SFPP Prompt Schedule"),
@@ -269,5 +269,5 @@ def test_a_compiled_vae_is_told_where_it_is_decoded(bench: Bench, number: int, n
         vae = [graph.add(node, vae=vae, **parts), 0]
     settings = {"filename_prefix": "compiled", "crf": 18, "thumbnail": False}
     decode = graph.add("SFPPDecodeToVideo", latent=film, vae=vae, **settings)
-    said = bench.studio.run(graph).outputs[decode].get("text", ("",))[0]
+    said = "".join(bench.studio.run(graph).outputs[decode].get("text", ()))
     assert ("torch.compile of VAE does not act" in said) == (node is not None), said
