@@ -70,7 +70,21 @@ def by_default(scale):
     def attention(q, scale=scale): return q * scale
     return attention
 
+def by_words(scale):
+    def attention(q): return q * scale if q in {"one", "two", "three", "four"} else q
+    return attention
+
+def keeping_count(scale):
+    calls, seen = 0, {"calls": 0}
+    def attention(q):
+        nonlocal calls
+        calls += 1
+        seen["calls"] += 1
+        return q * scale
+    return attention
+
 MAKERS = {
+    "words": by_words,
     "a kernel": kernel,
     "an override": lambda scale: override(kernel(scale)),
     "not compiled": lambda scale: torch.compiler.disable()(kernel(scale)),
@@ -98,6 +112,16 @@ DESCRIBED = (
 told = {name: [described(make(scale)) for scale in (1.25, 1.25, 1.5)] for name, make in MAKERS.items()}
 told["the host's own"] = described(optimized_attention)
 told["secrets"] = {name: described(thing) for name, thing in SECRETS.items()}
+layer = torch.nn.Linear(2, 2)
+method = (lambda self, x: x).__get__(layer, torch.nn.Linear)
+told["a layer's method"] = [described(method), described(method, opaque=lambda thing: "made by a graph")]
+layer.comfy_patched_weights = True
+told["a layer's method"].append(described(method, opaque=lambda thing: "made by a graph"))
+closure = keeping_count(1.25)
+told["a closure"] = [described(closure, opaque=lambda thing: "made by a graph")]
+closure(1.0)
+told["a closure"].append(described(closure, opaque=lambda thing: "made by a graph"))
+told["a closure"].append(described(keeping_count(1.5), opaque=lambda thing: "made by a graph"))
 counting = Scaled(1.25)
 def seen(opaque): return described(counting, opaque=opaque)
 told["counting"] = [seen(lambda thing: "made by a graph"), seen(None)]
@@ -109,7 +133,7 @@ print(json.dumps(told))
 
 NAMES = (
     *("a kernel", "an override", "not compiled", "behind a lock", "itself", "an object", "a bound method", "a partial"),
-    *("slots", "frozen", "a circle", "a default", "a tensor", "data"),
+    *("slots", "frozen", "a circle", "a default", "a tensor", "data", "words"),
 )
 
 
@@ -140,6 +164,16 @@ def test_what_changes_while_it_works_is_told_by_the_graph_that_made_it(two_start
     before, by_itself, after, by_itself_after, without_graph = two_starts[0]["counting"]
     assert before == after and "made by a graph" in before
     assert by_itself != by_itself_after == without_graph
+
+
+def test_a_function_that_keeps_count_is_told_by_the_graph_and_its_settings(two_starts):
+    before, after, other = two_starts[0]["a closure"]
+    assert before == after != other and "made by a graph" in before
+
+
+def test_a_layer_is_told_by_the_graph_however_it_is_loaded(two_starts):
+    by_itself, before, after = two_starts[0]["a layer's method"]
+    assert by_itself is None and before == after and "made by a graph" in before
 
 
 GRAPHS = """
@@ -181,6 +215,9 @@ os.utime(lora, ns=(10**18 + 5, 10**18 + 5))
 told["other"].append(digest(graph()))
 os.remove(lora)
 told["other"].append(digest(graph()))
+random_node = type("Random", (), {"IS_CHANGED": classmethod(lambda cls, **inputs: float("nan"))})
+host_nodes.NODE_CLASS_MAPPINGS["LoraLoaderModelOnly"] = random_node
+told["undecided"].append(digest(graph()))
 print(json.dumps(told))
 """
 
@@ -191,5 +228,6 @@ def test_the_queued_graph_is_the_same_when_comfyuis_cache_would_say_so(tmp_path)
     assert same is not None
     assert None not in told["other"]
     assert len({same, *told["other"]}) == 1 + len(told["other"])
-    # The model's own loader has a model input of no other node.
-    assert told["undecided"][:2] == [None, None] and told["undecided"][3] is None
+    # Of the third the input is another node's; the last is what a ComfyUI asks that remembers nothing.
+    nan, listed_nan, _, alone, unasked = told["undecided"]
+    assert (nan, listed_nan, alone, unasked) == (None,) * 4
