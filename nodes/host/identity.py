@@ -26,6 +26,10 @@ PROBE = 32.0
 """The one value of such an input that is not 0: large, so that the layer's bias does not round the answer away."""
 
 
+FP8_BITS = {torch.float8_e4m3fn: 8.0, torch.float8_e5m2: 6.0}
+"""These keep signs, but their values are as far from the original's as those of so many bits."""
+
+
 def model_identity(model: ModelPatcher) -> ModelIdentity:
     """What tells the MODEL from another one.
 
@@ -170,9 +174,9 @@ def _is_coarse(weight: Weight) -> bool:
 
 
 def _bits(weight: Weight) -> float:
-    """Bits that a value of a weight takes."""
+    """Bits that a value of a weight takes; of floating-point ones, as many as round as coarsely."""
     if not _is_coarse(weight):
-        return FLOAT_BITS
+        return FP8_BITS.get(weight.value.dtype, FLOAT_BITS)
     if weight.value is None:
         held = [*weight.layer._buffers.values(), *weight.layer._parameters.values()]
         stored = [tensor for tensor in held if tensor is not None]
