@@ -193,7 +193,7 @@ class _Film:
 def _not_kept(changes: tuple[str, ...]) -> str:
     named = ", ".join(changes[:MOST_NAMED]) + (f" and {len(changes) - MOST_NAMED} more" if changes[MOST_NAMED:] else "")
     return (
-        f"Finished chunks of this video are not kept on disk: a node has put something into MODEL ({named}) that does "
+        f"Finished chunks of this video are not kept: a node has put something into MODEL ({named}) that does "
         "not tell what it does, and a node before it may give something else each time. If the run ends early, it "
         "begins anew. Take that node off the wire to MODEL to have chunks kept."
     )
