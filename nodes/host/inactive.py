@@ -17,6 +17,7 @@ from typing import Any
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
+from ...sfpp_core.checkpoint.errors import first_few
 from .callables import NOT_COMPILED
 from .conditioning import prompt_sentences
 from .wired import COMPUTE_DTYPE, ROOT, acts, plain_name, uncompiled
@@ -37,8 +38,7 @@ class Kind:
     def sentence(self, names: Iterable[str]) -> str:
         """names: of what is wired, as far as they can be told."""
         told = list(dict.fromkeys(name for name in names if name))
-        listed = ", ".join(told[:MOST_NAMES]) + (f" and {len(told) - MOST_NAMES} more" if told[MOST_NAMES:] else "")
-        return f"{self.what}{f' ({listed})' if told else ''} does not act: {self.expect}"
+        return f"{self.what}{f' ({first_few(told, limit=MOST_NAMES)})' if told else ''} does not act: {self.expect}"
 
 
 COMPILING = Kind(

@@ -49,6 +49,7 @@ class _Upstream:
     def __init__(self, dynprompt: Any) -> None:
         self._dynprompt = dynprompt
         self._known: dict[str, str] = {}
+        self._folders = _folders()
 
     def of_link(self, link: Any) -> str:
         """Raises _Undecided, or KeyError for a graph that was not queued as it is."""
@@ -58,15 +59,15 @@ class _Upstream:
         return f"{self._known[node_id]} {output}"
 
     def _of_node(self, node: Mapping[str, Any]) -> str:
-        changed = node.get("is_changed")
+        changed, node_class = node.get("is_changed"), execution.nodes.NODE_CLASS_MAPPINGS[node["class_type"]]
         # A ComfyUI that was told to remember nothing (--cache-none) does not ask nodes whether they changed.
-        is_unasked = "is_changed" not in node and _may_change(execution.nodes.NODE_CLASS_MAPPINGS[node["class_type"]])
+        is_unasked = "is_changed" not in node and _may_change(node_class)
         if is_unasked or _holds_nan(changed):
             raise _Undecided
         inputs = {}
         for name, value in sorted(node["inputs"].items()):
-            inputs[name] = self.of_link(value) if _is_link(value) else [value, *_files_named_by(value)]
-        told = [node["class_type"], _version(node["class_type"]), str(changed), inputs]
+            inputs[name] = self.of_link(value) if _is_link(value) else [value, *_files_named_by(value, self._folders)]
+        told = [node["class_type"], origin_of(node_class.__module__), str(changed), inputs]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -87,19 +88,19 @@ def _holds_nan(value: Any) -> bool:
     return isinstance(value, float) and math.isnan(value)
 
 
-def _version(class_type: str) -> str | None:
-    """Of the pack that a node class comes from."""
-    return origin_of(execution.nodes.NODE_CLASS_MAPPINGS[class_type].__module__)
+def _folders() -> list[str]:
+    """All folders that ComfyUI looks for files in."""
+    kinds = folder_paths.folder_names_and_paths
+    folders = {folder for kind in kinds for folder in folder_paths.get_folder_paths(kind)}
+    return sorted(folders | {folder_paths.get_input_directory(), folder_paths.get_output_directory()})
 
 
-def _files_named_by(value: Any) -> Iterator[tuple[str, int, int]]:
-    """Files that a widget's value may name, in any folder of ComfyUI's: path, bytes, time in nanoseconds."""
+def _files_named_by(value: Any, folders: list[str]) -> Iterator[tuple[str, int, int]]:
+    """Files that a widget's value may name in one of the folders: path, bytes, time in nanoseconds."""
     if not isinstance(value, str) or not 0 < len(value) <= LONGEST_NAME or "\n" in value:
         return
-    folders = {folder for kind in folder_paths.folder_names_and_paths for folder in folder_paths.get_folder_paths(kind)}
-    folders |= {folder_paths.get_input_directory(), folder_paths.get_output_directory()}
     plain = value.removesuffix(" [input]").removesuffix(" [output]").removesuffix(" [temp]")
-    for folder in sorted(folders):
+    for folder in folders:
         path = Path(os.path.join(folder, plain))
         try:
             if path.is_file():

@@ -10,6 +10,7 @@ import comfy.model_management as memory
 from comfy.model_patcher import ModelPatcher
 
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
+from ...sfpp_core.checkpoint.errors import first_few
 from ...sfpp_core.rollout.cache_memory import CacheStorage
 from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.direction import Direction
@@ -191,7 +192,7 @@ class _Film:
 
 
 def _not_kept(changes: tuple[str, ...]) -> str:
-    named = ", ".join(changes[:MOST_NAMED]) + (f" and {len(changes) - MOST_NAMED} more" if changes[MOST_NAMED:] else "")
+    named = first_few(list(changes), limit=MOST_NAMED)
     return (
         f"Finished chunks of this video are not kept: a node has put something into MODEL ({named}) that does "
         "not tell what it does, and a node before it may give something else each time. If the run ends early, it "
