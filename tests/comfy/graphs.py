@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scripts.comfy_client import Event, RunResult
+from scripts.comfy_client import Event, Progress, RunResult
 from scripts.comfy_workflow import Workflow
 
 PROMPT = "A red ball glides slowly to the left in the desert."
@@ -88,6 +88,16 @@ class Studio:
         kept = [graph.keep(link) for link in links]
         result = self.run(graph)
         return tuple(self.latent(result, node_id) for node_id in kept)
+
+
+def interrupt_after(comfy: Any, node_id: str, num_chunks: float) -> Callable[[object], None]:
+    """Interrupts once the node's bar has passed so many chunks."""
+
+    def on_event(event: object) -> None:
+        if isinstance(event, Progress) and event.node_id == node_id and event.value >= num_chunks:
+            comfy.client.interrupt()
+
+    return on_event
 
 
 def equal(first: Tensor, second: Tensor) -> bool:

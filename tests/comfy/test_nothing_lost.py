@@ -20,7 +20,7 @@ from scripts.comfy_errors import ComfyError
 from scripts.comfy_server import ComfyServer, ServerConfig
 from sfpp_core.tiny.family import weights_path
 from tests.comfy.conftest import Comfy
-from tests.comfy.graphs import OTHER_PROMPT, PROMPT, TIMEOUT_S, Graph, Studio, equal
+from tests.comfy.graphs import OTHER_PROMPT, PROMPT, TIMEOUT_S, Graph, Studio, equal, interrupt_after
 from tests.small_disk import small_disk
 
 SPOOL = "sfpp_spool"
@@ -109,16 +109,6 @@ def mp4_of(server: ComfyServer, result: RunResult) -> bytes:
 
 def said(server: ComfyServer) -> str:
     return server.log_path.read_text(encoding="utf-8", errors="replace")
-
-
-def interrupt_after(comfy: Comfy, node_id: str, num_chunks: float) -> Any:
-    """Interrupts once the node's bar has passed so many chunks."""
-
-    def on_event(event: object) -> None:
-        if isinstance(event, Progress) and event.node_id == node_id and event.value >= num_chunks:
-            comfy.client.interrupt()
-
-    return on_event
 
 
 def forget(comfy: Comfy) -> None:

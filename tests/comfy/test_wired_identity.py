@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scripts.comfy_client import Event, NodeFailed, Progress, RunInterrupted, RunResult
 from tests.comfy.conftest import Comfy
-from tests.comfy.graphs import Graph, Studio, equal
+from tests.comfy.graphs import Graph, Studio, equal, interrupt_after
 from tests.comfy.wired import LORA, NOISY, SPOOL, STUDENT, Wire, again, behind, copy_of, plain, wired_server
 from tests.comfy.wired_classes import node_classes
 
@@ -331,13 +331,8 @@ def test_where_nothing_tells_what_is_wired_nothing_is_kept_and_that_is_said_befo
 def test_what_is_not_kept_is_not_promised_when_it_is_interrupted(workshop: Workshop):
     graph, sampler, _ = workshop.graph(NEVER_THE_SAME, seed=102, seconds=12.0)
     before, start = workshop.chunks(), len(workshop.log())
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Progress) and event.node_id == sampler and event.value >= 3:
-            workshop.comfy.client.interrupt()
-
     with pytest.raises(RunInterrupted):
-        Studio(workshop.comfy).run(graph, on_event=on_event)
+        Studio(workshop.comfy).run(graph, on_event=interrupt_after(workshop.comfy, sampler, 3))
     assert workshop.chunks() == before
     said = workshop.said(None, start)
     assert "go on from there" not in said and "kept on disk" not in said
@@ -347,13 +342,8 @@ def test_what_is_kept_is_promised_when_it_is_interrupted(workshop: Workshop):
     """The counterpart: an object that only ComfyUI's own idea of the same can tell."""
     graph, sampler, _ = workshop.graph(behind("WiredLockedObject", scale=0.25), seed=103, seconds=12.0)
     before, start = workshop.chunks(), len(workshop.log())
-
-    def on_event(event: Event) -> None:
-        if isinstance(event, Progress) and event.node_id == sampler and event.value >= 3:
-            workshop.comfy.client.interrupt()
-
     with pytest.raises(RunInterrupted):
-        Studio(workshop.comfy).run(graph, on_event=on_event)
+        Studio(workshop.comfy).run(graph, on_event=interrupt_after(workshop.comfy, sampler, 3))
     written = len(workshop.chunks() - before)
     assert written >= 3 and "go on from there" in workshop.said(None, start)
     start = len(workshop.log())
