@@ -18,21 +18,19 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sfpp_core.rollout.cache_form import CACHE_FORMS, CacheForm, Codec, codecs
-from sfpp_core.rollout.cache_memory import CacheMemory, CacheStorage
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm, Codec, codecs
+from sfpp_core.rollout.memory import CacheMemory, CacheStorage
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.metrics.long_video import LongVideoMetrics
+from sfpp_core.stability.measure import measure
+from sfpp_core.stability.metrics import LongVideoMetrics
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_vae
+from sfpp_core.video.span import Footage
 from sfpp_core.wan.attention import sdpa_attention
-from sfpp_core.wan.config import WanConfig
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21, WanConfig, to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 
 WAN_1_3B = WanConfig(dim=1536, ffn_dim=8960, num_heads=12, num_layers=30, text_dim=4096)

@@ -24,12 +24,11 @@ import torch
 from scipy.stats import spearmanr
 
 from benchmarks.field_damages import DAMAGES, NUM_STRENGTHS, NUM_WAYS, Film, Frames
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.offline.assessment import assess
-from sfpp_core.stability.offline.events import Event, events_of
-from sfpp_core.stability.rating import MAX_RATING
+from sfpp_core.stability.measure import measure
+from sfpp_core.stability.offline.judge import Event, assess, events_of
+from sfpp_core.stability.score import MAX_RATING
 from sfpp_core.video.reader import VideoReader
+from sfpp_core.video.span import Footage
 from sfpp_core.video.writer import VideoWriter
 
 LEAST_RATING, LEAST_CORRELATION, MUST_BE_NAMED = 4.0, 0.9, 3

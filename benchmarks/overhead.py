@@ -18,8 +18,7 @@ from pathlib import Path
 
 from scripts.comfy_client import ComfyClient, Message, Preview
 from scripts.comfy_server import PACK_FOLDER, ComfyServer, ServerConfig
-from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.film_length import film_length
+from sfpp_core.rollout.config import RolloutConfig, film_length
 
 from .bare_rollout_node import PACK_ENDING
 

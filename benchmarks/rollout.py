@@ -20,9 +20,9 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import load_family_text_encoder, load_student
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from sfpp_core.wan.attention import chunk_causal
+from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.visibility import chunk_causal
 
 EARLY = range(10, 21)
 LATE = range(300, 311)

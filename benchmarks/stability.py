@@ -18,11 +18,11 @@ import cv2
 import numpy as np
 import torch
 
-from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
+from sfpp_core.video.span import Footage
 from sfpp_core.video.writer import VideoWriter
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 WIDTH, HEIGHT = 832, 480
 SHORT_SECONDS, LONG_SECONDS = 10, 240

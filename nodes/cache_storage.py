@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.cache_memory import CacheStorage
+from ..sfpp_core.rollout.memory import CacheStorage
 
 CACHE_STORAGES = {
     "as computed": CacheStorage(),

@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from ..sfpp_core.wan.config import FRAMES_PER_SECOND
 from .host.continued import ContinuedClip
 from .host.encoding import encode_pictures
 from .host.report import Report

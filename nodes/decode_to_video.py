@@ -10,10 +10,8 @@ from typing import Any
 from comfy_api.latest import InputImpl, io, ui
 
 from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
-from ..sfpp_core.video.frame_rate import exact_rate
-from ..sfpp_core.video.thumbnail import save_thumbnail
-from ..sfpp_core.video.writer import VideoWriter
-from ..sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from ..sfpp_core.video.writer import VideoWriter, exact_rate, save_thumbnail
+from ..sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .host.continued import ContinuedClip, behind
 from .host.decoding import Film, decode_film
 from .host.files import new_output_file, prefix_problem, workflow_metadata

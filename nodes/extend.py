@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.cache_memory import CacheStorage
-from ..sfpp_core.rollout.direction import Cue, Direction
-from ..sfpp_core.rollout.film_length import film_length
+from ..sfpp_core.rollout.config import film_length
+from ..sfpp_core.rollout.memory import CacheStorage
+from ..sfpp_core.rollout.prompt_schedule import Cue, Direction
 from ..sfpp_core.rollout.state import RolloutState
 from .cache_storage import AS_BEFORE, CACHE_STORAGES, continued_cache_storage_input
 from .host import partial_deliveries

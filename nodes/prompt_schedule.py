@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.timed_lines import LATEST_SECONDS, parse_timed_lines, spoken_time
+from ..sfpp_core.rollout.prompt_schedule import LATEST_SECONDS, parse_timed_lines, spoken_time
 from .host.conditioning import scheduled
 from .host.report import Report
 from .vocabulary import CATEGORY, search_aliases

@@ -6,10 +6,10 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.film_length import film_length
-from ..sfpp_core.rollout.noise import MAX_SEED
+from ..sfpp_core.rollout.config import film_length
+from ..sfpp_core.rollout.flow import MAX_SEED
 from ..sfpp_core.rollout.state import RolloutState
-from ..sfpp_core.wan.geometry import WAN21
+from ..sfpp_core.wan.config import WAN21
 from .cache_storage import AS_COMPUTED, CACHE_STORAGES, cache_storage_input
 from .host import partial_deliveries
 from .host.conditioning import direction_of

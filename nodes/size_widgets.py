@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.latest import io
 
-from ..sfpp_core.wan.geometry import WAN21
+from ..sfpp_core.wan.config import WAN21
 
 MAX_SIDE = 8192
 """Pixels. No model comes near it; a digit too many must not fill the memory."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from comfy_api.latest import io, ui
 
-from ..sfpp_core.stability.footage import MAX_RATE
 from ..sfpp_core.stability.judges.registry import JUDGES
 from ..sfpp_core.stability.score import SEGMENT_SECONDS
+from ..sfpp_core.video.span import MAX_RATE
 from .host.report import Report
 from .host.stability import choose_judge, draw_report, rate_film
 from .vocabulary import CATEGORY, FilmReport, search_aliases

@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 
 from scripts.comfy_client import ComfyClient, OutputFile, ServerUnreachable, StrangeAnswer
-from sfpp_core.locks import first_free
+from sfpp_core.files import first_free
 
 _DELAY_S = 1.0
 

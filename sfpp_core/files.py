@@ -8,18 +8,79 @@ folder, stays.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from filelock import FileLock, Timeout
 
-from .locks import let_go, lock_file, try_lock
+
+def lock_file(path: Path, *, timeout: float = 0.0) -> FileLock:
+    """Hold a lock, waiting `timeout` seconds at most.
+
+    Raises:
+        filelock.Timeout: somebody else holds it.
+        OSError, NotImplementedError: the file cannot be written, or its file system has no locks.
+    """
+    # A generator that holds the lock may be closed by another thread than the one that began it.
+    lock = FileLock(path, timeout=timeout, thread_local=False)
+    lock.acquire()
+    return lock
+
+
+def try_lock(path: Path, *, timeout: float = 0.0) -> FileLock | None:
+    """The same; None if somebody else holds it, or if that cannot be told."""
+    try:
+        return lock_file(path, timeout=timeout)
+    except (OSError, NotImplementedError):
+        return None
+
+
+def let_go(lock: FileLock) -> None:
+    """Release a lock and remove its file: on Windows, that can only be done once the lock is released."""
+    path = Path(lock.lock_file)
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+    lock.release()
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def first_free(paths: Iterable[Path]) -> Iterator[Path]:
+    """Hold the first of these names that no file has and nobody holds, for a file that is not there before the end.
+
+    Where the file system has no locks, a name that no file has is free.
+    """
+    for path in paths:
+        with _held(path) as is_ours:
+            if is_ours and not path.exists():
+                yield path
+                return
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[bool]:
+    """Hold a name; whether nobody else does."""
+    try:
+        lock = lock_file(path.with_name(f".{path.name}.sfpp-number"))
+    except Timeout:
+        yield False
+        return
+    except (OSError, NotImplementedError):
+        lock = None
+    try:
+        yield True
+    finally:
+        if lock is not None:
+            let_go(lock)
+
 
 _HIDDEN: Final = "."
 _VISIBLE: Final = "unfinished."
@@ -134,3 +195,11 @@ def _new_claim(folder: Path) -> tuple[str, FileLock | None]:
 
 def _lock_path(folder: Path, token: str) -> Path:
     return folder / f".{token}.sfpp-lock"
+
+
+def parse_json(text: str | bytes) -> Any:
+    """As json.loads; nesting that exhausts Python's stack is a ValueError like every other text that is no JSON."""
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("its JSON is nested too deeply") from error

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from sfpp_core.video.writer import VideoWriter
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 from .config import RunConfig
 from .mirror import mirror

@@ -20,7 +20,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_sigma
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_sigma
 
 from .config import require
 from .seeding import generator_for

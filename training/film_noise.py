@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.noise import SeededNoise
+from sfpp_core.rollout.flow import SeededNoise
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,6 @@ class FilmNoise:
     """Chunks that the films had before this rollout began."""
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        """See `sfpp_core.rollout.noise.NoiseSource`; shape[0] is the number of seeds."""
+        """See `sfpp_core.rollout.flow.NoiseSource`; shape[0] is the number of seeds."""
         own = (1, *shape[1:])
         return torch.cat([SeededNoise(seed)(self.first_chunk + chunk, step, own) for seed in self.seeds])

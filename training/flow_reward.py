@@ -30,10 +30,9 @@ from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from sfpp_core.stability.measurement.motion_field import MotionField
-from sfpp_core.stability.metrics.motion import VARIANCE_FRAMES
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.stability.measure import MotionField
+from sfpp_core.stability.metrics import VARIANCE_FRAMES
+from sfpp_core.wan.config import FRAMES_PER_SECOND, to_vae_space
 from sfpp_core.wan.vae import DecodeStream, WanVAE
 
 from .board import to_bytes

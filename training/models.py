@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sfpp_core.checkpoint import Checkpoint, CheckpointError, TransformerKind, open_checkpoint
-from sfpp_core.checkpoint.archive import read_archive
+from sfpp_core.checkpoint.files import read_archive
 from sfpp_core.tiny.family import load_family_text_encoder
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.transformer import WanTransformer

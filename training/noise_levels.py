@@ -9,7 +9,7 @@ from einops import repeat
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, shift_sigma
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, shift_sigma
 
 from .seeding import generator_for
 

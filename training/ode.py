@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, shift_sigma, warp_steps
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, shift_sigma, warp_steps
 from sfpp_core.wan.transformer import WanTransformer
 
 from .config import require

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.config import WAN21
 
 from .conditioning import ConditioningConfig
 from .config import TrainConfig, core_refusals

@@ -8,8 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sfpp_core.wan.forward import BlockContext, KeyValueCache
-from sfpp_core.wan.transformer import WanBlock
+from sfpp_core.wan.transformer import BlockContext, KeyValueCache, WanBlock
 
 BlockForward = Callable[[Tensor, int, BlockContext], Tensor]
 

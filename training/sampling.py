@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.noise import NoiseSource, SeededNoise
+from sfpp_core.rollout.flow import NoiseSource, SeededNoise, shift_sigma
 from sfpp_core.rollout.rollout import Rollout
-from sfpp_core.rollout.schedule import shift_sigma
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.text import TinyTextEncoder
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import DecodeStream, WanVAE
 
@@ -110,7 +109,7 @@ class _OneFilmsNoise:
     """How many the others and it are."""
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        """See `sfpp_core.rollout.noise.NoiseSource`; shape[0] is 1."""
+        """See `sfpp_core.rollout.flow.NoiseSource`; shape[0] is 1."""
         noise = self.source(chunk, step, (self.films, *shape[1:]))
         return noise[self.film : self.film + 1]
 

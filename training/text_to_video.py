@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sfpp_core.tiny.text import TinyTextEncoder
-from sfpp_core.wan.rope import rotary_table
+from sfpp_core.wan.attention import rotary_table
 from sfpp_core.wan.transformer import WanTransformer
 
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from sfpp_core.rollout.flow import NUM_TIMESTEPS
 from sfpp_core.rollout.rollout import Progress
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 

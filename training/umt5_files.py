@@ -18,7 +18,7 @@ from pathlib import Path
 from torch import Tensor
 
 from sfpp_core.checkpoint import CheckpointError
-from sfpp_core.checkpoint.archive import read_archive
+from sfpp_core.checkpoint.files import read_archive
 
 from .config import ConfigError, require
 

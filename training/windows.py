@@ -13,8 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_model_space, to_vae_space
+from sfpp_core.wan.config import WAN21, to_model_space, to_vae_space
 from sfpp_core.wan.vae import DecodeStream, WanVAE
 
 from .config import require

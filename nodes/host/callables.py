@@ -23,7 +23,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...sfpp_core.spool.identity import tensor_digest
+from ...sfpp_core.chunk_store.keys import tensor_digest
 from .origins import COMFYUI, origin_of, short_name
 
 PLAIN = (

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...sfpp_core.rollout.direction import Cue, Direction
+from ...sfpp_core.rollout.prompt_schedule import Cue, Direction
 
 UNDERSTOOD = {"pooled_output", "attention_mask"}
 """Keys that a text encoder adds and that Wan does not need: padding is already zeroed in the embedding."""

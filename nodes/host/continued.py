@@ -13,9 +13,9 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ...sfpp_core.stability.footage import Footage
-from ...sfpp_core.video.steady import shown_at
-from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from ...sfpp_core.video.reader import shown_at
+from ...sfpp_core.video.span import Footage
+from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .decoding import Film
 from .footage import footage_of
 from .progress import interrupt_if_asked

@@ -12,10 +12,9 @@ from comfy.model_patcher import ModelPatcher
 from einops import rearrange
 from torch import Tensor
 
-from ...sfpp_core.wan.geometry import WAN21
-from ...sfpp_core.wan.tiled_decoding import TiledDecodeStream
-from ...sfpp_core.wan.tiling import Tiling
+from ...sfpp_core.wan.config import WAN21
 from ...sfpp_core.wan.vae import DecodeStream, WanVAE
+from ...sfpp_core.wan.vae_tiling import TiledDecodeStream, Tiling
 from .inactive import what_of_the_vae_does_not_act
 from .memory import is_out_of_memory
 from .report import Report

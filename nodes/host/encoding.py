@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...sfpp_core.wan.geometry import WAN21
+from ...sfpp_core.wan.config import WAN21
 from ...sfpp_core.wan.vae import EncodeStream
 from .decoding import vae_patcher
 from .progress import InterruptibleBar

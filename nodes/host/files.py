@@ -17,7 +17,7 @@ from typing import Any
 import folder_paths
 from comfy.cli_args import args
 
-from ...sfpp_core.locks import first_free
+from ...sfpp_core.files import first_free
 
 STATE_SUFFIX = ".sfpp.safetensors"
 """Ending of a saved film state, by which SFPP Load State finds it among other files."""

@@ -15,7 +15,7 @@ import numpy as np
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
-from ...sfpp_core.stability.footage import Footage
+from ...sfpp_core.video.span import Footage
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from comfy.model_management import intermediate_device
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...sfpp_core.wan.geometry import WAN21
+from ...sfpp_core.wan.config import WAN21
 from .wired import latent_format
 
 

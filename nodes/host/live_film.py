@@ -17,13 +17,12 @@ from comfy.model_patcher import ModelPatcher
 from PIL import Image
 from torch import Tensor
 
+from ...sfpp_core.chunk_store.keys import tensor_digest
 from ...sfpp_core.files import replacing
 from ...sfpp_core.rollout.state import RolloutState
-from ...sfpp_core.spool.identity import tensor_digest
 from ...sfpp_core.video.codecs import DEFAULT_CRF, H264
-from ...sfpp_core.video.container import make_whole
-from ...sfpp_core.video.writer import VideoWriter
-from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from ...sfpp_core.video.writer import VideoWriter, make_whole
+from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from ...sfpp_core.wan.vae import DecodeStream
 from .decoding import as_frames, vae_patcher
 from .identity import module_values

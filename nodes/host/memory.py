@@ -12,8 +12,7 @@ import torch
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...sfpp_core.rollout.cache_memory import CacheStorage
-from ...sfpp_core.rollout.memory_advice import Demand, Supply, memory_advice
+from ...sfpp_core.rollout.memory import CacheStorage, Demand, Supply, memory_advice
 from ...sfpp_core.rollout.state import RolloutState
 from ..cache_storage import CACHE_STORAGES
 from .wired import compute_dtype, wan_config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
-from ...sfpp_core.wan.forward import KeyValueCache, TextContext, embed_text, predict_flow
+from ...sfpp_core.wan.transformer import KeyValueCache, TextContext, embed_text, predict_flow
 from .attention import HostAttention
 from .wired import ROOT, uncompiled, wan_config
 

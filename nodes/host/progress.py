@@ -20,7 +20,7 @@ from torch import Tensor
 from ...sfpp_core.rollout.pace import Pace, spoken
 from ...sfpp_core.rollout.rollout import Progress
 from ...sfpp_core.rollout.state import RolloutState
-from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .projector import Picture, Projector
 from .wired import latent_format
 

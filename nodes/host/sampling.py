@@ -11,14 +11,12 @@ from comfy.model_patcher import ModelPatcher
 
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.checkpoint.errors import first_few
-from ...sfpp_core.rollout.cache_memory import CacheStorage
+from ...sfpp_core.chunk_store.store import FilmSpool, film_on
 from ...sfpp_core.rollout.config import RolloutConfig
-from ...sfpp_core.rollout.direction import Direction
-from ...sfpp_core.rollout.memory_advice import Demand
+from ...sfpp_core.rollout.memory import CacheStorage, Demand
+from ...sfpp_core.rollout.prompt_schedule import Direction
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
-from ...sfpp_core.spool.filming import film_on
-from ...sfpp_core.spool.spool import FilmSpool
 from ...sfpp_core.tiny.family import weights_path
 from . import partial_deliveries
 from .circumstances import circumstances_of

@@ -9,9 +9,9 @@ import av
 from comfy_api.latest import InputImpl
 from torch import Tensor
 
+from ...sfpp_core.video.codecs import Sound
 from ...sfpp_core.video.recording import NOTICED_SECONDS, Recording, has_sound, read_recording
-from ...sfpp_core.video.sound import Sound
-from ...sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from ...sfpp_core.wan.config import FRAMES_PER_SECOND
 from .continued import ContinuedClip
 from .footage import file_of, trim_of
 from .report import Report

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import folder_paths
 
+from ...sfpp_core.chunk_store.eviction import clean
+from ...sfpp_core.chunk_store.store import FilmSpool, Spool
 from ...sfpp_core.rollout.state import RolloutState
-from ...sfpp_core.spool.spool import FilmSpool, Spool
-from ...sfpp_core.spool.use import clean
 from .circumstances import Circumstances
 
 logger = logging.getLogger(__name__)

@@ -15,17 +15,16 @@ import torch
 from comfy.model_management import throw_exception_if_processing_interrupted
 from torch import Tensor
 
-from ...sfpp_core.stability.footage import Footage
 from ...sfpp_core.stability.judges.registry import make_judge
 from ...sfpp_core.stability.ledger import RatingLedger
-from ...sfpp_core.stability.rating import Judge
-from ...sfpp_core.stability.score import visual_stability
+from ...sfpp_core.stability.score import Judge, visual_stability
+from ...sfpp_core.video.span import Footage
 from .footage import footage_of
 from .progress import InterruptibleBar, say
 
 if TYPE_CHECKING:
-    from ...sfpp_core.stability.measurement.series import FrameSeries
-    from ...sfpp_core.stability.report.report import StabilityReport
+    from ...sfpp_core.stability.measure import FrameSeries
+    from ...sfpp_core.stability.report import StabilityReport
 
 LEDGER_NAME = "ratings.sqlite3"
 BAR_STEPS = 1000
@@ -80,9 +79,8 @@ def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, 
         JudgeError, LedgerError, PermissionError, ValueError: it could not be rated; each says why.
     """
     with requirements(), footage_of(video, fps) as footage:
-        from ...sfpp_core.stability.offline.events import events_of
-        from ...sfpp_core.stability.offline.judge import OfflineJudge
-        from ...sfpp_core.stability.report.report import StabilityReport
+        from ...sfpp_core.stability.offline.judge import OfflineJudge, events_of
+        from ...sfpp_core.stability.report import StabilityReport
 
         offline = judge if isinstance(judge, OfflineJudge) else OfflineJudge(measured)
         # Before a rating is paid for: a damaged film shows here.
@@ -101,7 +99,7 @@ def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, 
 
 def measured(film: Footage) -> FrameSeries:
     """The measurements of a film, from memory if it is one of the last; otherwise with progress and interrupt."""
-    from ...sfpp_core.stability.measurement.measure import measure
+    from ...sfpp_core.stability.measure import measure
 
     key = film.fingerprint()
     if key not in _measured:
@@ -117,7 +115,7 @@ def measured(film: Footage) -> FrameSeries:
 def draw_report(report: StabilityReport) -> Tensor:
     """The plot of a report as an IMAGE: [1, H, W, 3] in [0, 1]."""
     with requirements():
-        from ...sfpp_core.stability.report.plot import plot_report
+        from ...sfpp_core.stability.plot import plot_report
 
         plot = plot_report(report)
     return torch.from_numpy(np.asarray(plot.convert("RGB"), dtype=np.float32) / 255)[None]

@@ -19,8 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor, nn
 
 from ...sfpp_core.checkpoint import expected_shapes
-from ...sfpp_core.wan.config import WanConfig, infer_config
-from ...sfpp_core.wan.geometry import WAN21
+from ...sfpp_core.wan.config import WAN21, WanConfig, infer_config
 
 ROOT = "diffusion_model"
 """The transformer's name in a MODEL; names of patches begin with it."""

@@ -1,8 +1,7 @@
 """Recognise and open every published layout of Wan 2.1 text-to-video weights, and how each family is sampled."""
 
-from .checkpoint import Checkpoint, expected_shapes, open_checkpoint
+from .checkpoint import Checkpoint, TransformerKind, expected_shapes, open_checkpoint
 from .errors import CheckpointError
-from .header import TransformerKind
 from .presets import PRESETS, Preset, match_preset
 
 __all__ = [

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..json_text import parse_json
+from ..files import parse_json
 from .errors import CheckpointError, first_few
 from .layouts import NamedWeights
 

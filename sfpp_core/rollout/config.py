@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from .schedule import NUM_TIMESTEPS, warp_steps
+from ..wan.config import FRAMES_PER_SECOND, WAN21
+from .flow import NUM_TIMESTEPS, warp_steps
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,3 +105,37 @@ def _require_falling(name: str, steps: tuple[float, ...]) -> None:
             f"{name} are {', '.join(f'{step:g}' for step in steps)}; they must fall from at most {NUM_TIMESTEPS} and "
             "stay above 0, for example 1000, 750, 500, 250."
         )
+
+
+TOLERANCE = 1e-6
+"""Of a frame: what binary fractions may add to a product of seconds and frame rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmLength:
+    """A film, or an addition to one, that is made of whole chunks."""
+
+    asked_seconds: float
+    num_chunks: int
+    pixel_frames: int
+    """Frames that the chunks add to the film."""
+
+    def __str__(self) -> str:
+        seconds = self.pixel_frames / FRAMES_PER_SECOND
+        rounded = "" if math.isclose(seconds, self.asked_seconds) else f", rounded up from {self.asked_seconds:g} s"
+        return f"{self.pixel_frames} frames, {seconds:.2f} s{rounded}"
+
+
+def film_length(seconds: float, config: RolloutConfig, *, made: int) -> FilmLength:
+    """The fewest whole chunks that add at least `seconds` to a film of `made` latent frames.
+
+    The first latent frame of a film is a single picture: with chunks of 3, films are 9, 21, 33, ... (12c - 3) frames
+    long. Raises ValueError if `seconds` is not above 0 or not finite.
+    """
+    if not 0 < seconds < math.inf:
+        raise ValueError(f"seconds is {seconds:g}; a film needs more than 0, and an end.")
+    frames = max(1, math.ceil(seconds * FRAMES_PER_SECOND - TOLERANCE))
+    frames_made = WAN21.pixel_frames(made) if made else 0
+    num_chunks = config.chunks_for(WAN21.latent_frames(frames_made + frames), made=made)
+    added = WAN21.pixel_frames(config.frames_after(num_chunks, made=made)) - frames_made
+    return FilmLength(asked_seconds=seconds, num_chunks=num_chunks, pixel_frames=added)

@@ -1,17 +1,30 @@
-"""What a rollout has made so far, as a value: extending a state makes a new one and leaves the old as it was."""
+"""What a rollout has made so far, as a value: extending a state makes a new one and leaves the old as it was.
+
+A rollout's state on disk: one safetensors file, its description as JSON in the header.
+
+The latents and texts are enough to continue bit for bit; a snapshot of the cache is written only if the state has one.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from .cache_form import CacheForm, codecs
+from ..files import parse_json, replacing
+from ..wan.config import WAN21
 from .config import RolloutConfig
+from .flow import MAX_SEED
 from .kv_cache import KVSnapshot
+from .kv_quantization import CacheForm, Codec, Part, codecs
 from .model_identity import ModelIdentity
 
 
@@ -138,3 +151,158 @@ def _split_leading_remainder(latents: Tensor, chunk: int) -> Iterator[Tensor]:
         yield latents[:, :, :remainder]
     for start in range(remainder, latents.shape[2], chunk):
         yield latents[:, :, start : start + chunk]
+
+
+HEADER = "sfpp_state"
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 knows nothing of pasts that were encoded anew."""
+
+
+class StateFileError(ValueError):
+    """A file that holds no usable state; the message names the file and says why."""
+
+
+def save_state(state: RolloutState, path: Path) -> None:
+    """Write `state` to `path`, replacing it only once the new file is complete.
+
+    Raises OSError naming the folder if the disk is full or the folder cannot be written.
+    """
+    description = {
+        "version": FORMAT_VERSION,
+        "config": asdict(state.config),
+        "seed": state.seed,
+        "model_id": state.model_id,
+        "shape": state.shape,
+        "num_given": state.num_given,
+        "cache_form": state.cache_form,
+        "chunks": [
+            {"num_frames": chunk.num_frames, "text": chunk.text, "recached": chunk.recached} for chunk in state.chunks
+        ],
+        "num_texts": len(state.texts),
+        "cache": _describe_cache(state.cache),
+    }
+    tensors = {"latents": state.latents.contiguous()}
+    tensors |= {f"text.{index}": text.contiguous() for index, text in enumerate(state.texts)}
+    if state.cache:
+        for layer, (keys, values) in enumerate(zip(state.cache.keys, state.cache.values, strict=True)):
+            tensors |= {f"cache.{layer}.keys": keys, f"cache.{layer}.values": values}
+        for layer, (keys, values) in enumerate(zip(state.cache.key_scales, state.cache.value_scales, strict=True)):
+            tensors |= {f"cache.{layer}.key_scales": keys, f"cache.{layer}.value_scales": values}
+    try:
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, metadata={HEADER: json.dumps(description)})
+    except SafetensorError as problem:
+        raise OSError(f"{path} could not be written: {problem}. Is there space on that disk?") from problem
+
+
+def load_state(path: Path) -> RolloutState:
+    """Read a state that `save_state` wrote. Raises StateFileError for any other file, FileNotFoundError for none."""
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; choose a state that SFPPSaveState wrote.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = (file.metadata() or {}).get(HEADER)
+            if header is None:
+                raise StateFileError(f"{path} is no saved state; choose a file that SFPPSaveState wrote.")
+            return _read(parse_json(header), file.get_tensor)
+    except (SafetensorError, KeyError, TypeError, ValueError) as problem:
+        if isinstance(problem, StateFileError):
+            raise
+        raise StateFileError(f"{path} is a damaged state ({problem}); save it again or start a new film.") from problem
+
+
+def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
+    if description["version"] not in READABLE_VERSIONS:
+        versions = " and ".join(map(str, READABLE_VERSIONS))
+        raise ValueError(f"its format is version {description['version']}, this program reads versions {versions}")
+    shape = tuple(description["shape"])
+    # Copies: what is read lies in the file's memory, at any address, and matrix products round by where tensors lie, so
+    # that the film would go on a little differently. The cache is copied when it is taken up.
+    chunks = _split(tensor("latents"), description["chunks"], shape)
+    texts = tuple(tensor(f"text.{index}").clone() for index in range(description["num_texts"]))
+    _check_texts(texts, chunks, batch=shape[0])
+    state = RolloutState(
+        config=RolloutConfig.from_json(description["config"]),
+        seed=_whole(description, "seed", most=MAX_SEED),
+        model_id=str(description["model_id"]),
+        shape=shape,
+        chunks=chunks,
+        texts=texts,
+        # Films that were begun before there was a choice do not name it.
+        cache_form=description.get("cache_form", "computed"),
+    )
+    return replace(
+        state,
+        num_given=_whole(description, "num_given", most=state.num_frames),
+        cache=_read_cache(description["cache"], tensor, state),
+    )
+
+
+def _whole(entries: dict[str, Any], name: str, *, least: int = 0, most: int) -> int:
+    value = entries[name]
+    if not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r}, which is no whole number from {least} to {most}")
+    return value
+
+
+def _check_texts(texts: tuple[Tensor, ...], chunks: tuple[Chunk, ...], *, batch: int) -> None:
+    if any(chunk.text not in range(len(texts)) for chunk in chunks):
+        raise ValueError("a chunk names a text that is not there")
+    for index, text in enumerate(texts):
+        if text.ndim != 3 or text.shape[0] not in (1, batch) or text.shape[2] != texts[0].shape[2]:
+            raise ValueError(f"text {index} of shape {tuple(text.shape)} does not fit")
+        if not bool(torch.isfinite(text).all()):
+            raise ValueError(f"text {index} holds values that are not finite")
+
+
+def _split(latents: Tensor, records: list[dict[str, int]], shape: tuple[int, ...]) -> tuple[Chunk, ...]:
+    if latents.ndim != 5 or latents.dtype != torch.float32:
+        raise ValueError(f"its latents are {latents.dtype} of shape {tuple(latents.shape)}")
+    batch, channels, num_frames, height, width = latents.shape
+    lengths = [_whole(record, "num_frames", least=1, most=num_frames) for record in records]
+    if (batch, channels, height, width) != shape or num_frames != sum(lengths):
+        raise ValueError(f"its latents of shape {tuple(latents.shape)} do not match its description")
+    if not bool(torch.isfinite(latents).all()):
+        raise ValueError("its latents hold values that are not finite")
+    pieces = latents.split(lengths, dim=2) if lengths else ()
+    return tuple(
+        Chunk(
+            latents=piece.clone(memory_format=torch.contiguous_format),
+            text=record["text"],
+            recached=record.get("recached", False),
+        )
+        for piece, record in zip(pieces, records, strict=True)
+    )
+
+
+def _describe_cache(cache: KVSnapshot | None) -> dict[str, int] | None:
+    if cache is None:
+        return None
+    return {"num_frames": cache.num_frames, "num_layers": len(cache.keys), "skipped": cache.skipped}
+
+
+def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutState) -> KVSnapshot | None:
+    if description is None:
+        return None
+    names = ("keys", "values", "key_scales", "value_scales") if state.cache_form == "int8" else ("keys", "values")
+    columns = [tuple(tensor(f"cache.{layer}.{name}") for layer in range(description["num_layers"])) for name in names]
+    for codec, side in zip(codecs(state.cache_form), (columns[::2], columns[1::2]), strict=True):
+        for parts in zip(*side, strict=True):
+            _check_parts(codec, parts, state)
+    num_frames = _whole(description, "num_frames", most=state.num_frames)
+    skipped = _whole(description, "skipped", most=num_frames) if "skipped" in description else 0
+    return replace(KVSnapshot(num_frames, *columns), skipped=skipped)
+
+
+def _check_parts(codec: Codec, parts: tuple[Tensor, ...], state: RolloutState) -> None:
+    """Raise ValueError if these are not what is kept of a layer's keys, or of its values."""
+    batch, _, height, width = state.shape
+    tokens = WAN21.tokens_per_frame(height, width)
+    first, *scales = parts
+    if first.ndim != 4 or first.shape[:2] != (batch, state.config.window * tokens):
+        raise ValueError("its cache is of another size than its window")
+    shape = (batch, state.config.window, tokens, *first.shape[2:])
+    found = (Part(shape, first.dtype), *(Part(tuple(scale.shape), scale.dtype) for scale in scales))
+    if not parts[-1].is_floating_point() or found != codec.parts(shape, parts[-1].dtype):
+        raise ValueError(f"its cache is not in the form {state.cache_form}")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -196,3 +196,28 @@ class VideoReader:
         start = stream.start_time or 0
         missing = (start + stream.duration - max(end, start)) * stream.time_base
         return float(missing) if missing > 1 / (2 * stream.average_rate) else 0.0
+
+
+CLOCK_ERROR_SECONDS = 1e-3
+"""Containers that count in milliseconds show a picture up to one too late."""
+
+
+def shown_at(
+    pictures: Iterable[tuple[float, np.ndarray]], start: float, rate: float, count: int
+) -> Iterator[np.ndarray]:
+    """The pictures that are in view at `start`, `start` + 1 / rate, ..., `count` of them; the last stays in view.
+
+    pictures: times in seconds, rising, and pictures; the first is in view at `start`, too. Fewer than `count` are given
+    only if there is none at all.
+    """
+    shown, tick = None, 0
+    for time, picture in pictures:
+        while shown is not None and tick < count and start + tick / rate < time - CLOCK_ERROR_SECONDS:
+            yield shown
+            tick += 1
+        if tick == count:
+            return
+        shown = picture
+    while shown is not None and tick < count:
+        yield shown
+        tick += 1

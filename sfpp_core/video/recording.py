@@ -20,8 +20,8 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 from torch import Tensor
 
+from .codecs import LAYOUTS, Sound
 from .reader import SEEK_MARGIN_SECONDS, VideoReader
-from .sound import LAYOUTS, Sound
 
 CLOCK_SECONDS: Final = 0.05
 """Containers round the times of sound; what is this far from where it should be was left out on the way."""

@@ -1,6 +1,12 @@
 """MP4 files, written frame by frame while the video is still being made.
 
 Axes: T frames, H height, W width, C colours (RGB).
+
+RGB to the planes that H.264 stores: the BT.601 matrix, limited range, 4:2:0.
+
+Done here and not by the codec library, whose rounding differs between its versions: the same frames give the same
+bytes. BT.601 and not BT.709, because everything reads it right: players that heed a file's tags, players that go by the
+size of the picture, and PyAV before 17, which takes every file for BT.601 and in ComfyUI shifts the colours of others.
 """
 
 from __future__ import annotations
@@ -10,24 +16,133 @@ import os
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from types import TracebackType
+from typing import Final
 
 import av
 import torch
 from av.container import OutputContainer
+from av.stream import Stream
 from av.video.stream import VideoStream
+from einops import rearrange, reduce
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 from ..files import growing, replacing
-from ..wan.geometry import FRAMES_PER_SECOND
-from .codecs import DEFAULT_CRF, H264, MAX_CRF, VideoCodec
-from .color import rgb_to_yuv420
-from .container import make_whole, open_growing
-from .frame_rate import times_shown
-from .sound import Sound, SoundTrack
+from ..wan.config import FRAMES_PER_SECOND
+from .codecs import DEFAULT_CRF, H264, MAX_CRF, Sound, SoundTrack, VideoCodec
+from .reader import VideoReader
 
 logger = logging.getLogger(__name__)
+
+# The page that restores a workflow from a file reads its tags, which MP4 loses without use_metadata_tags, and only the
+# first 64 MiB of it, which faststart makes sure they are in.
+WHOLE: Final = {"movflags": "use_metadata_tags+faststart"}
+
+# Pieces of a second, each with an index of its own and on the disk at once. The first index waits for the first piece:
+# only then is it known how much players shall skip of what encoders put in front.
+GROWING: Final = {"movflags": "use_metadata_tags+delay_moov", "frag_duration": "1000000", "flush_packets": "1"}
+
+
+def open_growing(path: str | os.PathLike[str], *, fps: Fraction, metadata: Mapping[str, str]) -> OutputContainer:
+    """A container for streams and packets, of which players show at any time all but the newest seconds.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    return _open(path, GROWING, fps, metadata)
+
+
+def make_whole(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], *, fps: Fraction, metadata: Mapping[str, str]
+) -> None:
+    """Copy the streams of `source` into an MP4 that begins with the index of all of it. Nothing is encoded again.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    with ExitStack() as files:
+        given = files.enter_context(av.open(os.fspath(source)))
+        # Left to itself, PyAV before 15 counts time in units that few frame rates are whole numbers of.
+        form = {**WHOLE, "video_track_timescale": str(given.streams.video[0].time_base.denominator)}
+        whole = files.enter_context(_open(target, form, fps, metadata))
+        streams = {stream.index: _twin(stream, whole) for stream in given.streams}
+        for packet in given.demux():
+            if packet.dts is not None:  # the empty packet at the end of each stream
+                packet.stream = streams[packet.stream.index]
+                whole.mux(packet)
+
+
+def _twin(stream: Stream, container: OutputContainer) -> Stream:
+    """A stream of `container` that takes the packets of `stream`."""
+    # Opaque: PyAV before 15 otherwise sets up an encoder, and what it then writes is empty.
+    twin = container.add_stream_from_template(stream, opaque=True)
+    twin.codec_context.codec_tag = stream.codec_context.codec_tag
+    return twin
+
+
+def _open(
+    path: str | os.PathLike[str], form: Mapping[str, str], fps: Fraction, metadata: Mapping[str, str]
+) -> OutputContainer:
+    # In ticks of 1/1000 second, the default, most lengths would not be whole numbers.
+    options = {**form, "movie_timescale": str(fps.numerator)}
+    container = av.open(os.fspath(path), "w", format="mp4", options=options)
+    container.metadata.update(metadata)
+    return container
+
+
+NTSC = Fraction(1000, 1001)
+_SAME = 0.005
+
+
+def exact_rate(fps: float) -> Fraction:
+    """The rate that a decimal number means: 23.976 and 29.97 are 24000/1001 and 30000/1001."""
+    whole = round(fps)
+    if fps != whole and abs(fps - whole * NTSC) < _SAME:
+        return whole * NTSC
+    return Fraction(fps).limit_denominator(1000)
+
+
+def times_shown(index: int, *, made: Fraction, shown: Fraction) -> int:
+    """How many frames of a film with `shown` frames a second show the frame `index` of one that has `made`.
+
+    A frame is on the screen from its time until the next one's, as in the film it was made for, and nothing is invented
+    between two: so the film keeps its length, but for less than a frame, at which the last ends later. Going from 16 to
+    24, every second frame comes twice; from 16 to 8, every second is left out.
+    """
+    ratio = shown / made
+    return ceil((index + 1) * ratio) - ceil(index * ratio)
+
+
+LUMA: Final = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in luma: ITU-R BT.601-7, 2.5.1."""
+# The chroma axes follow from them; white has to be 1 to the last bit.
+_RED, _, _BLUE = LUMA
+_GREEN = 1.0 - _RED - _BLUE
+_RGB_TO_YUV = (
+    (_RED, _GREEN, _BLUE),
+    (-_RED / (2 - 2 * _BLUE), -_GREEN / (2 - 2 * _BLUE), 0.5),
+    (0.5, -_GREEN / (2 - 2 * _RED), -_BLUE / (2 - 2 * _RED)),
+)
+# Limited range with 8 bits (BT.601-7, 2.5.3): black and white are 16 and 235, colourless is 128.
+_LUMA_OFFSET, _LUMA_SPAN = 16.0, 219.0
+_CHROMA_OFFSET, _CHROMA_SPAN = 128.0, 224.0
+
+
+def rgb_to_yuv420(frame: Tensor) -> Tensor:
+    """A frame H W 3, float in [0, 1], H and W even, to its planes below each other: uint8 (3/2 H) W.
+
+    The H rows of luma are followed by H/4 rows that hold the H/2 x W/2 values of U, and as many of V.
+    """
+    height, width, _ = frame.shape
+    yuv = frame @ torch.tensor(_RGB_TO_YUV, dtype=frame.dtype, device=frame.device).T
+    luma = _LUMA_OFFSET + _LUMA_SPAN * yuv[..., 0]
+    chroma = reduce(yuv[..., 1:], "(h two_h) (w two_w) c -> c h w", "mean", two_h=2, two_w=2)
+    chroma = rearrange(_CHROMA_OFFSET + _CHROMA_SPAN * chroma, "c h w -> (c h w)").view(height // 2, width)
+    return torch.cat((luma, chroma)).round().to(torch.uint8)
 
 
 class VideoWriter:
@@ -190,3 +305,30 @@ def _check(
             raise ValueError(f"{name} is {rate}; it must be above 0.")
     if not 0 <= crf <= MAX_CRF:
         raise ValueError(f"crf is {crf}; it goes from 0 (best) to {MAX_CRF} (worst). Try {DEFAULT_CRF}.")
+
+
+MAX_SIDE_PX: Final = 512
+
+
+def save_thumbnail(film: Path, *, metadata: Mapping[str, str]) -> Path:
+    """Write the first picture of a film beside it, as a PNG of the same name whose longer side is at most 512 pixels.
+
+    Beside it and not into it, because FFmpeg drops a cover from an MP4 that carries a workflow.
+
+    metadata: text chunks for the PNG, for instance those from which ComfyUI's page restores a workflow.
+
+    Raises:
+        VideoFileError: the film cannot be read.
+        OSError: the file cannot be written.
+    """
+    with VideoReader(film) as reader:
+        _, first = next(reader.pictures())
+    picture = Image.fromarray(first)
+    picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
+    texts = PngInfo()
+    for name, value in metadata.items():
+        texts.add_text(name, value)
+    path = film.with_suffix(".png")
+    with replacing(path) as unfinished:
+        picture.save(unfinished, pnginfo=texts)
+    return path

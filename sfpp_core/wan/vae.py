@@ -18,9 +18,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from .vae_config import WanVAEConfig, infer_vae_config
-from .vae_layers import FeatureCache
-from .vae_networks import Decoder, Encoder
+from .config import WanVAEConfig, infer_vae_config
+from .vae_layers import Decoder, Encoder, FeatureCache
 
 __all__ = ["DecodeStream", "EncodeStream", "Reconstruction", "WanVAE", "WanVAEConfig", "infer_vae_config"]
 

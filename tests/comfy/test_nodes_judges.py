@@ -14,7 +14,7 @@ import pytest
 
 from scripts.comfy_client import Event, NodeFailed, RunInterrupted, RunResult, WorkflowRefused
 from scripts.comfy_server import ComfyServer, ServerConfig
-from sfpp_core.stability.judges.keys import BASE_URLS
+from sfpp_core.stability.judges.remote import BASE_URLS
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Link, Studio
 from tests.core.films import moving_square, write

@@ -7,8 +7,8 @@ import signal
 from dataclasses import dataclass
 from pathlib import Path
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.rating import JudgeError, Rating
+from sfpp_core.stability.score import JudgeError, Rating
+from sfpp_core.video.span import Footage
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

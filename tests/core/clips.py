@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from sfpp_core.stability.footage import Footage
+from sfpp_core.video.span import Footage
 from training.scenes.render import render
 from training.scenes.spec import sample_scene
 

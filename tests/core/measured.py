@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sfpp_core.stability.measurement.series import FrameSeries
+from sfpp_core.stability.measure import FrameSeries
 
 RATE = 16
 THUMBNAIL = (20, 36)

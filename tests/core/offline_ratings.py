@@ -12,9 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.offline.assessment import assess
-from sfpp_core.stability.offline.judge import OfflineJudge
+from sfpp_core.stability.measure import measure
+from sfpp_core.stability.offline.judge import OfflineJudge, assess
 from tests.core.clips import footage, pan
 from tests.core.damages import DESIGNED
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sfpp_core.stability.offline.assessment import Damage
-from sfpp_core.stability.offline.events import Event
-from sfpp_core.stability.report.report import StabilityReport
+from sfpp_core.stability.offline.judge import Damage, Event
+from sfpp_core.stability.report import StabilityReport
 from sfpp_core.stability.score import SegmentRating, VisualStability, segment_spans
 from tests.core.measured import RATE, series
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.cache_form import CACHE_FORMS, FP8, CacheForm, Codec, codecs
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, FP8, CacheForm, Codec, codecs
 
 SHAPE = (2, 3, 16, 4, 32)
 EIGHT_BITS = CACHE_FORMS[1:]

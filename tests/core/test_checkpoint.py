@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from sfpp_core.checkpoint import open_checkpoint
-from sfpp_core.checkpoint.archive import Archive
 from sfpp_core.checkpoint.checkpoint import understand
+from sfpp_core.checkpoint.files import Archive
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.wan.transformer import WanTransformer
 

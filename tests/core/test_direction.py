@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.direction import Cue, Direction
+from sfpp_core.rollout.prompt_schedule import Cue, Direction
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.film_length import film_length
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.rollout.config import RolloutConfig, film_length
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 
 @pytest.mark.parametrize("chunk", (1, 3, 5))

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import pytest
 
-from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.judges.gemini import GeminiJudge
 from sfpp_core.stability.judges.remote import Patience
-from sfpp_core.stability.rating import JudgeError
+from sfpp_core.stability.score import JudgeError
+from sfpp_core.video.span import Footage
 from tests.core.films import moving_square
 from tests.core.judge_servers import GeminiServer, Reply, gemini_error, gemini_says, rating_json
 

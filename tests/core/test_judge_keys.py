@@ -11,12 +11,11 @@ from dataclasses import replace
 
 import pytest
 
-from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.judges.gemini import GeminiJudge
-from sfpp_core.stability.judges.keys import HIDDEN, scrub
 from sfpp_core.stability.judges.openai_compatible import OpenAICompatibleJudge
-from sfpp_core.stability.judges.remote import Patience
-from sfpp_core.stability.rating import Judge, JudgeError
+from sfpp_core.stability.judges.remote import HIDDEN, Patience, scrub
+from sfpp_core.stability.score import Judge, JudgeError
+from sfpp_core.video.span import Footage
 from tests.core.films import moving_square
 from tests.core.judge_servers import (
     ChatServer,

@@ -7,9 +7,9 @@ import random
 import pytest
 import torch
 
-from sfpp_core.rollout.cache_form import CACHE_FORMS, CacheForm
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm
 
 from .models import TINY
 

@@ -8,11 +8,20 @@ import cv2
 import numpy as np
 import pytest
 
-from sfpp_core.stability.metrics.drift import color_drift, exposure_drift, relative
-from sfpp_core.stability.metrics.flicker import brightness_flicker, flicker_score
-from sfpp_core.stability.metrics.long_video import LongVideoMetrics
-from sfpp_core.stability.metrics.motion import DYNAMIC_SPEED, dynamic_windows, flow_spikes, flow_variances, frozen_spans
-from sfpp_core.stability.metrics.repetition import closest_repetition
+from sfpp_core.stability.metrics import (
+    DYNAMIC_SPEED,
+    LongVideoMetrics,
+    brightness_flicker,
+    closest_repetition,
+    color_drift,
+    dynamic_windows,
+    exposure_drift,
+    flicker_score,
+    flow_spikes,
+    flow_variances,
+    frozen_spans,
+    relative,
+)
 from tests.core.measured import RATE, series, wandering
 
 

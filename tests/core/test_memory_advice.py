@@ -8,10 +8,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sfpp_core.rollout.cache_memory import CacheMemory, CacheStorage
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.memory_advice import Demand, Supply, memory_advice
+from sfpp_core.rollout.memory import CacheMemory, CacheStorage, Demand, Supply, memory_advice
 from sfpp_core.wan.config import WanConfig
 
 from .models import TINY

@@ -16,11 +16,10 @@ import pytest
 import torch
 from PIL import Image
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.judges.openai_compatible import OpenAICompatibleJudge
+from sfpp_core.stability.judges.openai_compatible import OpenAICompatibleJudge, stills
 from sfpp_core.stability.judges.remote import Patience, never
-from sfpp_core.stability.judges.stills import stills
-from sfpp_core.stability.rating import JudgeError
+from sfpp_core.stability.score import JudgeError
+from sfpp_core.video.span import Footage
 from tests.core.judge_servers import ChatServer, Reply, chat_error, chat_says, rating_json
 
 GOOD = chat_says(rating_json(4))

@@ -9,12 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.cache_form import CACHE_FORMS, CacheForm
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm
 from sfpp_core.rollout.rollout import Progress, Rollout
-from sfpp_core.rollout.state import RolloutState
-from sfpp_core.rollout.state_file import load_state, save_state
+from sfpp_core.rollout.state import RolloutState, load_state, save_state
 
 from .models import TINY, random_text, random_transformer
 from .test_rollout_law import CONFIGS, describe, empty_state

@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.cache_form import CACHE_FORMS, CacheForm
-from sfpp_core.rollout.cache_ring import AllocateMemory
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.kv_cache import AllocateMemory
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm
 from sfpp_core.rollout.rollout import Progress, Rollout
-from sfpp_core.rollout.state import RolloutState
-from sfpp_core.rollout.state_file import StateFileError, load_state, save_state
-from sfpp_core.wan.forward import KeyValueCache, TextContext
+from sfpp_core.rollout.state import RolloutState, StateFileError, load_state, save_state
+from sfpp_core.wan.transformer import KeyValueCache, TextContext
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.judges.rubric import ANSWER_SCHEMA, UnusableAnswer, complaint, parse_answer, question
+from sfpp_core.video.span import Footage
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.noise import MAX_SEED, SeededNoise
-from sfpp_core.rollout.schedule import add_noise, flow_to_x0, shift_sigma, warp_steps
+from sfpp_core.rollout.flow import MAX_SEED, SeededNoise, add_noise, flow_to_x0, shift_sigma, warp_steps
 
 
 def test_the_published_steps() -> None:

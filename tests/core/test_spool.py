@@ -14,13 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from sfpp_core.chunk_store.eviction import clean
+from sfpp_core.chunk_store.store import Spool, film_on
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.direction import Cue, Direction
+from sfpp_core.rollout.prompt_schedule import Cue, Direction
 from sfpp_core.rollout.rollout import Progress, Rollout
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.spool.filming import film_on
-from sfpp_core.spool.spool import Spool
-from sfpp_core.spool.use import clean
 
 from .models import random_text, random_transformer
 from .test_rollout_law import empty_state

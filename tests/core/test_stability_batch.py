@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfpp_core.stability.batch.batch import rate_videos
+from sfpp_core.stability.batch.rate import Scorer, ScoringTask, rate_videos
 from sfpp_core.stability.batch.results import Question, ResultFile, VideoResult
-from sfpp_core.stability.batch.scoring import Scorer, ScoringTask
 from sfpp_core.stability.ledger import RatingLedger
 from tests.core.brightness_judge import BrightnessJudge
 from tests.core.films import HEIGHT, WIDTH, write

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfpp_core.stability.measurement.cielab import cielab
+from sfpp_core.stability.measure import cielab
 
 
 @pytest.mark.parametrize(

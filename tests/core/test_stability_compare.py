@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
+from sfpp_core.stability.batch.cli import comparison_table
 from sfpp_core.stability.batch.compare import CONFIDENCE, compare
-from sfpp_core.stability.batch.tables import comparison_table
 
 
 def comparison_of(differences):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
+from sfpp_core.stability.measure import measure
 from sfpp_core.video.reader import VideoFileError
+from sfpp_core.video.span import Footage
 from tests.core.films import moving_square, write
 
 

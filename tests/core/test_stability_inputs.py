@@ -7,8 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from sfpp_core.stability.batch.prompts import PromptFileError, listed_prompts, sidecar_prompt
-from sfpp_core.stability.batch.video_files import find_videos, mirrored, names_in
+from sfpp_core.stability.batch.inputs import (
+    PromptFileError,
+    find_videos,
+    listed_prompts,
+    mirrored,
+    names_in,
+    sidecar_prompt,
+)
 
 
 def touch(folder: Path, *names: str) -> list[Path]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfpp_core.stability.footage import Footage
 from sfpp_core.stability.ledger import LedgerError, RatingLedger
-from sfpp_core.stability.rating import Rating
+from sfpp_core.stability.score import Rating
+from sfpp_core.video.span import Footage
 
 GREY = Footage.from_images(torch.full((32, 8, 8, 3), 0.5))
 WHITE = Footage.from_images(torch.ones(32, 8, 8, 3))

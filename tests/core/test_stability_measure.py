@@ -8,8 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfpp_core.stability.measurement.detail import detail
-from sfpp_core.stability.measurement.measure import measure
+from sfpp_core.stability.measure import detail, measure
 from tests.core.clips import footage, pan, scene
 
 

@@ -7,14 +7,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.measurement.series import FrameSeries
-from sfpp_core.stability.offline.assessment import Damage, assess
-from sfpp_core.stability.offline.events import Event, events_of
-from sfpp_core.stability.offline.judge import OfflineJudge
-from sfpp_core.stability.rating import Rating
-from sfpp_core.stability.score import visual_stability
+from sfpp_core.stability.measure import FrameSeries, measure
+from sfpp_core.stability.offline.judge import Damage, Event, OfflineJudge, assess, events_of
+from sfpp_core.stability.score import Rating, visual_stability
+from sfpp_core.video.span import Footage
 from tests.core.clips import footage, pan, scene
 from tests.core.damages import DESIGNED, HELD_OUT, Frames
 

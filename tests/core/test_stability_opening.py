@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfpp_core.stability.offline.assessment import Assessment, Damage, assess
+from sfpp_core.stability.offline.judge import Assessment, Damage, assess
 from tests.core.measured import RATE, series
 
 BLACK, FADE, FILM = RATE, RATE, 6 * RATE

@@ -12,10 +12,20 @@ import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
-from sfpp_core.stability.offline.assessment import Damage
-from sfpp_core.stability.report.plot import WIDTH_PX, plot_report
-from sfpp_core.stability.report.plot_events import MAX_EVENTS, lay_out, num_rows
-from sfpp_core.stability.report.plot_style import BODY_POINTS, ORANGE, PURPLE, TITLE_POINTS, shortened, text_width
+from sfpp_core.stability.offline.judge import Damage
+from sfpp_core.stability.plot import (
+    BODY_POINTS,
+    MAX_EVENTS,
+    ORANGE,
+    PURPLE,
+    TITLE_POINTS,
+    WIDTH_PX,
+    lay_out,
+    num_rows,
+    plot_report,
+    shortened,
+    text_width,
+)
 from tests.core.measured import RATE
 from tests.core.reports import event, report
 
@@ -106,7 +116,7 @@ def test_drawing_leaves_no_trace_in_the_process() -> None:
     program = (
         "import sys, matplotlib\n"
         "before = matplotlib.rcParams.copy()\n"
-        "from sfpp_core.stability.report.plot import plot_report\n"
+        "from sfpp_core.stability.plot import plot_report\n"
         "from tests.core.reports import event, report\n"
         "plot_report(report(10, [event('blur', 2, 5)]))\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfpp_core.stability.report.curves import MAX_POINTS
-from sfpp_core.stability.report.report import ReportError, StabilityReport
+from sfpp_core.stability.report import MAX_POINTS, ReportError, StabilityReport
 from tests.core.measured import RATE, wandering
 from tests.core.reports import event, report
 

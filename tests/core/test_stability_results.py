@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sfpp_core.stability.batch.cli import result_table
 from sfpp_core.stability.batch.results import Question, ResultFile, ResultFileError, VideoResult
-from sfpp_core.stability.batch.tables import result_table
 from sfpp_core.stability.score import SegmentRating, VisualStability
 
 

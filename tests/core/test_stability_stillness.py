@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfpp_core.stability.offline.detectors.freeze import freeze
-from sfpp_core.stability.offline.detectors.loops import find_loops
-from sfpp_core.stability.offline.detectors.shots import Shots
+from sfpp_core.stability.offline.detectors import freeze
+from sfpp_core.stability.offline.loops import find_loops
+from sfpp_core.stability.offline.shots import Shots
 from tests.core.measured import RATE, THUMBNAIL, series
 
 LEVEL = 1 / 255

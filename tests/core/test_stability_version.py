@@ -6,8 +6,7 @@ import json
 
 import pytest
 
-from sfpp_core.stability.offline.assessment import Damage
-from sfpp_core.stability.offline.judge import OfflineJudge
+from sfpp_core.stability.offline.judge import Damage, OfflineJudge
 from tests.core.offline_ratings import RECORD, differences, measured_shares
 
 RECORDED = json.loads(RECORD.read_text())

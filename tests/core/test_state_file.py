@@ -16,8 +16,7 @@ from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
-from sfpp_core.rollout.state import RolloutState
-from sfpp_core.rollout.state_file import HEADER, StateFileError, load_state, save_state
+from sfpp_core.rollout.state import HEADER, RolloutState, StateFileError, load_state, save_state
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 

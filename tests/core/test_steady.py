@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sfpp_core.video.steady import shown_at
+from sfpp_core.video.reader import shown_at
 
 
 def shown(rate: float, num_pictures: int, *, start: float, count: int, jitter: float = 0.0) -> list[int]:

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from sfpp_core.tiny.family import load_vae
-from sfpp_core.wan.tiled_decoding import TiledDecodeStream
-from sfpp_core.wan.tiling import MIN_SIDE, OVERLAP, Tiling, fade_weights
 from sfpp_core.wan.vae import DecodeStream
+from sfpp_core.wan.vae_tiling import MIN_SIDE, OVERLAP, TiledDecodeStream, Tiling, fade_weights
 from tests.core.vae_models import random_vae
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sfpp_core.rollout.timed_lines import parse_timed_lines, spoken_time
+from sfpp_core.rollout.prompt_schedule import parse_timed_lines, spoken_time
 
 
 def read(text: str) -> list[tuple[float, str]]:

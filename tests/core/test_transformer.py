@@ -7,12 +7,9 @@ import torch
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.wan.attention import sdpa_attention
-from sfpp_core.wan.config import WanConfig, infer_config
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.rope import axis_widths, rotary_table, rotate
+from sfpp_core.wan.attention import axis_widths, chunk_causal, rotary_table, rotate, sdpa_attention, teacher_forcing
+from sfpp_core.wan.config import WAN21, WanConfig, infer_config
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.visibility import chunk_causal, teacher_forcing
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 

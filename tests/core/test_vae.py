@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.latent_format import CHANNEL_MEAN, CHANNEL_STD, to_model_space, to_vae_space
+from sfpp_core.wan.config import CHANNEL_MEAN, CHANNEL_STD, to_model_space, to_vae_space
 from sfpp_core.wan.vae import EncodeStream, WanVAE, WanVAEConfig
 from sfpp_core.wan.vae_layers import FeatureCache, Upsample
 from tests.core.vae_models import random_latents, random_vae, random_video

@@ -17,12 +17,9 @@ from einops import reduce
 from PIL import Image
 from torch import Tensor
 
-from sfpp_core.video.codecs import CODECS, H264, H265, VideoCodec
-from sfpp_core.video.color import rgb_to_yuv420
+from sfpp_core.video.codecs import CODECS, H264, H265, Sound, VideoCodec
 from sfpp_core.video.reader import VideoReader
-from sfpp_core.video.sound import Sound
-from sfpp_core.video.thumbnail import save_thumbnail
-from sfpp_core.video.writer import VideoWriter
+from sfpp_core.video.writer import VideoWriter, rgb_to_yuv420, save_thumbnail
 from tests.core.films import HEIGHT, WIDTH, moving_square, names, read, write
 from tests.core.memory import ROOT, needs_peak, probe
 
@@ -220,7 +217,7 @@ def test_what_a_kill_leaves_can_be_watched_until_the_next_film(tmp_path: Path) -
 
 MEMORY_PROBE = """
 import sys, torch
-from sfpp_core.video.sound import Sound
+from sfpp_core.video.codecs import Sound
 from sfpp_core.video.writer import VideoWriter
 from tests.core.memory import peak_mib
 picture = torch.rand(1, 128, 128, 3)

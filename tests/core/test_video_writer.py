@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 
 from sfpp_core.video.codecs import CODECS, H265, VideoCodec
-from sfpp_core.video.color import rgb_to_yuv420
 from sfpp_core.video.reader import VideoReader
-from sfpp_core.video.writer import VideoWriter
+from sfpp_core.video.writer import VideoWriter, rgb_to_yuv420
 from tests.core.films import HEIGHT, WIDTH, moving_square, names, read, write
 from tests.core.memory import ROOT, needs_peak, probe
 from tests.small_disk import small_disk

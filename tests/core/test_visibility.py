@@ -10,8 +10,7 @@ from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.wan.attention import attend, sdpa_attention
-from sfpp_core.wan.visibility import Visibility, chunk_causal, teacher_forcing
+from sfpp_core.wan.attention import Visibility, attend, chunk_causal, sdpa_attention, teacher_forcing
 
 from .models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from sfpp_core.stability.batch.workers import WorkerDied, run_in_processes
+from sfpp_core.stability.batch.rate import WorkerDied, run_in_processes
 from tests.core.crashing_work import make_work
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
@@ -74,7 +74,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
-from sfpp_core.stability.batch.workers import run_in_processes
+from sfpp_core.stability.batch.rate import run_in_processes
 from tests.core.crashing_work import make_work
 
 if __name__ == "__main__":

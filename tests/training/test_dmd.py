@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfpp_core.rollout.schedule import shift_sigma
+from sfpp_core.rollout.flow import shift_sigma
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError

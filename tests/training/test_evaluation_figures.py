@@ -11,11 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.measurement.series import FrameSeries
+from sfpp_core.stability.measure import FrameSeries, measure
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
+from sfpp_core.video.span import Footage
 from tests.core.clips import scene
 from training.config import ConfigError
 from training.evaluation.feeds import FilmCutShort, Measuring

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.wan.config import to_vae_space
 from tests.core.vae_models import random_latents, random_vae
 from training.evaluation.decoding import FilmDecoder, compile_decoder
 

@@ -11,10 +11,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.metrics.motion import flow_variances
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.stability.measure import measure
+from sfpp_core.stability.metrics import flow_variances
+from sfpp_core.video.span import Footage
+from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.flow_reward import LEAST_FLOOR, FlowMeter, decoded_flow, flow_reward, flow_variance, motion_floor
 from training.scenes import Attributes, Colour, Motion, ObjectKind, Place, SceneSpec, Speed, render, sample_scene

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.flow import add_noise
 from sfpp_core.rollout.rollout import Rollout
-from sfpp_core.rollout.schedule import add_noise
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer

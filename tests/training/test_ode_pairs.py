@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import add_noise
+from sfpp_core.rollout.flow import add_noise
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, weights_path
 from training.__main__ import main
 from training.attention import attention_on

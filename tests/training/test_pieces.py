@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfpp_core.rollout.schedule import add_noise
+from sfpp_core.rollout.flow import add_noise
 from sfpp_core.wan.attention import sdpa_attention
 from training.attention import matmul_attention
 from training.ema import MovingAverage

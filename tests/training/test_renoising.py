@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.distributions import Normal
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.noise import SeededNoise
+from sfpp_core.rollout.flow import SeededNoise
 from sfpp_core.rollout.rollout import Progress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer

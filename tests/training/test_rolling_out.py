@@ -9,11 +9,10 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.noise import SeededNoise
+from sfpp_core.rollout.flow import SeededNoise
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.config import WAN21, to_model_space
 from tests.core.models import random_text, random_transformer
 from tests.core.vae_models import random_vae
 from training.evaluation.decoding import FilmDecoder

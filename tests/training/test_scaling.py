@@ -17,13 +17,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.flow import SeededNoise
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.noise import SeededNoise
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.wan.config import WAN21_T2V_1_3B, WanConfig
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.config import WAN21, WAN21_T2V_1_3B, WanConfig, WanVAEConfig
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.vae_config import WanVAEConfig
 from training.config import ConfigError, load_config
 from training.scaling.__main__ import main, read_config
 from training.scaling.config import ScalingConfig

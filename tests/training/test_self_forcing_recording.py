@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.rollout import Rollout
-from sfpp_core.wan.forward import KeyValueCache
-from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.transformer import KeyValueCache, WanTransformer
 from tests.core.models import TINY, random_transformer
 from training.self_forcing.recording import Films, Recording, Step, backpropagate, estimate, record, roll
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import TINY, random_transformer
 from training.self_forcing.recording import Recording, Step, estimate, record, roll

@@ -20,7 +20,7 @@ from sfpp_core.tiny.family import (
     load_vae,
     weights_path,
 )
-from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.config import to_model_space
 from training.reader import accuracy, load_reader, read
 from training.sampling import decode, encode_prompts, sample_student
 from training.scenes import Place, prompt_for, render, sample_scene

@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
-from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.config import to_model_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.__main__ import main
 from training.config import ConfigError

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 from tests.core.vae_models import random_latents, random_vae

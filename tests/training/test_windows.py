@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_vae
-from sfpp_core.wan.latent_format import to_model_space, to_vae_space
+from sfpp_core.wan.config import to_model_space, to_vae_space
 from sfpp_core.wan.vae import WanVAE
 from training.config import ConfigError
 from training.sampling import encode_prompts, sample_student

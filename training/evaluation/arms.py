@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from sfpp_core.checkpoint import CheckpointError, open_checkpoint
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS
+from sfpp_core.rollout.flow import NUM_TIMESTEPS
 from sfpp_core.tiny.family import weights_path
 
 from ..config import ConfigError, require

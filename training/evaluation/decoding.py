@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sfpp_core.wan.latent_format import to_vae_space
+from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.vae import DecodeStream, WanVAE
 
 PORTION = 3

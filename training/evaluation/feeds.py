@@ -17,10 +17,9 @@ from types import TracebackType
 
 import numpy as np
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.measure import measure
-from sfpp_core.stability.measurement.series import FrameSeries
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.stability.measure import FrameSeries, measure
+from sfpp_core.video.span import Footage
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 PIECES_AHEAD = 4
 """Pieces of a film that may wait to be measured; whoever makes them then waits."""

@@ -14,14 +14,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.series import FrameSeries
-from sfpp_core.stability.metrics.drift import color_drift, exposure_drift, relative
-from sfpp_core.stability.metrics.long_video import LongVideoMetrics
-from sfpp_core.stability.offline.assessment import Damage
-from sfpp_core.stability.offline.judge import OfflineJudge
+from sfpp_core.stability.measure import FrameSeries
+from sfpp_core.stability.metrics import LongVideoMetrics, color_drift, exposure_drift, relative
+from sfpp_core.stability.offline.judge import Damage, OfflineJudge
 from sfpp_core.stability.score import visual_stability
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.video.span import Footage
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 from .lengths import END_SECONDS, frames_of
 

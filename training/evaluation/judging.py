@@ -15,9 +15,9 @@ import numpy as np
 from einops import rearrange
 from torch import Tensor
 
-from sfpp_core.stability.footage import Footage
-from sfpp_core.stability.measurement.series import FrameSeries
-from sfpp_core.stability.offline.assessment import Damage
+from sfpp_core.stability.measure import FrameSeries
+from sfpp_core.stability.offline.judge import Damage
+from sfpp_core.video.span import Footage
 
 from ..board import to_bytes
 from ..not_numbers import require_numbers

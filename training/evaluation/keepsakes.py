@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from sfpp_core.files import replacing
-from sfpp_core.stability.report.plot_style import BODY_POINTS, DPI, INK, text_width, type_of
+from sfpp_core.stability.plot import BODY_POINTS, DPI, INK, text_width, type_of
 from sfpp_core.video.writer import VideoWriter
 
 from .lengths import frames_of

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 
 END_LATENT_FRAMES = 21
 """Of the window that ends a length: the teacher's horizon, 5 s, 81 frames."""

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.noise import SeededNoise
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.rollout.flow import SeededNoise
+from sfpp_core.wan.config import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from sfpp_core.files import replacing
-from sfpp_core.stability.report.plot_style import (
+from sfpp_core.stability.plot import (
     BLUE,
     BODY_POINTS,
     DPI,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfpp_core.video.color import LUMA
+from sfpp_core.video.writer import LUMA
 
 from ..config import require
 from ..reader import AttributeReader, load_reader

@@ -15,12 +15,10 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.past import Encoding
-from sfpp_core.rollout.rollout import Rollout
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise
+from sfpp_core.rollout.rollout import Encoding, Rollout
 from sfpp_core.rollout.state import RolloutState
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.config import WAN21, to_model_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 

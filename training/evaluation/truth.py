@@ -13,7 +13,7 @@ from itertools import chain
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
+from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
 
 from ..config import ConfigError, require

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS
+from sfpp_core.rollout.flow import NUM_TIMESTEPS
+from sfpp_core.wan.attention import chunk_causal, num_past, teacher_forcing
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.visibility import chunk_causal, num_past, teacher_forcing
 
 
 class CausalPass:

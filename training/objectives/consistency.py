@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import add_noise, flow_to_x0
+from sfpp_core.rollout.flow import add_noise, flow_to_x0
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, flow_to_x0
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, flow_to_x0
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require

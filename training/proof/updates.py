@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sfpp_core.files import replacing
-from sfpp_core.stability.report.plot_style import BLUE, BODY_POINTS, DPI, GREY, INK, VERMILION, font
+from sfpp_core.stability.plot import BLUE, BODY_POINTS, DPI, GREY, INK, VERMILION, font
 
 from ..evaluation.plots import GREEN, dress
 from .findings import arms_of, report

@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.wan.config import WAN21_T2V_1_3B, WAN21_T2V_14B, WanConfig
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.vae_config import WanVAEConfig
+from sfpp_core.wan.config import WAN21, WAN21_T2V_1_3B, WAN21_T2V_14B, WanConfig, WanVAEConfig
 
 from ..config import require
 from ..windows import WindowConfig

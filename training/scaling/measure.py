@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sfpp_core.rollout.noise import SeededNoise
+from sfpp_core.rollout.flow import SeededNoise
 from sfpp_core.rollout.state import RolloutState
 
 from ..config import require

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.wan.attention import sdpa_attention
 from sfpp_core.wan.config import WanConfig
-from sfpp_core.wan.forward import KeyValueCache, TextContext
-from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.transformer import KeyValueCache, TextContext, WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..channels_last import channels_last_weights

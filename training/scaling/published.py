@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.config import WAN21
 
 from .config import ScalingConfig
 from .costs import PassCosts

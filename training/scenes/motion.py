@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 from .attributes import Motion, Speed
 from .spec import SceneSpec

@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, NoiseSource, flow_to_x0
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.noise import NoiseSource
 from sfpp_core.rollout.rollout import Progress, Rollout
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, flow_to_x0
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 

@@ -13,11 +13,11 @@ import torch
 from einops import repeat
 from torch import Tensor
 
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, flow_to_x0
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.attention import num_past, teacher_forcing
+from sfpp_core.wan.config import WAN21
 from sfpp_core.wan.transformer import WanTransformer
-from sfpp_core.wan.visibility import num_past, teacher_forcing
 
 from .recording import Recording
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND
+from sfpp_core.wan.config import FRAMES_PER_SECOND
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from sfpp_core.stability.offline.assessment import Damage
+from sfpp_core.stability.offline.judge import Damage
 from sfpp_core.tiny.family import weights_path
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.config import WAN21
 
 from ..conditioning import Conditioning, ConditioningConfig
 from ..config import StageConfig, as_plain, core_refusals, require

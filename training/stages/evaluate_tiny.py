@@ -21,8 +21,7 @@ from sfpp_core.files import replacing
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
-from sfpp_core.wan.geometry import FRAMES_PER_SECOND, WAN21
-from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21, to_model_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 

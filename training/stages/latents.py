@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import to_model_space
+from sfpp_core.wan.config import WAN21, to_model_space
 
 from ..channels_last import channels_last
 from ..config import StageConfig, core_refusals, require

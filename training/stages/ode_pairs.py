@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import WAN21
+from sfpp_core.wan.config import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..attention import attention_on

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.schedule import NUM_TIMESTEPS, add_noise, shift_sigma
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, shift_sigma
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer

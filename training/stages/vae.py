@@ -13,8 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfpp_core.wan.geometry import WAN21
-from sfpp_core.wan.latent_format import CHANNEL_MEAN, CHANNEL_STD
+from sfpp_core.wan.config import CHANNEL_MEAN, CHANNEL_STD, WAN21
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 
 from ..board import Board

@@ -11,12 +11,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ..footage import Footage
-from ..rating import JudgeError, Rating
-from .clients import client_library, transport_errors
-from .failures import Failure, retry_after, shortened
-from .keys import GEMINI_KEYS, first_set, guard_client_logs
-from .remote import Line, Patience, never
+from ...video.span import Footage
+from ..score import JudgeError, Rating
+from .remote import (
+    GEMINI_KEYS,
+    Failure,
+    Line,
+    Patience,
+    client_library,
+    first_set,
+    guard_client_logs,
+    never,
+    retry_after,
+    shortened,
+    transport_errors,
+)
 from .rubric import ANSWER_SCHEMA, INSTRUCTIONS, RUBRIC_VERSION, UnusableAnswer, question
 
 if TYPE_CHECKING:

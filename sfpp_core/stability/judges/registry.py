@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-from ..rating import Judge
+from ..score import Judge
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,20 +1,153 @@
-"""Requests to a judge over the network: repeated if trouble may pass, limited in time, and open to an interrupt."""
+"""Requests to a judge over the network: repeated if trouble may pass, limited in time, and open to an interrupt.
+
+The client libraries of judges on the network: optional, and imported when such a judge is chosen.
+"""
 
 from __future__ import annotations
 
+import email.utils
+import importlib
+import logging
 import math
+import os
 import queue
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timezone
+from types import ModuleType
 from typing import Final, TypeVar
+from urllib.parse import quote, urlsplit
 
-from ..rating import JudgeError, Rating
-from .failures import Failure, shortened
-from .keys import scrub
+from ..score import JudgeError, Rating
 from .rubric import UnusableAnswer, complaint, parse_answer
+
+GEMINI_KEYS: Final = ("GOOGLE_API_KEY", "GEMINI_API_KEY")
+"""In the order of Google's own client, which says so in a warning when both are set."""
+OPENAI_KEY: Final = "OPENAI_API_KEY"
+BASE_URLS: Final = ("SFPP_JUDGE_BASE_URL", "OPENAI_BASE_URL")
+"""Addresses of an OpenAI-compatible server; the first that is set counts."""
+
+HIDDEN: Final = "[key]"
+
+# Anything shorter is a word that keyless servers are fed ("none", "EMPTY"), and hiding it would garble messages.
+MIN_SECRET_LENGTH: Final = 6
+
+# httpcore logs the headers of answers at DEBUG; a proxy or a gateway may put back into them what it was sent.
+CLIENT_LOGGERS: Final = ("google_genai", "openai", "httpx", "httpx2", "httpcore", "httpcore2")
+
+
+def first_set(names: tuple[str, ...]) -> str | None:
+    """The value of the first of these environment variables that is set and not blank."""
+    return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
+
+
+def scrub(text: str) -> str:
+    """`text` with [key] in place of every key in the environment, as it is and as it stands in a URL."""
+    for secret in _secrets():
+        text = text.replace(secret, HIDDEN).replace(quote(secret, safe=""), HIDDEN)
+    return text
+
+
+def guard_client_logs() -> None:
+    """Scrub what the client libraries log, from now on; call it when they are imported. Calling again does nothing."""
+    for name in list(logging.root.manager.loggerDict):
+        if name.split(".")[0] in CLIENT_LOGGERS:
+            logging.getLogger(name).addFilter(_scrub_record)
+
+
+def _secrets() -> list[str]:
+    """Longest first, so that a key that contains another goes as a whole."""
+    keys = [os.environ.get(name, "").strip() for name in (*GEMINI_KEYS, OPENAI_KEY)]
+    passwords = [urlsplit(os.environ.get(name, "")).password or "" for name in BASE_URLS]
+    return sorted((text for text in keys + passwords if len(text) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+
+
+def _scrub_record(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    clean = scrub(message)
+    if clean != message:
+        record.msg, record.args = clean, None
+    if record.exc_info:
+        record.exc_text = scrub(logging.Formatter().formatException(record.exc_info))
+        record.exc_info = None
+    return True
+
+
+MAX_QUOTE: Final = 300
+"""Characters of a server's own words in a message."""
+
+# Request time-out and too many requests; of the statuses below 500 the only ones that another try can change.
+PASSING_STATUSES: Final = (408, 429)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Failure:
+    """Why a request failed, in words that hold no key. The client's exception, which may, stays behind."""
+
+    message: str
+    may_pass: bool
+    """Whether the same request may succeed later."""
+    retry_after: float = 0.0
+    """Seconds that the server asks to wait; 0 if it does not say."""
+
+    @classmethod
+    def of_status(cls, status: int, words: str, *, retry_after: float, keys: str, about_key: bool = False) -> Failure:
+        """The failure that an HTTP status stands for.
+
+        words: the server's; keys: the environment variables that hold the key; about_key: the server refused the key,
+        even if the status does not say so.
+        """
+        about_key = about_key or status in (401, 403)
+        # What servers say to 401 quotes the key, sometimes in a shortened form that nobody could scrub.
+        said = "" if status == 401 or not words.strip() else ": " + shortened(words).rstrip(".")
+        hint = f". Check the key in {keys}" if about_key else ""
+        return cls(
+            message=f"the server answered {status}{said}{hint}",
+            may_pass=status in PASSING_STATUSES or status >= 500,
+            retry_after=retry_after,
+        )
+
+    @classmethod
+    def of_connection(cls, error: Exception) -> Failure:
+        """The server was not reached, or the connection broke."""
+        return cls(message=f"the server cannot be reached ({_words(error)})", may_pass=True)
+
+    @classmethod
+    def of_unreadable_answer(cls, error: Exception) -> Failure:
+        """The server answered with something that its own client cannot read."""
+        return cls(message=f"the server's answer cannot be read ({_words(error)})", may_pass=True)
+
+    @classmethod
+    def of_anything_else(cls, error: Exception) -> Failure:
+        """The client library failed in a way that it does not document; not worth another try."""
+        return cls(message=f"the client failed ({_words(error)})", may_pass=False)
+
+
+def retry_after(headers: Mapping[str, str]) -> float:
+    """Seconds that a Retry-After header asks to wait, as a number or as a date (RFC 9110, 10.2.3); 0 without one."""
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return 0.0
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+    return max(0.0, (moment - datetime.now(timezone.utc)).total_seconds())
+
+
+def shortened(words: str) -> str:
+    """Somebody else's words for a message: on one line, without keys, not too long."""
+    flat = " ".join(scrub(words).split())
+    return flat if len(flat) <= MAX_QUOTE else flat[:MAX_QUOTE] + "..."
+
+
+def _words(error: Exception) -> str:
+    return shortened(f"{type(error).__name__}: {error}".rstrip(": "))
+
 
 T = TypeVar("T")
 
@@ -168,3 +301,31 @@ class Line:
             except queue.Empty:
                 if left <= 0:
                     return Failure(message=f"no answer came within {seconds:.3g} s", may_pass=True)
+
+
+def client_library(name: str, package: str) -> ModuleType:
+    """A client library of the extra `judges`, imported now.
+
+    Raises:
+        JudgeError: it is not installed.
+    """
+    library = _imported(name)
+    if library is None:
+        raise JudgeError(
+            f"this judge needs the package {package}, which is not installed: run `pip install {package}` with the "
+            'Python of this program, or install the extra "judges" of this pack.'
+        )
+    return library
+
+
+def transport_errors() -> tuple[type[Exception], ...]:
+    """What the HTTP libraries below the clients raise when a connection fails; a client brings one or both."""
+    modules = (_imported(name) for name in ("httpx2", "httpx"))
+    return tuple(module.TransportError for module in modules if module)
+
+
+def _imported(name: str) -> ModuleType | None:
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        return None

@@ -10,9 +10,8 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ..footage import Footage
-from ..rating import MAX_RATING, Rating
-from ..score import clock
+from ...video.span import Footage
+from ..score import MAX_RATING, Rating, clock
 
 RUBRIC_VERSION: Final = 1
 """Goes up with every change of a word below: ratings by another wording are other ratings."""

@@ -1,0 +1,1 @@
+"""Finished chunks on disk: what is made once is found again."""

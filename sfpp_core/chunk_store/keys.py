@@ -1,0 +1,92 @@
+"""What a chunk is known by on disk: a digest of everything that decides it.
+
+A film's identity covers what holds for all of it: weights, settings, the form of its cache, seed, size, and the
+circumstances of the computation. From there a chain runs along the film: each chunk adds the text that ruled it and its
+own latents. A chunk is looked for under the chain up to it and the text that is to rule it. So films that begin alike
+share their beginning, a later change of the prompts keeps what was made before it, and a chunk is only ever continued
+by what was made from these very latents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from ..rollout.model_identity import ModelIdentity
+from ..rollout.prompt_schedule import Direction
+from ..rollout.state import Chunk, RolloutState
+
+VERSION = 1
+"""Of the sampler's arithmetic. A change of what the same settings compute must raise it."""
+
+
+def tensor_digest(tensor: Tensor) -> str:
+    """Hexadecimal SHA-256 of a tensor's shape, type and values, wherever it lies."""
+    plain = tensor.detach().to("cpu").contiguous()
+    digest = hashlib.sha256(f"{plain.dtype}{tuple(plain.shape)}".encode())
+    digest.update(plain.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def film_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
+    """What all chunks of a film share, hexadecimal.
+
+    circumstances: by name, what else decides the bits, such as the device and the number format of the computation.
+    """
+    return _digest(
+        version=VERSION,
+        config=asdict(state.config),
+        cache_form=state.cache_form,
+        seed=state.seed,
+        model_id=ModelIdentity.parse(state.model_id).exact,
+        shape=state.shape,
+        num_given=state.num_given,
+        circumstances=dict(circumstances),
+    )
+
+
+class Chain:
+    """A film's identity up to the chunk that comes next."""
+
+    def __init__(self, state: RolloutState, circumstances: Mapping[str, str]) -> None:
+        self.film = film_identity(state, circumstances)
+        """Hexadecimal, the same for all chunks."""
+        self._texts: dict[int, tuple[Tensor, str]] = {}
+        self._position = self.film
+        for chunk in state.chunks:
+            self.add(chunk, state)
+
+    def add(self, chunk: Chunk, state: RolloutState) -> None:
+        """Go on behind a chunk of the state."""
+        self._position = _digest(
+            before=self._position,
+            text=self._text(state.texts[chunk.text]),
+            recached=chunk.recached,
+            latents=tensor_digest(chunk.latents),
+        )
+
+    def key(self, text: Tensor, *, recache: bool) -> str:
+        """What the next chunk is known by if `text` [1 or B, L, text_dim] rules it; hexadecimal."""
+        return _digest(after=self._position, text=self._text(text), recache=recache)
+
+    def plan(self, direction: Direction, num_chunks: int) -> str:
+        """What `num_chunks` more chunks under a direction are known by, hexadecimal."""
+        cues = [[self._text(cue.text), cue.seconds, cue.crossfade, cue.recache] for cue in direction.cues]
+        return _digest(after=self._position, cues=cues, num_chunks=num_chunks)
+
+    def _text(self, text: Tensor) -> str:
+        """A text's digest; the latest ones are remembered, because one rules many chunks."""
+        known = self._texts.get(id(text))
+        if known is None or known[0] is not text:
+            known = (text, tensor_digest(text.detach().to("cpu", torch.float32)))
+            self._texts = {id(text): known, **dict(list(self._texts.items())[:7])}
+        return known[1]
+
+
+def _digest(**parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

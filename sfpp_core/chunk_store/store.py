@@ -1,0 +1,243 @@
+"""The folder of finished chunks: one folder a film, one file a chunk.
+
+    with Spool(root).film(state, circumstances) as film:
+        latents = film.find(text, recache=False)    # None: not made yet
+        film.keep(chunk, state)
+
+Chunks are written by a thread while the next is made; no more than a few wait, and after the block all are on disk.
+Nothing here depends on a process ending well: files are whole or not there, and locks end with the process that holds
+them.
+
+One finished chunk as a safetensors file, whole or not there, and never believed without its checksum.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from ..files import Workplace, working_in
+from ..rollout.prompt_schedule import Direction
+from ..rollout.rollout import Rollout
+from ..rollout.state import Chunk, RolloutState
+from .eviction import in_use
+from .keys import Chain, tensor_digest
+
+logger = logging.getLogger(__name__)
+
+LATENTS = "latents"
+
+
+class DamagedChunkError(ValueError):
+    """A file that does not hold the chunk that it should; the message names the file and says why."""
+
+
+def write_chunk(workplace: Workplace, name: str, key: str, latents: Tensor) -> None:
+    """Write latents [B, C, T, H, W], float32, as the chunk `key`. Raises OSError if the disk does not take them."""
+    described = {"key": key, "sha256": tensor_digest(latents)}
+    with workplace.replacing(name) as temporary:
+        temporary.write_bytes(save({LATENTS: latents.detach().to("cpu", torch.float32).contiguous()}, described))
+
+
+def read_chunk(path: Path, key: str, shape: tuple[int, ...]) -> Tensor:
+    """The latents of the chunk `key`, of `shape` [B, C, T, H, W].
+
+    Raises DamagedChunkError if the file is cut, altered or another chunk's, FileNotFoundError if there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(path)
+    try:
+        with safe_open(path, "pt") as file:
+            described = file.metadata() or {}
+            # A copy: what is read is a view of the file, which could not be removed as long as the film is known.
+            latents = file.get_tensor(LATENTS).clone()
+    except (SafetensorError, OSError) as problem:
+        raise DamagedChunkError(f"{path.name} cannot be read ({problem})") from problem
+    if described.get("key") != key:
+        raise DamagedChunkError(f"{path.name} holds another chunk")
+    if tuple(latents.shape) != shape or latents.dtype != torch.float32:
+        raise DamagedChunkError(f"{path.name} holds {latents.dtype} of shape {tuple(latents.shape)}, not {shape}")
+    if described.get("sha256") != tensor_digest(latents):
+        raise DamagedChunkError(f"{path.name} was altered: its checksum does not fit")
+    return latents
+
+
+MOST_WAITING = 2
+"""Chunks that wait to be written. A disk that is slower than the sampler makes it wait, and memory does not grow."""
+KEY_LENGTH = 20
+"""Hexadecimal digits of a digest that names are made of; the file holds all of them."""
+
+
+class SpoolError(OSError):
+    """A finished chunk could not be kept; the message says where, why, and what is safe."""
+
+
+class Spool:
+    """Films on their way, under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    @contextmanager
+    def film(self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True) -> Iterator[FilmSpool]:
+        """The chunks that continue `state`, held against cleaning until the block ends.
+
+        circumstances: see `film_identity`. keeps: whether chunks are written and found; not where nothing tells a film
+        from another. Raises SpoolError if there is no place for them.
+        """
+        chain = Chain(state, circumstances)
+        _, _, height, width = state.shape
+        folder = self.root / f"seed{state.seed}_{width}x{height}_{chain.film[:KEY_LENGTH]}"
+        with ExitStack() as held:
+            try:
+                held.enter_context(in_use(folder))
+                workplace = held.enter_context(working_in(folder))
+            except OSError as problem:
+                raise SpoolError(
+                    f"{folder} cannot be made: {problem.strerror or problem}. Finished chunks are kept there; make "
+                    "space on that disk, or make the folder writable."
+                ) from problem
+            # Behind the hold: what is still to be written when the block ends is written while the folder is held.
+            writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
+            film = FilmSpool(workplace, chain, state, writer, keeps=keeps)
+            yield film
+            film.finish()
+
+
+class FilmSpool:
+    """The chunks of one film that come after a state."""
+
+    def __init__(
+        self, workplace: Workplace, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor, *, keeps: bool
+    ) -> None:
+        """writer: has one thread. keeps: whether chunks are written and found."""
+        self._keeps = keeps
+        self._num_before = len(state.chunks)
+        self._workplace = workplace
+        self._chain = chain
+        self._state = state
+        self._writer = writer
+        self._waiting: deque[tuple[int, Future[None]]] = deque()
+        self._failed: int | None = None
+        """Number of the first chunk that could not be written."""
+        self._found: str | None = None
+
+    @property
+    def folder(self) -> Path:
+        """Where the chunks are."""
+        return self._workplace.folder
+
+    def find(self, text: Tensor, *, recache: bool = False) -> Tensor | None:
+        """The next chunk's latents, if `text` [1 or B, L, text_dim] is to rule it; None if not made, or damaged.
+
+        recache: whether the past is encoded anew for it.
+        """
+        if not self._keeps:
+            return None
+        key = self._chain.key(text, recache=recache)
+        try:
+            latents = read_chunk(self.folder / self._name(key), key, self._next_shape())
+        except FileNotFoundError:
+            return None
+        except DamagedChunkError as damage:
+            logger.warning("A finished chunk is damaged and made again: %s.", damage)
+            return None
+        self._found = key
+        return latents
+
+    def keep(self, chunk: Chunk, state: RolloutState) -> None:
+        """Go on behind a chunk that was made or found; `state` is the film with it. What was not found is written.
+
+        Raises SpoolError if the disk does not take it, or did not take one before it.
+        """
+        key = self._chain.key(state.texts[chunk.text], recache=chunk.recached)
+        if self._keeps and self._found != key:
+            while len(self._waiting) >= MOST_WAITING:
+                self._await_oldest()
+            job = self._writer.submit(write_chunk, self._workplace, self._name(key), key, chunk.latents)
+            self._waiting.append((len(self._state.chunks), job))
+        self._chain.add(chunk, state)
+        self._state = state
+
+    def finish(self) -> None:
+        """Wait until all chunks are on disk. Raises SpoolError if one is not."""
+        while self._waiting:
+            self._await_oldest()
+
+    def num_kept(self) -> int:
+        """Chunks of the film, those of the state that it began with included, that are safe once all is written."""
+        with suppress(SpoolError):
+            self.finish()
+        if not self._keeps:
+            return self._num_before
+        return len(self._state.chunks) if self._failed is None else self._failed
+
+    def _await_oldest(self) -> None:
+        number, job = self._waiting.popleft()
+        try:
+            job.result()
+        except BaseException as problem:
+            self._failed = number if self._failed is None else self._failed
+            if not isinstance(problem, OSError):
+                raise
+            raise SpoolError(
+                f"chunk {number + 1} could not be written to {self.folder}: {problem.strerror or problem}. All "
+                f"{number} before it are safe: make space on that disk and queue the same workflow again."
+            ) from problem
+
+    def plan(self, direction: Direction, num_chunks: int) -> str:
+        """A short name for what so many chunks under a direction make of this film, always the same."""
+        return self._chain.plan(direction, num_chunks)[:KEY_LENGTH]
+
+    def _next_shape(self) -> tuple[int, ...]:
+        batch, channels, height, width = self._state.shape
+        return batch, channels, self._state.config.chunk_frames(self._state.num_frames), height, width
+
+    def _name(self, key: str) -> str:
+        return f"{len(self._state.chunks):06d}_{key[:KEY_LENGTH]}.safetensors"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Filmed:
+    """A chunk of a film."""
+
+    chunk: Chunk
+    is_reused: bool
+    """Whether it came from the disk."""
+
+
+def film_on(rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool) -> Iterator[Filmed]:
+    """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each on its way to disk.
+
+    The rollout's state holds every chunk that was yielded, whatever ends the iteration.
+    Raises SpoolError if a chunk cannot be kept, ValueError if one holds values that are no numbers, and whatever the
+    network or the rollout's `on_call` raises.
+    """
+    for _ in range(num_chunks):
+        ruling = direction.ruling(rollout.state)
+        rollout.direct(ruling.text, recache=ruling.recache)
+        found = spool.find(ruling.text, recache=ruling.recache)
+        chunk = next(rollout.run(1)) if found is None else rollout.append(found)
+        _require_finite(chunk, number=len(rollout.state.chunks))
+        spool.keep(chunk, rollout.state)
+        yield Filmed(chunk=chunk, is_reused=found is not None)
+
+
+def _require_finite(chunk: Chunk, *, number: int) -> None:
+    """A chunk that overflowed would spoil all that follow, and be found again when the film is queued again."""
+    if not torch.isfinite(chunk.latents).all():
+        raise ValueError(
+            f"chunk {number} holds values that are no numbers (NaN): the model overflowed. All {number - 1} before it "
+            "are safe. Load the model in bfloat16 or float32 instead of float16 or fp8 (weight_dtype), or lower the "
+            "strength of its LoRAs, and queue again."
+        )

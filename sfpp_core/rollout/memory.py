@@ -1,0 +1,198 @@
+"""Where a cache's memory is, and how much of it, before any is taken.
+
+What to say when a film does not fit into memory: what it takes, what there is, and what to change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..wan.config import WAN21, WanConfig
+from .config import RolloutConfig
+from .kv_cache import NUM_ROOMS, RollingKVCache
+from .kv_quantization import CacheForm, codecs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheStorage:
+    """How the past is kept."""
+
+    form: CacheForm = "computed"
+    """Decides the film's bits."""
+    offloaded: bool = False
+    """Whether it rests in CPU memory, a layer at a time fetched for its attention: costs time, changes no bit."""
+
+    def __post_init__(self) -> None:
+        codecs(self.form)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheMemory:
+    """Bytes that a cache takes."""
+
+    device: int
+    """On the network's device, what it decodes and fetches to included."""
+    cpu: int
+    """In CPU memory besides; 0 if it rests on the device."""
+
+    @classmethod
+    def of(
+        cls,
+        model: WanConfig,
+        config: RolloutConfig,
+        storage: CacheStorage,
+        *,
+        batch: int,
+        tokens_per_frame: int,
+        dtype: torch.dtype,
+    ) -> CacheMemory:
+        """What the cache of a film needs in `storage`, computed in `dtype`."""
+        sizes = {"batch": batch, "tokens_per_frame": tokens_per_frame, "dtype": dtype}
+        at_rest = RollingKVCache.estimate_nbytes(model, config, **sizes, form=storage.form)
+        computed = RollingKVCache.estimate_nbytes(model, config, **sizes)
+        decoded = 0 if storage.form == "computed" else computed // model.num_layers
+        if not storage.offloaded:
+            return cls(device=at_rest + decoded, cpu=0)
+        return cls(device=NUM_ROOMS * at_rest // model.num_layers + decoded, cpu=at_rest)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What was tried."""
+
+    model: WanConfig
+    config: RolloutConfig
+    storage: CacheStorage
+    dtype: torch.dtype
+    """What the network computes in."""
+    batch: int
+    latent_size: tuple[int, int]
+    """Height and width in latent cells."""
+    step: int
+    """Bytes that a network call is estimated to take besides weights and cache."""
+    can_resize: bool
+    """Whether size and window are still open: those of a film that has begun are not."""
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """Width and height of the pictures."""
+        height, width = (side * WAN21.spatial_stride for side in self.latent_size)
+        return width, height
+
+    def cache(self, storage: CacheStorage) -> CacheMemory:
+        """What the cache takes in `storage`."""
+        tokens = WAN21.tokens_per_frame(*self.latent_size)
+        return CacheMemory.of(
+            self.model, self.config, storage, batch=self.batch, tokens_per_frame=tokens, dtype=self.dtype
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supply:
+    """The memory of this machine, in bytes, with nothing of the film in it."""
+
+    device: str
+    """The device's name, as an artist knows it."""
+    total: int
+    free: int
+    cpu_free: int
+    """The same as `free` if the device is the CPU."""
+
+
+def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
+    """Sentences that say what the film takes, what there is, and the smallest change that fits.
+
+    choices: what the widget `cache_storage` offers here, from the smallest change to the largest.
+    """
+    now = demand.cache(demand.storage)
+    if _fits(demand, demand.storage, supply):
+        # But it did not: so a step takes more than was left, whatever was estimated.
+        demand = replace(demand, step=supply.free - now.device + 1)
+    smaller = {name: storage for name, storage in choices.items() if _saves(demand.cache(storage), now)}
+    fitting = {name: storage for name, storage in smaller.items() if _fits(demand, storage, supply)}
+    width, height = demand.pixels
+    sentences = [
+        f"Not enough memory for {width}x{height} pixels with a window of {demand.config.window} latent frames.",
+        f"{supply.device} has {_size(supply.total)}, of which {_size(supply.free)} are free for this film. Its past "
+        f"needs {_described(now)}, and a step about {_size(demand.step)}.",
+    ]
+    if smaller:
+        listed = "; ".join(f'"{name}" {_described(demand.cache(storage))}' for name, storage in smaller.items())
+        moved = any(storage.offloaded for storage in smaller.values())
+        free = f" ({_size(supply.cpu_free)} of CPU memory are free)" if moved else ""
+        sentences.append(f"With another cache_storage the past needs: {listed}{free}.")
+    sentences.append(_recommended(fitting) if fitting else _smaller_film(demand, supply, choices))
+    return " ".join(sentences)
+
+
+def _fits(demand: Demand, storage: CacheStorage, supply: Supply) -> bool:
+    cache = demand.cache(storage)
+    return cache.device + demand.step <= supply.free and cache.cpu <= supply.cpu_free
+
+
+def _saves(cache: CacheMemory, now: CacheMemory) -> bool:
+    return cache.device < now.device or cache.cpu < now.cpu
+
+
+def _described(cache: CacheMemory) -> str:
+    return f"{_size(cache.device)} and {_size(cache.cpu)} of CPU memory" if cache.cpu else _size(cache.device)
+
+
+def _recommended(fitting: Mapping[str, CacheStorage]) -> str:
+    """The first that fits, and the first of the other kind: the same film, or the same speed."""
+    (name, storage), *others = fitting.items()
+    sentence = f'Set cache_storage to "{name}" ({_effect(storage)})'
+    for other, alternative in others:
+        if alternative.offloaded != storage.offloaded:
+            return f'{sentence} or to "{other}" ({_effect(alternative)}).'
+    return f"{sentence}."
+
+
+def _effect(storage: CacheStorage) -> str:
+    film = "the same film" if storage.form == "computed" else "a film that differs a little"
+    return f"{film}, made slower" if storage.offloaded else film
+
+
+def _smaller_film(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
+    """What would fit if no storage does: the longest window, or the largest picture, in whatever storage allows it."""
+    windows = {name: _window_that_fits(demand, storage, supply) for name, storage in choices.items()}
+    sizes = {name: _latent_size_that_fits(demand, storage, supply) for name, storage in choices.items()}
+    wishes = []
+    if name := max((name for name in windows if windows[name]), key=windows.__getitem__, default=None):
+        wishes.append(f'window to {windows[name]} with cache_storage "{name}"')
+    if name := max((name for name in sizes if sizes[name]), key=sizes.__getitem__, default=None):
+        width, height = replace(demand, latent_size=sizes[name]).pixels
+        wishes.append(f'width to {width} and height to {height} with cache_storage "{name}"')
+    if not wishes:
+        return "Neither this nor a smaller film fits: free memory, or use a smaller model."
+    wish = ", or ".join(wishes)
+    if demand.can_resize:
+        return f"None of these fits. Set {wish}."
+    return f"None of these fits, and a film keeps its size and window. For a new one, set {wish}, in SFPP Sampler."
+
+
+def _window_that_fits(demand: Demand, storage: CacheStorage, supply: Supply) -> int | None:
+    config = demand.config
+    # With less, a chunk would see nothing of the one before it.
+    for window in range(config.window - 1, config.sink + 2 * config.chunk - 1, -1):
+        if _fits(replace(demand, config=replace(config, window=window)), storage, supply):
+            return window
+    return None
+
+
+def _latent_size_that_fits(demand: Demand, storage: CacheStorage, supply: Supply) -> tuple[int, int] | None:
+    """The largest picture of nearly the same shape; a step's memory is taken to grow with its area."""
+    height, width = demand.latent_size
+    for patches in range(width // WAN21.patch - 1, 0, -1):
+        size = max(1, round(patches * height / width)) * WAN21.patch, patches * WAN21.patch
+        share = size[0] * size[1] / (height * width)
+        if _fits(replace(demand, latent_size=size, step=int(demand.step * share)), storage, supply):
+            return size
+    return None
+
+
+def _size(nbytes: int) -> str:
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e8 else f"{max(0, nbytes) / 1e6:.1f} MB"

@@ -1,0 +1,219 @@
+"""Which text rules which chunk: prompts with the times from which they rule."""
+
+from __future__ import annotations
+
+import math
+import re
+import reprlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..wan.config import WAN21
+from .state import RolloutState
+
+TIME = re.compile(r"(?:(?:(\d+):)?(\d+):(\d{2}(?:\.\d+)?)|(\d+(?:\.\d+)?)\s?s)(?=\s|$)")
+"""1:02:03, 2:03, 0:07.5, or seconds with their unit: 90s, 7.5 s."""
+LIKE_A_TIME = re.compile(r"\W*\d+\s*:\s*\d|[^\w\s]+\d+(?:\.\d+)?\s?s\b|\d+(?:\.\d+)?\s?s[^\w\s]")
+"""How a line begins whose time was mistyped, such as [0:20], 0:20, or 20s: and a prompt."""
+LATEST_SECONDS = 86400.0
+"""A day of film."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedPrompt:
+    """A prompt and when it begins."""
+
+    seconds: float
+    prompt: str
+
+
+def parse_timed_lines(text: str) -> list[TimedPrompt]:
+    """The prompts of lines such as `0:20 the sea at night`.
+
+    Times rise and are all of one form: beside 0:20, "80s synthwave" would be no time. A line without one goes on with
+    the prompt above it; above the first time it begins at 0:00. Empty lines and those that begin with # are passed
+    over.
+
+    Raises:
+        ValueError: no prompt, a time without one, what looks like a time and is none, times of both forms, seconds or
+            minutes of 60 and more, more than a day, or a time that is not later than the one before.
+    """
+    found: list[tuple[float, str]] = []
+    first_time: re.Match[str] | None = None
+    for line in (line.strip() for line in text.splitlines()):
+        if not line or line.startswith("#"):
+            continue
+        time = TIME.match(line)
+        if time:
+            first_time = first_time or time
+            if _is_in_seconds(time) != _is_in_seconds(first_time):
+                raise ValueError(
+                    f"the line {_shortened(line)} begins with a time of another form than {first_time.group()}. Write "
+                    "all times alike; if it is no time, begin the line with another word."
+                )
+            found.append((_seconds(time, line), line[time.end() :].strip()))
+        elif LIKE_A_TIME.match(line):
+            raise ValueError(f"the line {_shortened(line)} begins with no time. Type it as 0:20 or 90s, then a blank.")
+        elif found:
+            before = found.pop()
+            found.append((before[0], f"{before[1]} {line}".strip()))
+        else:
+            found.append((0.0, line))
+    return _checked(found)
+
+
+def _is_in_seconds(time: re.Match[str]) -> bool:
+    return time.groups()[-1] is not None
+
+
+def _seconds(time: re.Match[str], line: str) -> float:
+    hours, minutes, seconds, alone = time.groups()
+    if alone is None and (float(seconds) >= 60 or (hours is not None and int(minutes) >= 60)):
+        raise ValueError(f"the line {_shortened(line)} begins with {time.group()}; minutes and seconds go up to 59.")
+    total = float(alone) if alone is not None else 3600 * float(hours or 0) + 60 * float(minutes) + float(seconds)
+    if total > LATEST_SECONDS:
+        raise ValueError(f"the line {_shortened(line)} begins after more than a day of film.")
+    return total
+
+
+def _shortened(line: str) -> str:
+    return reprlib.repr(line)
+
+
+def _checked(found: list[tuple[float, str]]) -> list[TimedPrompt]:
+    if not found:
+        raise ValueError("the schedule is empty. Type lines such as: 0:00 a calm sea")
+    for seconds, prompt in found:
+        if not prompt:
+            raise ValueError(f"nothing is said of what the film shows at {spoken_time(seconds)}; add a prompt.")
+    for (first, _), (second, _) in pairwise(found):
+        if first == second:
+            raise ValueError(f"two prompts begin at {spoken_time(first)}; give each a time of its own.")
+        if first > second:
+            raise ValueError(f"{spoken_time(second)} comes after {spoken_time(first)}; sort the lines by their times.")
+    return [TimedPrompt(seconds=seconds, prompt=prompt) for seconds, prompt in found]
+
+
+def spoken_time(seconds: float) -> str:
+    """A time of a film as it is typed: 0:20, 1:02:03, 0:07.5."""
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    tail = f"{rest:04.1f}" if rest % 1 else f"{int(rest):02}"
+    return f"{hours}:{minutes:02}:{tail}" if hours else f"{minutes}:{tail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Cue:
+    """From when on a text rules."""
+
+    text: Tensor
+    """[1, L, text_dim]."""
+    seconds: float = 0.0
+    """Of the whole film, its given start included."""
+    crossfade: float = 0.0
+    """Seconds over which the text before gives way to this one; 0 changes at once."""
+    recache: bool = False
+    """Whether the past is encoded anew under this text once it rules alone; see `Rollout.direct`."""
+
+    def __post_init__(self) -> None:
+        for name in ("seconds", "crossfade"):
+            value = getattr(self, name)
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} is {value:g}; it is a number of seconds, 0 or more.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Ruling:
+    """What a chunk follows."""
+
+    text: Tensor
+    recache: bool
+
+
+class Direction:
+    """Texts and the times from which they rule, switched at the borders of chunks.
+
+    A text rules the chunks whose middle lies at its time or later: the border nearest to the time is where it begins.
+    What rules a chunk depends on the schedule and on the film before it alone, so a film that is made in pieces with
+    the same schedule is the same film.
+    """
+
+    def __init__(self, cues: Sequence[Cue]) -> None:
+        """Raises ValueError if there is none, two have the same time, a crossfade does not end before the next text
+        begins, or texts are of different widths."""
+        if not cues:
+            raise ValueError("the schedule is empty; give at least one prompt.")
+        self.cues = tuple(sorted(cues, key=lambda cue: cue.seconds))
+        times = [cue.seconds for cue in self.cues]
+        if twice := [time for time, following in pairwise(times) if time == following]:
+            raise ValueError(f"two prompts begin at {spoken_time(twice[0])}; give each a time of its own.")
+        for cue, following in pairwise(self.cues[1:]):
+            if cue.seconds + cue.crossfade > following.seconds:
+                raise ValueError(
+                    f"the prompt of {spoken_time(cue.seconds)} takes {cue.crossfade:g} s to fade in, but the next "
+                    f"begins at {spoken_time(following.seconds)}; shorten crossfade, or let it begin later."
+                )
+        if len({cue.text.shape[-1] for cue in self.cues}) > 1:
+            raise ValueError("the schedule's prompts were encoded by different text encoders; use one for all.")
+
+    def first_text(self) -> Tensor:
+        """What a film begins with. Raises ValueError if nothing rules at its beginning."""
+        if self.cues[0].seconds > 0:
+            raise ValueError(
+                f"the first prompt begins at {spoken_time(self.cues[0].seconds)}; a film needs one at 0:00. Add it, or "
+                "change that time."
+            )
+        return self.cues[0].text
+
+    def ruling(self, state: RolloutState) -> Ruling:
+        """What the next chunk follows. Before the first cue the film's last text goes on.
+
+        Raises ValueError if nothing rules at the beginning of an empty film.
+        """
+        latest = state.texts[state.chunks[-1].text] if state.chunks else None
+        begins, ends = _span(state)
+        index = sum(cue.seconds <= (begins + ends) / 2 for cue in self.cues) - 1
+        if index < 0:
+            return Ruling(text=self.first_text() if latest is None else latest, recache=False)
+        cue = self.cues[index]
+        if ends - cue.seconds < cue.crossfade:
+            before = self.cues[index - 1].text if index > 0 else _text_before(cue.seconds, state)
+            if before is not None:
+                share = (ends - cue.seconds) / cue.crossfade
+                return Ruling(text=_between(before, cue.text, share), recache=False)
+        return Ruling(text=cue.text, recache=cue.recache and latest is not None and not _same(latest, cue.text))
+
+
+def _span(state: RolloutState) -> tuple[float, float]:
+    """Seconds of film at which the next chunk begins and ends."""
+    made = state.num_frames
+    return WAN21.seconds(made), WAN21.seconds(state.config.frames_after(1, made=made))
+
+
+def _text_before(seconds: float, state: RolloutState) -> Tensor | None:
+    """What ruled the film's last chunk whose middle lies before a time; None if there is none."""
+    found, made = None, 0
+    for chunk in state.chunks:
+        begins, made = made, made + chunk.num_frames
+        if (WAN21.seconds(begins) + WAN21.seconds(made)) / 2 < seconds:
+            found = state.texts[chunk.text]
+    return found
+
+
+def _between(first: Tensor, second: Tensor, share: float) -> Tensor:
+    """Two texts mixed token by token; the shorter is followed by zeros, as an encoder pads it."""
+    length = max(first.shape[1], second.shape[1])
+    first, second = (
+        F.pad(text.detach().to("cpu", torch.float32), (0, 0, 0, length - text.shape[1])) for text in (first, second)
+    )
+    return torch.lerp(first, second, share)
+
+
+def _same(first: Tensor, second: Tensor) -> bool:
+    second = second.detach().to("cpu", torch.float32)
+    return first.shape == second.shape and torch.equal(first, second)

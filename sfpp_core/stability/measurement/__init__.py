@@ -1,1 +1,0 @@
-"""What is measured of every frame, in one streaming pass: light, colour, detail, motion."""

@@ -1,1 +1,0 @@
-"""Long-video metrics with their definitions and sources: motion, flicker, drift, repetition."""
