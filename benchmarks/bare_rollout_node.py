@@ -41,14 +41,14 @@ class BareRollout:
     ) -> tuple[dict[str, Any]]:
         import comfy.model_management as memory
 
-        network = _pack("nodes.host.network")
+        network = _pack("nodes.comfy.model")
         state_module, rollout_module = _pack("sfpp_core.rollout.state"), _pack("sfpp_core.rollout.rollout")
-        settings = _pack("nodes.host.sampling").preset_settings(model, _pack("nodes.host.report").Report())
+        settings = _pack("nodes.comfy.sampling").preset_settings(model, _pack("nodes.comfy.report").Report())
         memory.load_models_gpu([model])
         shape = (1, 16, height // 8, width // 8)
         state = state_module.RolloutState(config=settings, seed=seed, model_id="bare", shape=shape)
         rollout = rollout_module.Rollout(
-            network.HostNetwork(model), state, positive[0][0], dtype=_pack("nodes.host.wired").compute_dtype(model)
+            network.HostNetwork(model), state, positive[0][0], dtype=_pack("nodes.comfy.wired").compute_dtype(model)
         )
         for _ in rollout.run(chunks):
             pass

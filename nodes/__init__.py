@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .continue_video import ContinueVideo
-from .decode_to_video import DecodeToVideo
-from .extend import Extend
-from .load_model import LoadModel
-from .load_tiny import LoadTiny
+from .load import LoadModel, LoadTiny
 from .prompt_schedule import PromptAt, PromptSchedule
-from .sampler import Sampler
+from .sampler import Extend, Sampler
 from .stability import StabilityReport, VisualStability
-from .state_files import LoadState, SaveState
+from .state import LoadState, SaveState
+from .video import ContinueVideo, DecodeToVideo
 
 NODES: tuple[type[io.ComfyNode], ...] = (
     LoadModel,

@@ -1,4 +1,4 @@
-// Shows what the run of a node left behind (see nodes/host/report.py) under the node, until the node works again.
+// Shows what the run of a node left behind (see nodes/comfy/report.py) under the node, until the node works again.
 //
 // The page itself shows ui texts of its own preview nodes only, and wipes progress texts when a run ends.
 

@@ -12,15 +12,14 @@ from comfy_api.latest import InputImpl, io, ui
 from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
 from ..sfpp_core.video.writer import VideoWriter, exact_rate, save_thumbnail
 from ..sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
-from .host.continued import ContinuedClip, behind
-from .host.decoding import Film, decode_film
-from .host.files import new_output_file, prefix_problem, workflow_metadata
-from .host.latents import Latent, video_latents
-from .host.live_film import LIVE_SETTINGS, reuse_live_film
-from .host.progress import InterruptibleBar
-from .host.report import Report
-from .host.sound import Audio, film_sound
-from .vocabulary import CATEGORY, Clip, search_aliases
+from .comfy.files import new_output_file, prefix_problem, workflow_metadata
+from .comfy.live_video import LIVE_SETTINGS, reuse_live_film
+from .comfy.model import Latent, video_latents
+from .comfy.progress import InterruptibleBar
+from .comfy.report import Report
+from .comfy.vae import Film, decode_film, encode_pictures
+from .comfy.video import Audio, ContinuedClip, behind, film_sound
+from .widgets import CATEGORY, Clip, search_aliases, side_input
 
 AS_MADE = 0.0
 MAX_FPS = 240.0
@@ -157,3 +156,52 @@ class DecodeToVideo(io.ComfyNode):
                 save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])
         return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=preview.as_dict() | report.ui())
+
+
+FITTED = "The clip is scaled to cover it and cut evenly. 0: the clip's own."
+
+
+class ContinueVideo(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="SFPPContinueVideo",
+            display_name="SFPP Continue Video",
+            category=CATEGORY,
+            **search_aliases("video to video", "continue video", "extend clip", "self forcing", "long video"),
+            description="Encodes the end of a clip, so that SFPP Sampler goes on from it. Wire clip into SFPP Decode "
+            "To Video to get the clip and what follows as one film.",
+            inputs=[
+                io.Video.Input("video", tooltip="The clip, from Load Video. Of any length, size and frame rate."),
+                io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, or the one of SFPP Load Tiny."),
+                io.Float.Input(
+                    "seconds",
+                    default=5.0,
+                    min=0.1,
+                    max=60.0,
+                    step=0.5,
+                    round=0.01,
+                    tooltip="How much of the clip's end the model sees. 5 fill the window of most models; less lets it "
+                    "forget how things moved. At 16 frames a second, whatever the clip's own rate.",
+                ),
+                side_input("width", FITTED, default=0, least=0),
+                side_input("height", FITTED, default=0, least=0),
+            ],
+            outputs=[
+                io.Latent.Output("start", display_name="start", tooltip="For start of SFPP Sampler."),
+                io.Int.Output("film_width", display_name="width", tooltip="For width of SFPP Sampler."),
+                io.Int.Output("film_height", display_name="height", tooltip="For height of SFPP Sampler."),
+                Clip.Output("clip", display_name="clip", tooltip="For before of SFPP Decode To Video."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, video: Any, vae: Any, seconds: float, width: int, height: int) -> io.NodeOutput:
+        clip = ContinuedClip.of(video, seconds=seconds, width=width, height=height)
+        report = Report()
+        report.add(
+            f"The last {clip.num_given / FRAMES_PER_SECOND:.2f} of {clip.num_frames / FRAMES_PER_SECOND:.2f} s, "
+            f"{clip.width}x{clip.height} pixels."
+        )
+        latents = encode_pictures(vae, clip.given(), clip.num_given)
+        return io.NodeOutput({"samples": latents}, clip.width, clip.height, clip, ui=report.ui())

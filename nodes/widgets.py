@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
 
 from comfy_api.latest import io
 
 from ..sfpp_core.rollout.config import RolloutConfig
+from ..sfpp_core.wan.config import WAN21
 
 AS_PRESET = -1
 """In a number: leave it to the MODEL's preset."""
@@ -120,3 +122,37 @@ def parse_steps(text: str) -> tuple[float, ...]:
         raise ValueError(
             f"steps is {text!r}. Type numbers separated by commas, such as 1000, 750, 500, 250, or {PRESET_WORD}."
         ) from error
+
+
+MAX_SIDE = 8192
+"""Pixels. No model comes near it; a digit too many must not fill the memory."""
+
+
+def side_input(name: str, tooltip: str, *, default: int, least: int = WAN21.size_multiple) -> io.Input:
+    """A side of the film in pixels. tooltip: what follows "Width of the film in pixels, a multiple of 16."."""
+    return io.Int.Input(
+        name,
+        default=default,
+        min=least,
+        max=MAX_SIDE,
+        step=WAN21.size_multiple,
+        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. {tooltip}",
+    )
+
+
+CATEGORY = "SelfForcing++"
+
+FilmState = io.Custom("SFPP_STATE")
+"""Everything that decides how a film goes on: a sfpp_core RolloutState."""
+
+FilmReport = io.Custom("SFPP_STABILITY")
+"""Whether a film holds up, and where it does not: a sfpp_core StabilityReport."""
+
+Clip = io.Custom("SFPP_CLIP")
+"""A clip that a film continues: a ContinuedClip."""
+
+
+def search_aliases(*words: str) -> dict[str, list[str]]:
+    """Further words that the page's node search finds a node by, as arguments of Schema; none before ComfyUI 0.8."""
+    known = inspect.signature(io.Schema).parameters
+    return {"search_aliases": list(words)} if "search_aliases" in known else {}

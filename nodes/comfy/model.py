@@ -1,16 +1,67 @@
-"""ComfyUI's LATENT (VAE space) and the latents a rollout works on (model space), both [B, C, T, H, W]."""
+"""A ComfyUI MODEL behind the two calls that a rollout makes.
+
+ComfyUI's LATENT (VAE space) and the latents a rollout works on (model space), both [B, C, T, H, W].
+"""
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
+from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_management import intermediate_device
 from comfy.model_patcher import ModelPatcher
-from torch import Tensor
+from einops import rearrange
+from torch import Tensor, nn
 
 from ...sfpp_core.wan.config import WAN21
-from .wired import latent_format
+from ...sfpp_core.wan.transformer import KeyValueCache, TextContext, embed_text, predict_flow
+from .wired import ROOT, latent_format, uncompiled, wan_config
+
+
+class HostAttention:
+    """The kernel that ComfyUI was started with (or that a node put into the MODEL's transformer options)."""
+
+    def __init__(self, transformer_options: dict[str, Any]) -> None:
+        self._options = transformer_options
+
+    def __call__(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
+        """[B, L, H, D], as sfpp_core.wan.attention.AttentionFn."""
+        num_heads = q_BLHD.shape[2]
+        q, k, v = (rearrange(x, "b l h d -> b l (h d)") for x in (q_BLHD, k_BSHD, v_BSHD))
+        out = optimized_attention(q, k, v, heads=num_heads, transformer_options=self._options)
+        return rearrange(out, "b l (h d) -> b l h d", h=num_heads)
+
+
+def attention_kernel(transformer_options: dict[str, Any]) -> Any:
+    """Which kernel that is."""
+    return transformer_options.get("optimized_attention_override", optimized_attention)
+
+
+class HostNetwork:
+    """The module tree of a MODEL that ComfyUI loaded, with its LoRAs, quantisation and offloading, as a causal student.
+
+    Its calls are valid while the MODEL is loaded, which is why no state ever holds one.
+    """
+
+    def __init__(self, model: ModelPatcher) -> None:
+        """Raises ValueError if the MODEL is not a Wan 2.1 text-to-video model."""
+        self.config = wan_config(model)
+        self._model = model
+        self._attention = HostAttention(model.model_options.get("transformer_options", {}))
+
+    @property
+    def _modules(self) -> nn.Module:
+        """Asked for at each call: loading a MODEL may put another module in its place."""
+        return uncompiled(getattr(self._model.model, ROOT))
+
+    def embed_text(self, text: Tensor) -> TextContext:
+        return embed_text(self._modules, self.config, text)
+
+    def __call__(
+        self, x: Tensor, timestep: Tensor, text: Tensor | TextContext, *, cache: KeyValueCache | None
+    ) -> Tensor:
+        return predict_flow(self._modules, self.config, x, timestep, text, attention=self._attention, cache=cache)
 
 
 class Latent(TypedDict):

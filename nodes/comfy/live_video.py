@@ -24,13 +24,12 @@ from ...sfpp_core.video.codecs import DEFAULT_CRF, H264
 from ...sfpp_core.video.writer import VideoWriter, make_whole
 from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from ...sfpp_core.wan.vae import DecodeStream
-from .decoding import as_frames, vae_patcher
-from .identity import module_values
+from .fingerprint import module_values
 from .inactive import what_of_the_vae_does_not_act
 from .memory import is_out_of_memory
-from .progress import interrupt_if_asked, say
-from .projector import Picture, Preview
+from .progress import Picture, Preview, interrupt_if_asked, say
 from .report import Report
+from .vae import as_frames, vae_patcher
 from .wired import latent_format
 
 logger = logging.getLogger(__name__)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from comfy_api.latest import io, ui
 
 from ..sfpp_core.rollout.state import RolloutState, load_state, save_state
-from .host.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
-from .host.report import Report
-from .vocabulary import CATEGORY, FilmState, search_aliases
+from .comfy.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
+from .comfy.report import Report
+from .widgets import CATEGORY, FilmState, search_aliases
 
 
 class SaveState(io.ComfyNode):

@@ -2,32 +2,112 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import logging
+import math
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management as memory
+import folder_paths
 from comfy.model_patcher import ModelPatcher
 
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.checkpoint.errors import first_few
-from ...sfpp_core.chunk_store.store import FilmSpool, film_on
+from ...sfpp_core.chunk_store.eviction import clean
+from ...sfpp_core.chunk_store.store import FilmSpool, Spool, film_on
 from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.memory import CacheStorage, Demand
 from ...sfpp_core.rollout.prompt_schedule import Direction
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.tiny.family import weights_path
-from . import partial_deliveries
-from .circumstances import circumstances_of
-from .latents import Latent, to_latent
-from .live_film import PREVIEWS_PER_SECOND, LiveFilm
+from .fingerprint import Circumstances, circumstances_of
+from .live_video import PREVIEWS_PER_SECOND, LiveFilm
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
-from .network import HostNetwork
+from .model import HostNetwork, Latent, to_latent
 from .progress import SamplingProgress
 from .report import Report
-from .spool import film_spool
 from .wired import castable, compute_dtype, wan_config
+
+logger = logging.getLogger(__name__)
+
+_unfinished_deliveries = 0
+
+
+def unfinished_deliveries() -> int:
+    """Return how many videos were delivered unfinished since the server began, as part of a sampler's cache key.
+
+    ComfyUI remembers what a node gave and does not ask it again for the same inputs, but a video that an interrupt
+    cut short must go on when the workflow is queued again.
+    """
+    return _unfinished_deliveries
+
+
+def _count_unfinished_delivery() -> None:
+    global _unfinished_deliveries
+    _unfinished_deliveries += 1
+
+
+FOLDER = "sfpp_spool"
+"""In the output folder."""
+GIGABYTES_VARIABLE, DEFAULT_GIGABYTES = "SFPP_SPOOL_GB", 20.0
+DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
+"""Environment variables: machines differ in their disks, workflows do not."""
+
+
+@contextmanager
+def film_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[FilmSpool]:
+    """The finished chunks of a film that go on from `state`; films that nobody uses make room for it.
+
+    Where the circumstances do not tell all, none is kept or found. Raises ValueError for a limit in the environment
+    that is no number.
+    """
+    root = Path(folder_paths.get_output_directory(), FOLDER)
+    limits = _limit(GIGABYTES_VARIABLE, DEFAULT_GIGABYTES), _limit(DAYS_VARIABLE, DEFAULT_DAYS)
+    parts = dict(circumstances.parts)
+    if circumstances.untold:
+        # A folder of its own, for what grows beside the sampler.
+        parts["untold"] = secrets.token_hex(16)
+    with Spool(root).film(state, parts, keeps=not circumstances.untold) as film:
+        # Now that it is held: this film may be the one that was not used for longest.
+        _clean(root, *limits)
+        yield film
+
+
+def _clean(root: Path, gigabytes: float, days: float) -> None:
+    try:
+        cleaned = clean(root, most_bytes=int(gigabytes * 1e9), most_seconds=days * 86400)
+    except OSError as problem:
+        # A folder that somebody removes by hand meanwhile, or another user's: no reason to make no film.
+        logger.warning("The spool could not be cleaned: %s", problem)
+        return
+    if cleaned.folders:
+        logger.info(
+            "Removed %d films from the spool (%.2f GB); %.2f GB are left. %s and %s set its limits.",
+            cleaned.folders,
+            cleaned.freed / 1e9,
+            cleaned.left / 1e9,
+            GIGABYTES_VARIABLE,
+            DAYS_VARIABLE,
+        )
+
+
+def _limit(variable: str, default: float) -> float:
+    """A limit from the environment. Raises ValueError naming the variable if it is no number from 0 on."""
+    text = os.environ.get(variable, "")
+    try:
+        limit = float(text) if text else default
+    except ValueError:
+        limit = math.nan
+    if not 0 <= limit < math.inf:
+        raise ValueError(f"the environment variable {variable} is {text!r}; set it to a number such as {default:g}.")
+    return limit
+
 
 PRESET_OPTION = "sfpp_preset"
 """Key of the MODEL's preset in its model_options, which clones and LoRA loaders carry along."""
@@ -105,7 +185,7 @@ def _made(film: _Film, wishes: Wishes) -> tuple[RolloutState, Latent]:
     except memory.InterruptProcessingException:
         if not wishes.deliver_on_interrupt or len(film.state.chunks) == num_before:
             raise
-        partial_deliveries.count()
+        _count_unfinished_delivery()
     return film.state, film.latent()
 
 

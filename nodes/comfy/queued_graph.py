@@ -15,7 +15,7 @@ import folder_paths
 from comfy_api.internal import _ComfyNodeInternal, first_real_override
 from comfy_execution.utils import get_executing_context
 
-from .origins import origin_of
+from .callables import origin_of
 
 LONGEST_NAME = 1000
 """Of what could be a file's name."""
