@@ -11,13 +11,11 @@ from contextlib import nullcontext
 import torch
 from safetensors import SafetensorError
 
-from .checkpoint import CheckpointError
 from .config import ConfigError, load_config
-from .divergence import TrainingDiverged
-from .full_disk import means_full_disk
-from .mirror import require_mirror
-from .not_numbers import NotNumbers
-from .parallel import World, joined, launched_rank
+from .engine.checkpoint import CheckpointError
+from .engine.checks import NotNumbers, TrainingDiverged, means_full_disk
+from .engine.distributed import World, joined, launched_rank
+from .engine.metrics import require_mirror
 
 STAGES = {
     "vae": "the video autoencoder",

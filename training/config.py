@@ -2,6 +2,10 @@
 
 A stage's configuration is a frozen dataclass that extends `StageConfig` or `TrainConfig`. Keys that it does not have
 and values that it refuses are reported in a sentence.
+
+The layers of a configuration: what YAML files and `key=value` words say goes over a dataclass's own values.
+
+A file or a word that cannot be used is named in a sentence.
 """
 
 from __future__ import annotations
@@ -16,11 +20,106 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBaseException
+from safetensors import SafetensorError
+from yaml import MarkedYAMLError, YAMLError
 
-from .config_layers import as_dataclass, with_file, with_words
-from .refusals import ConfigError, require
-from .seeding import MAX_SEED
+from .engine.seeding import MAX_SEED
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key, what it holds and what to write instead."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise ConfigError(message) unless the condition holds."""
+    if not condition:
+        raise ConfigError(message)
+
+
+@contextmanager
+def usable(named: str, *, instead: str) -> Iterator[None]:
+    """Raise ConfigError if a file of our own that is opened inside is not there, is damaged or holds something else.
+
+    named: what names the file, and the file. instead: what to do, for the rest of the sentence.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ConfigError(f"{named} cannot be used ({error}); {instead}.") from error
+
+
+def with_file(config: DictConfig, path: Path) -> DictConfig:
+    """A configuration with what a YAML file says over it.
+
+    Raises:
+        ConfigError: no such file, one that cannot be read, or a key or a value that the configuration does not take.
+    """
+    require(path.is_file(), f"{path} is no file; name a configuration, e.g. training/configs/tiny/vae.yaml.")
+    with _readable(str(path), instead="write lines of `key: value`, in UTF-8, indented with spaces"):
+        content = OmegaConf.load(path)
+        require(isinstance(content, DictConfig), f"{path} holds a list; write lines of `key: value`.")
+        return OmegaConf.merge(config, content)
+
+
+def with_words(config: DictConfig, words: Sequence[str], *, example: str) -> DictConfig:
+    """A configuration with `key=value` words of a command line over it. example: such a word, for refusals.
+
+    Raises:
+        ConfigError: a word is none of these, cannot be read, or says what the configuration does not take.
+    """
+    said, result = OmegaConf.create(), config
+    for word in words:
+        require("=" in word, f"{word!r} is no override; write key=value, e.g. {example}.")
+        # One after the other, so that a refusal can name its word.
+        with _readable(repr(word), instead=f"write key=value, e.g. {example}, with lists as [1, 2]"):
+            said.merge_with_dotlist([word])
+            result = OmegaConf.merge(config, said)
+    return result
+
+
+def as_dataclass(config: DictConfig, *, named: str) -> Any:
+    """The dataclass that a configuration was begun with, holding what it says now. named: what said it, for refusals.
+
+    Raises:
+        ConfigError: a value is missing, or the dataclass refuses one.
+    """
+    with _accepted(named):
+        return OmegaConf.to_object(config)
+
+
+@contextmanager
+def _accepted(named: str) -> Iterator[None]:
+    """Raise as a ConfigError what OmegaConf does not accept."""
+    try:
+        yield
+    except (ConfigKeyError, ConfigAttributeError) as error:
+        raise ConfigError(
+            f"{named}: there is no key {error.full_key!r} in this stage or command; mend its name."
+        ) from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{named}: {error.full_key or 'all of it'}: {error.msg or error}") from error
+
+
+@contextmanager
+def _readable(named: str, *, instead: str) -> Iterator[None]:
+    """The same, and what cannot even be read, or is of another shape than what it is to go over."""
+    try:
+        with _accepted(named):
+            yield
+    except ConfigError:
+        raise
+    except (YAMLError, OSError, ValueError, TypeError, IndexError) as error:
+        raise ConfigError(f"{named} cannot be used ({_reason(error)}); {instead}.") from error
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line; what YAML says of its place fills several."""
+    if isinstance(error, MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return " ".join(str(error).split())
+
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from tests.comfy.graphs import Graph, Studio
 from tests.training.smoke_family import FRAMES, SHORT, SIZE, make_teacher, run_stage, teacher_words, vae_word
-from training.scenes import prompt_for, sample_scene
+from training.data.scenes import prompt_for, sample_scene
 
 CHAIN = ("embeddings", "ode_pairs", "causal_init", "self_forcing", "sfpp", "grpo", "export", "evaluate")
 SIZES = (f"width={SIZE}", f"height={SIZE}")

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from sfpp_core.video.span import Footage
-from training.scenes.render import render
-from training.scenes.spec import sample_scene
+from training.data.scenes.attributes import sample_scene
+from training.data.scenes.render import render
 
 
 def footage(frames: Sequence[np.ndarray], fps: float = 16.0) -> Footage:

@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from training.board import Board
-from training.checkpoint import read_checkpoint
 from training.config import OptimizerConfig, RunConfig, TrainConfig
-from training.loop import train
-from training.parallel import World, joined
-from training.run_folder import RunFolder
-from training.seeding import normal
-from training.supervised import Loss, Supervised
+from training.engine.checkpoint import read_checkpoint
+from training.engine.distributed import World, joined
+from training.engine.loop import train
+from training.engine.metrics import Board
+from training.engine.run_folder import RunFolder
+from training.engine.seeding import normal
+from training.engine.supervised import Loss, Supervised
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

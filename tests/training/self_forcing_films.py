@@ -10,9 +10,9 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
-from training.film_noise import FilmNoise
+from training.engine.seeding import FilmNoise
 from training.self_forcing.config import Config
-from training.self_forcing.recording import Films, Step
+from training.self_forcing.rollouts import Films, Step
 from training.self_forcing.task import SelfForcingTask
 
 CPU = torch.device("cpu")

@@ -6,13 +6,12 @@ from pathlib import Path
 
 import torch
 
-from training.conditioning import ConditioningConfig
 from training.config import RunConfig
-from training.evaluation.arms import ArmConfig
-from training.evaluation.makers import SamplerConfig
-from training.export import write_weights
+from training.data.prompt_embeds import ConditioningConfig
+from training.data.scenes import prompt_for, sample_scene
+from training.evaluation.rollouts import ArmConfig, SamplerConfig
+from training.models.open.export import write_weights
 from training.reader import AttributeReader
-from training.scenes import prompt_for, sample_scene
 from training.stages.evaluate import Config
 
 ARMS = [

@@ -14,12 +14,11 @@ from sfpp_core.wan.config import WanConfig
 from tests.core.models import random_transformer
 from tests.core.vae_models import random_vae
 from training.__main__ import main
-from training.export import write_weights
-from training.latent_clips import clip_shard, clip_shards
+from training.data.clips import clip_shard, clip_shards
+from training.data.scenes import prompt_for, sample_scene
+from training.models.open.export import StudentConfig, write_student, write_weights
 from training.reader import AttributeReader
-from training.scenes import prompt_for, sample_scene
 from training.stages import causal_init, grpo, reader, vae
-from training.student import StudentConfig, write_student
 
 from .processes import PORT, free_port, run_together
 

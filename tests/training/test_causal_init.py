@@ -16,22 +16,19 @@ from sfpp_core.tiny.family import load_student, weights_path
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.__main__ import main
+from training.causal_init.consistency import ConsistencyConfig, ConsistencyObjective
+from training.causal_init.data import CausalPass, Objective
+from training.causal_init.flow import FlowConfig, FlowObjective, draw_steps, spread_evenly
+from training.causal_init.ode import OdeConfig, OdeObjective
 from training.config import ConfigError, load_config
-from training.latent_clips import clip_shard, clip_shards
-from training.micro_batches import micro_batches
-from training.noise_levels import draw_steps, spread_evenly
-from training.objectives import Objective
-from training.objectives.causal_pass import CausalPass
-from training.objectives.consistency import ConsistencyConfig, ConsistencyObjective
-from training.objectives.flow import FlowConfig, FlowObjective
-from training.objectives.ode import OdeConfig, OdeObjective
-from training.ode import student_grid, student_sigmas
-from training.ode_trajectories import OdeTrajectories, trajectory_shard, trajectory_shards
-from training.parallel import World
-from training.recomputation import recompute_blocks
-from training.seeding import normal
+from training.data.clips import clip_shard, clip_shards
+from training.data.trajectories import OdeTrajectories, trajectory_shard, trajectory_shards
+from training.engine.distributed import World, recompute_blocks
+from training.engine.micro_batches import micro_batches
+from training.engine.seeding import normal
+from training.engine.supervised import Supervised
+from training.models.open.sampling import student_grid, student_sigmas
 from training.stages import causal_init
-from training.supervised import Supervised
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 SMALL = WanConfig(dim=48, ffn_dim=64, num_heads=2, num_layers=2, text_dim=20, freq_dim=32)

@@ -30,9 +30,9 @@ from tests.training.line_task import (
     saving_always,
 )
 from tests.training.processes import exit_codes, run_together, start
-from training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from training.config import ConfigError
-from training.run_folder import FORMER_CHECKPOINT_NAME, PARTIAL_NAME, RunFolder
+from training.engine.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from training.engine.run_folder import FORMER_CHECKPOINT_NAME, PARTIAL_NAME, RunFolder
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -85,7 +85,7 @@ def test_only_the_newest_checkpoint_is_kept(tmp_path: Path) -> None:
 def _save_and_die(config: LineConfig) -> None:
     """Save step 2, and be killed before anything of the one before it is removed."""
     folder = RunFolder(config, stage="line")
-    with patch("training.run_folder.shutil.rmtree", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
+    with patch("training.engine.run_folder.shutil.rmtree", lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)):
         folder.save(2, {"step": 2})
 
 

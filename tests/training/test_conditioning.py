@@ -12,16 +12,14 @@ from safetensors.torch import load_file, save_file
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, load_vae, weights_path
 from sfpp_core.tiny.text import TinyTextEncoder
 from training.__main__ import main
-from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError
-from training.models import fingerprint, open_autoencoder, open_transformer
-from training.prepared_texts import text_shards
-from training.prompts import read_prompts
-from training.run_folder import INPUTS_NAME
+from training.data.prompt_embeds import Conditioning, ConditioningConfig, read_prompts, text_shards
+from training.data.shards import read_header
+from training.engine.run_folder import INPUTS_NAME
+from training.models.open.open import fingerprint, open_autoencoder, open_transformer
+from training.models.open.umt5 import LENGTH, Umt5Texts
 from training.scaling.counting import LiveBytes
-from training.scenes.__main__ import main as write_prompts
-from training.shards import read_header
-from training.umt5 import LENGTH, Umt5Texts
+from training.scenes import main as write_prompts
 
 CONFIG = Path(__file__).parents[2] / "training" / "configs" / "tiny" / "embeddings.yaml"
 PROMPTS = ["A red ball bounces.", "A blue boat glides to the left.", "Snow."]

@@ -12,8 +12,8 @@ import torch
 
 from training.__main__ import STAGES, main
 from training.config import ConfigError, load_config
-from training.latent_clips import ClipSource
-from training.optim import rate_factor
+from training.data.clips import ClipSource
+from training.engine.optimizer import rate_factor
 from training.scaling.__main__ import read_config
 from training.scaling.config import ScalingConfig
 from training.stages import causal_init, evaluate_tiny, latents, ode_pairs, teacher, vae

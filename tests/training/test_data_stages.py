@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from training.__main__ import main
-from training.scenes import describe, sample_scene
+from training.data.scenes import describe, sample_scene
 from training.stages.latents import WORDING_STEP
 
 from .stage_cases import HERE, MADE, write_files

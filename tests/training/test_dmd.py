@@ -14,7 +14,8 @@ from sfpp_core.rollout.flow import shift_sigma
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError
-from training.dmd import (
+from training.engine.seeding import normal
+from training.self_forcing.dmd import (
     NORMALIZER_FLOOR,
     DMDConfig,
     critic_loss,
@@ -27,7 +28,6 @@ from training.dmd import (
     score,
     score_sigmas,
 )
-from training.seeding import normal
 
 SHAPE = (2, 4, 3, 2, 2)
 ALL = torch.ones(1, 1, SHAPE[2], 1, 1, dtype=torch.bool)

@@ -16,10 +16,10 @@ from sfpp_core.video.reader import VideoReader
 from tests.training.small_evaluation import ARMS, config, write_files
 from tests.training.smoke_family import CONFIGS
 from training.config import load_config
-from training.evaluation.arms import ArmConfig
-from training.evaluation.machine import processor
-from training.evaluation.records import FilmKey, read_records
-from training.parallel import World
+from training.engine.distributed import World
+from training.evaluation.report import processor
+from training.evaluation.results import FilmKey, read_records
+from training.evaluation.rollouts import ArmConfig
 from training.stages.evaluate import Config, run
 
 

@@ -12,9 +12,9 @@ import torch
 from sfpp_core.tiny.family import load_student
 from tests.training.small_evaluation import ARMS, config, write_files
 from training.config import ConfigError
-from training.evaluation.arms import ArmConfig
-from training.evaluation.records import FilmKey, FilmRecord, append_record, read_records
-from training.export import write_weights
+from training.evaluation.results import FilmKey, FilmRecord, append_record, read_records
+from training.evaluation.rollouts import ArmConfig
+from training.models.open.export import write_weights
 from training.stages.evaluate import run
 
 

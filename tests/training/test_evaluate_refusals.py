@@ -15,11 +15,11 @@ from tests.core.models import random_transformer
 from tests.training.small_evaluation import ARMS, config, write_files
 from tests.training.smoke_family import CONFIGS
 from training.__main__ import main
-from training.conditioning import ConditioningConfig
 from training.config import ConfigError
-from training.evaluation.arms import ArmConfig
-from training.evaluation.records import read_records
-from training.export import write_weights
+from training.data.prompt_embeds import ConditioningConfig
+from training.evaluation.results import read_records
+from training.evaluation.rollouts import ArmConfig
+from training.models.open.export import write_weights
 from training.stages.evaluate import run
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_vae, weights_path
 from tests.training.small_evaluation import write_files
-from training.board import contact_sheet, to_bytes
 from training.config import ConfigError, RunConfig
-from training.sampling import decode, encode_prompts, sample_student
-from training.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
+from training.data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
+from training.engine.metrics import contact_sheet, to_bytes
+from training.models.open.sampling import decode, encode_prompts, sample_student
 from training.stages.evaluate_tiny import Config, run
 
 PRECISIONS = ("bfloat16", "float32")

@@ -17,19 +17,26 @@ from sfpp_core.stability.score import visual_stability
 from sfpp_core.video.span import Footage
 from tests.core.clips import scene
 from training.config import ConfigError
-from training.evaluation.feeds import FilmCutShort, Measuring
-from training.evaluation.figures import FilmFigures, curve_edges, drift_curves
-from training.evaluation.lengths import END_FRAMES, Ends, frames_of, latent_frames_of
-from training.evaluation.referee import light_of
+from training.data.scenes import Motion, describe, render, sample_scene
+from training.evaluation.figures import (
+    END_FRAMES,
+    Ends,
+    FilmFigures,
+    curve_edges,
+    drift_curves,
+    frames_of,
+    latent_frames_of,
+)
+from training.evaluation.judging import FilmCutShort, Measuring
 from training.evaluation.truth import (
     attributes_in,
     autoencoded,
     films_of_wandering_light,
+    light_of,
     true_films,
     true_scene,
     true_windows,
 )
-from training.scenes import Motion, describe, render, sample_scene
 
 
 def pictures(index: int, num_frames: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from training.evaluation.machine import CPUINFO, machine_of, processor
+from training.evaluation.report import CPUINFO, machine_of, processor
 
 INTEL = "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel\t\t: 143\nmodel name\t: Intel(R)  Xeon(R) Platinum: 8480C\n"
 ARM = "processor\t: 0\nBogoMIPS\t: 50.00\nCPU implementer\t: 0x41\n"

@@ -9,12 +9,9 @@ import pytest
 from PIL import Image
 
 from training.evaluation.figures import curve_edges
-from training.evaluation.frechet import frechet_distance, standardised
 from training.evaluation.plots import plot_drift, plot_measures
-from training.evaluation.records import FilmKey, FilmRecord
 from training.evaluation.report import findings, write_markdown
-from training.evaluation.results import MEASURES, Results
-from training.evaluation.statistics import NOTHING
+from training.evaluation.results import MEASURES, NOTHING, FilmKey, FilmRecord, Results, frechet_distance, standardised
 
 PROMPTS, TAKES = 6, 2
 STABILITY = next(measure for measure in MEASURES if measure.name == "stability")

@@ -7,8 +7,7 @@ import pytest
 from scipy import stats
 from scipy.linalg import sqrtm
 
-from training.evaluation.frechet import frechet_distance, standardised
-from training.evaluation.statistics import NOTHING, cluster_mean, cluster_ratio, jackknife
+from training.evaluation.results import NOTHING, cluster_mean, cluster_ratio, frechet_distance, jackknife, standardised
 
 
 def films(seed: int, prompts: int, takes: int, *, between: float, within: float) -> np.ndarray:

@@ -17,12 +17,10 @@ from sfpp_core.tiny.family import load_student, load_teacher, weights_path
 from tests.small_disk import small_disk
 from training.__main__ import main
 from training.config import load_config
-from training.export import training_record, write_weights
-from training.finished_run import read_run
-from training.inputs import named_files
-from training.latent_clips import clip_shard, clip_shards
-from training.models import open_transformer
-from training.run_folder import RunFolder
+from training.data.clips import clip_shard, clip_shards
+from training.engine.run_folder import RunFolder, named_files, read_run
+from training.models.open.export import training_record, write_weights
+from training.models.open.open import open_transformer
 from training.stages import causal_init, reader
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"

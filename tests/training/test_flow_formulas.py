@@ -25,10 +25,9 @@ from sfpp_core.tiny.family import weights_path
 from sfpp_core.wan.attention import sdpa_attention
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import random_transformer
-from training.latent_clips import LatentClips
-from training.objectives.causal_pass import CausalPass
-from training.objectives.flow import FlowConfig, FlowObjective
-from training.objectives.material import TextsOnDemand
+from training.causal_init.data import CausalPass, TextsOnDemand
+from training.causal_init.flow import FlowConfig, FlowObjective
+from training.data.clips import LatentClips
 from training.stages import teacher
 from training.stages.teacher import TeacherTask
 

@@ -16,8 +16,15 @@ from sfpp_core.stability.metrics import flow_variances
 from sfpp_core.video.span import Footage
 from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
-from training.flow_reward import LEAST_FLOOR, FlowMeter, decoded_flow, flow_reward, flow_variance, motion_floor
-from training.scenes import Attributes, Colour, Motion, ObjectKind, Place, SceneSpec, Speed, render, sample_scene
+from training.data.scenes import Attributes, Colour, Motion, ObjectKind, Place, SceneSpec, Speed, render, sample_scene
+from training.grpo.objective.reward import (
+    LEAST_FLOOR,
+    FlowMeter,
+    decoded_flow,
+    flow_reward,
+    flow_variance,
+    motion_floor,
+)
 
 FRAMES = 49
 

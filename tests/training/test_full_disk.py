@@ -11,7 +11,7 @@ import pytest
 from tests.small_disk import small_disk
 from tests.training.stage_cases import CASES, CONFIGS, write_files
 from training.__main__ import main
-from training.full_disk import means_full_disk
+from training.engine.checks import means_full_disk
 
 KIB = 1024
 

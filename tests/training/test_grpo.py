@@ -19,11 +19,23 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError
-from training.film_noise import FilmNoise
-from training.grpo import advantages, clipped_objective, divergence, even_weights, is_clipped, log_prob
-from training.policy_update import Lesson, PolicyConfig, backpropagate_lessons, reference_estimates
-from training.self_forcing.recording import Films
-from training.trajectory import Trajectory, record, replay
+from training.engine.seeding import FilmNoise
+from training.grpo.objective.objective import (
+    Lesson,
+    PolicyConfig,
+    Trajectory,
+    advantages,
+    backpropagate_lessons,
+    clipped_objective,
+    divergence,
+    even_weights,
+    is_clipped,
+    log_prob,
+    record,
+    reference_estimates,
+    replay,
+)
+from training.self_forcing.rollouts import Films
 
 CHUNK = (2, 16, 3, 2, 2)
 ROLLOUT = RolloutConfig(window=9, first_chunk_steps=(1000.0, 800.0, 600.0, 400.0, 200.0))

@@ -18,15 +18,14 @@ from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.__main__ import main
-from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
-from training.export import write_weights
-from training.micro_batches import micro_batches
-from training.models import open_transformer
-from training.parallel import World
-from training.run_folder import INPUTS_NAME, RunFolder
+from training.data.prompt_embeds import Conditioning, ConditioningConfig
+from training.engine.distributed import World
+from training.engine.micro_batches import micro_batches
+from training.engine.run_folder import INPUTS_NAME, RunFolder
+from training.models.open.export import StudentConfig, write_student, write_weights
+from training.models.open.open import open_transformer
 from training.stages.grpo import Config, GrpoTask
-from training.student import StudentConfig, write_student
 
 from .boards import logged
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.inputs import STRIDE, WHOLE_UP_TO, file_fingerprint, named_files
+from training.engine.run_folder import STRIDE, WHOLE_UP_TO, file_fingerprint, named_files
 
 
 def test_files_are_found_wherever_a_configuration_names_them(tmp_path: Path) -> None:

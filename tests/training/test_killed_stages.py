@@ -19,8 +19,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from training.checkpoint import read_checkpoint
-from training.run_folder import newest_checkpoint
+from training.engine.checkpoint import read_checkpoint
+from training.engine.run_folder import newest_checkpoint
 
 from .line_task import assert_same_state, tensors_of
 from .stage_cases import CASES, Case, write_files

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from tests.training.boards import logged, logged_steps
 from tests.training.line_task import ExplodingLine, LineBatch, LineConfig, LineTask, fit, make_config, paused
-from training.board import Board
 from training.config import ConfigError
-from training.divergence import FIRST_LOOK, RECENT, ExplosionGuard, TrainingDiverged
-from training.run_folder import RunFolder
-from training.supervised import Loss
+from training.engine.checks import FIRST_LOOK, RECENT, ExplosionGuard, TrainingDiverged
+from training.engine.metrics import Board
+from training.engine.run_folder import RunFolder
+from training.engine.supervised import Loss
 
 
 def same(left: list[Tensor], right: list[Tensor]) -> bool:

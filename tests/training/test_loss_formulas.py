@@ -11,11 +11,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.losses import edge_loss, kl_to_unit_normal
+from training.causal_init.flow import edge_loss, kl_to_unit_normal
+from training.data.scenes import ATTRIBUTES, HISTORY_RANGES, SceneSpec, render, sample_scene
 from training.reader import ReaderBatch, reader_loss, truth
-from training.reader.loss import LOOKS_WEIGHT
+from training.reader.batches import LOOKS_WEIGHT
 from training.reader.model import ReaderOutput
-from training.scenes import ATTRIBUTES, HISTORY_RANGES, SceneSpec, render, sample_scene
 from training.stages import reader, vae
 from training.stages.reader import ReaderTask
 from training.stages.vae import VAETask

@@ -20,17 +20,17 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.flow import add_noise
 from sfpp_core.tiny.family import load_family_text_encoder, load_teacher, weights_path
 from training.__main__ import main
-from training.attention import attention_on
-from training.conditioning import Conditioning, ConditioningConfig
 from training.config import ConfigError, load_config
-from training.export import write_weights
-from training.models import fingerprint
-from training.ode import euler_states, guided, student_grid, student_sigmas, teacher_velocity
-from training.ode_trajectories import OdeTrajectories, trajectory_shards
-from training.parallel import World
-from training.run_folder import INPUTS_NAME, RunFolder
-from training.seeding import normal
-from training.shards import Shard, ShardFolder, read_header
+from training.data.prompt_embeds import Conditioning, ConditioningConfig
+from training.data.shards import Shard, ShardFolder, read_header
+from training.data.trajectories import OdeTrajectories, trajectory_shards
+from training.engine.distributed import World
+from training.engine.run_folder import INPUTS_NAME, RunFolder
+from training.engine.seeding import normal
+from training.models.open.export import write_weights
+from training.models.open.kernels import attention_on
+from training.models.open.open import fingerprint
+from training.models.open.sampling import euler_states, guided, student_grid, student_sigmas, teacher_velocity
 from training.stages import ode_pairs
 
 STUDENT = RolloutConfig()

@@ -36,12 +36,10 @@ from tests.training.processes import exit_codes, run_together, start_together
 from tests.training.stage_cases import CASES, write_files
 from training.__main__ import main
 from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
-from training.divergence import TrainingDiverged
-from training.micro_batches import micro_batches
-from training.parallel import World, joined
-from training.recomputation import recompute_blocks
-from training.run_folder import RunFolder
-from training.sharding import gathered, place, place_frozen, whole
+from training.engine.checks import TrainingDiverged
+from training.engine.distributed import World, gathered, joined, place, place_frozen, recompute_blocks, whole
+from training.engine.micro_batches import micro_batches
+from training.engine.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=2, text_dim=32)

@@ -7,11 +7,11 @@ import torch
 
 from sfpp_core.rollout.flow import add_noise
 from sfpp_core.wan.attention import sdpa_attention
-from training.attention import matmul_attention
-from training.ema import MovingAverage
-from training.losses import edge_loss, flow_loss, kl_to_unit_normal
-from training.muon import Muon, orthogonalize
-from training.seeding import generator_for
+from training.causal_init.flow import edge_loss, flow_loss, kl_to_unit_normal
+from training.engine.model_state import MovingAverage
+from training.engine.optimizer import Muon, orthogonalize
+from training.engine.seeding import generator_for
+from training.models.open.kernels import matmul_attention
 from training.stages.teacher import stratified_uniform
 
 

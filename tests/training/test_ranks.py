@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from training.__main__ import STAGES
-from training.checkpoint import read_checkpoint
+from training.engine.checkpoint import read_checkpoint
 
 from .boards import logged
 from .line_task import assert_same_state

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from training.data.scenes import ATTRIBUTES, Attributes, Motion, render, sample_scene
 from training.reader import (
     AttributeReader,
     ReaderConfig,
@@ -22,7 +23,6 @@ from training.reader import (
     truth,
 )
 from training.reader.model import looks_from_unit, looks_to_unit
-from training.scenes import ATTRIBUTES, Attributes, Motion, render, sample_scene
 
 SMALL = ReaderConfig(widths=(8, 8, 8), track=16)
 

@@ -23,8 +23,8 @@ from sfpp_core.rollout.rollout import Progress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
-from training.conditioning import Conditioning
-from training.models import open_autoencoder
+from training.data.prompt_embeds import Conditioning
+from training.models.open.open import open_autoencoder
 from training.self_forcing.samples import Sampler
 from training.stages import sfpp
 

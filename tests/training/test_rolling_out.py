@@ -15,9 +15,9 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.config import WAN21, to_model_space
 from tests.core.models import random_text, random_transformer
 from tests.core.vae_models import random_vae
-from training.evaluation.decoding import FilmDecoder
-from training.evaluation.rolling_out import CONTEXT_STEP, Cast, Student
-from training.film_noise import FilmNoise
+from training.engine.seeding import FilmNoise
+from training.evaluation.rollouts import CONTEXT_STEP, Cast, Student
+from training.models.open.sampling import FilmDecoder
 
 SETTINGS = RolloutConfig(chunk=3, window=9, steps=(1000.0, 500.0), shift=5.0)
 SEEDS = (5, 2**31)
@@ -161,6 +161,6 @@ def test_windows_of_a_restarted_film_share_no_noise() -> None:
             return super().__call__(chunk, step, shape)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("training.film_noise.SeededNoise", Counting)
+        patch.setattr("training.engine.seeding.SeededNoise", Counting)
         pictures(student(overlap=3), cast(5, latent_frames=27))
     assert len(drawn) == len(set(drawn)) == 2 * 9

@@ -34,10 +34,9 @@ from training.scaling.passes import Passes, Training
 from training.scaling.schedule import Calls, restarting, streaming
 from training.scaling.traffic import received_bytes
 from training.scaling.work import methods, work
-from training.self_forcing.recording import Films, backpropagate, record, roll
-from training.self_forcing.sources import Stage, Streaming, windows_in_film
+from training.self_forcing.rollouts import Films, Stage, Streaming, backpropagate, record, roll, windows_in_film
+from training.self_forcing.windows import WARMUP_FRAMES, WindowConfig
 from training.stages import causal_init, self_forcing, sfpp
-from training.windows import WARMUP_FRAMES, WindowConfig
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "scaling.md"
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "wan"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.tiny.text import TinyTokenizer
-from training.scenes import (
+from training.data.scenes import (
     ATTRIBUTES,
     BOUNCE_SECONDS,
     HISTORY_RANGES,

@@ -18,7 +18,7 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.wan.transformer import KeyValueCache, WanTransformer
 from tests.core.models import TINY, random_transformer
-from training.self_forcing.recording import Films, Recording, Step, backpropagate, estimate, record, roll
+from training.self_forcing.rollouts import Films, Recording, Step, backpropagate, estimate, record, roll
 
 from .self_forcing_films import SEEDS, beginning, chain, drawn, films, inferred
 

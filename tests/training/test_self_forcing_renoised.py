@@ -12,8 +12,8 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import TINY, random_transformer
-from training.self_forcing.recording import Recording, Step, estimate, record, roll
-from training.self_forcing.renoised import denoise_again
+from training.self_forcing.rollouts import Recording, Step, estimate, record, roll
+from training.self_forcing.samples import denoise_again
 
 from .self_forcing_films import SEEDS, beginning, drawn, films
 

@@ -13,12 +13,11 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.wan.transformer import WanTransformer
 from tests.core.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
-from training.conditioning import Conditioning
-from training.prepared_texts import TextsInMemory
-from training.self_forcing.parts import apart, together
-from training.self_forcing.sources import Restarting, Rolled, Stage, Streaming, shared_frames, windows_in_film
-from training.task_state import from_all, of_all
-from training.windows import WindowConfig
+from training.data.prompt_embeds import Conditioning, TextsInMemory
+from training.engine.checkpoint import from_all, of_all
+from training.engine.micro_batches import apart, together
+from training.self_forcing.rollouts import Restarting, Rolled, Stage, Streaming, shared_frames, windows_in_film
+from training.self_forcing.windows import WindowConfig
 
 from .self_forcing_films import CPU, beginning
 

@@ -23,21 +23,19 @@ from sfpp_core.wan.config import WanConfig
 from tests.core.models import random_transformer
 from tests.core.vae_models import random_vae
 from training.__main__ import main
-from training.conditioning import Conditioning
 from training.config import ConfigError, load_config
-from training.export import write_weights
-from training.finished_run import read_run
-from training.models import open_transformer
-from training.resources import peak_memory
-from training.run_folder import RunFolder
+from training.data.prompt_embeds import Conditioning
+from training.engine.loop import peak_memory
+from training.engine.run_folder import RunFolder, read_run
+from training.models.open.export import StudentConfig, write_student, write_weights
+from training.models.open.open import open_transformer
 from training.self_forcing import task as task_module
 from training.self_forcing.config import Config
+from training.self_forcing.rollouts import windows_in_film
 from training.self_forcing.samples import Sample
-from training.self_forcing.sources import windows_in_film
 from training.self_forcing.task import SelfForcingTask
+from training.self_forcing.windows import Window, as_clip
 from training.stages import self_forcing, sfpp
-from training.student import StudentConfig, write_student
-from training.windows import Window, as_clip
 
 from .boards import logged
 from .self_forcing_films import CPU, chain, gradients_of_a_step

@@ -20,7 +20,7 @@ from sfpp_core.wan.config import to_model_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.__main__ import main
 from training.config import ConfigError
-from training.latent_clips import ClipSource, LatentClips, shard_path
+from training.data.clips import ClipSource, LatentClips, shard_path
 from training.stages.vae import fold_normalisation
 
 from .smoke_family import CONFIGS, FRAMES, SHORT, make_teacher, run_stage, teacher_words, vae_word

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from sfpp_core.tiny.family import weights_path
 from tests.core.models import random_transformer
 from training.__main__ import main
-from training.export import write_weights
+from training.models.open.export import write_weights
 
 from .stage_cases import CASES, HERE, MODEL, write_files
 

@@ -5,23 +5,63 @@ Two spans are judged. The film up to the length, as the paper does ("visual stab
 then*, whatever went before: a drift that comes to rest shows in both, one that goes on shows in the second first.
 Everything at a length is computed of the frames up to it, so a film has the same figures at 50 s whether it ends there
 or goes on for 20 minutes.
+
+Lengths at which a film is judged, and the last seconds before each, cut out while the film is made.
+
+Axes: B film, F frame, H height, W width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sfpp_core.stability.measure import FrameSeries
 from sfpp_core.stability.metrics import LongVideoMetrics, color_drift, exposure_drift, relative
 from sfpp_core.stability.offline.judge import Damage, OfflineJudge
 from sfpp_core.stability.score import visual_stability
 from sfpp_core.video.span import Footage
-from sfpp_core.wan.config import FRAMES_PER_SECOND
+from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 
-from .lengths import END_SECONDS, frames_of
+END_LATENT_FRAMES = 21
+"""Of the window that ends a length: the teacher's horizon, 5 s, 81 frames."""
+END_FRAMES = WAN21.pixel_frames(END_LATENT_FRAMES)
+END_SECONDS = END_FRAMES / FRAMES_PER_SECOND
+
+
+def latent_frames_of(seconds: float) -> int:
+    """Fewest latent frames of a film of that length: 21 for 5 s."""
+    return WAN21.latent_frames(round(seconds * FRAMES_PER_SECOND))
+
+
+def frames_of(seconds: float) -> int:
+    """Frames of a film of that length: those of its latent frames, 81 for 5 s."""
+    return WAN21.pixel_frames(latent_frames_of(seconds))
+
+
+class Ends:
+    """Cuts the last `END_FRAMES` frames before each length out of films that pass by; keeps no more than that."""
+
+    def __init__(self, lengths: Sequence[float]) -> None:
+        """lengths: in seconds, rising, none shorter than 5 s."""
+        self._marks = [(length, frames_of(length)) for length in lengths]
+        self._recent: Tensor | None = None
+        self._seen = 0
+
+    def see(self, piece: Tensor) -> Iterator[tuple[float, Tensor]]:
+        """Take the next frames, B 3 F H W; give each length that they complete and its window, B 3 81 H W."""
+        self._recent = piece if self._recent is None else torch.cat([self._recent, piece], dim=2)
+        self._seen += piece.shape[2]
+        while self._marks and self._marks[0][1] <= self._seen:
+            length, frames = self._marks.pop(0)
+            end = self._recent.shape[2] - (self._seen - frames)
+            yield length, self._recent[:, :, end - END_FRAMES : end]
+        self._recent = self._recent[:, :, -END_FRAMES:]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,3 +139,24 @@ def curve_edges(longest: float) -> np.ndarray:
     while edges[-1] < longest:
         edges.append(min(longest, edges[-1] + max(1.0, round(edges[-1] / 10))))
     return np.array(edges)
+
+
+CHANGE: Final = "change_since_shortest"
+"""Of each film, since its shortest length."""
+MULTIPLE: Final = "multiple_of_truth"
+_DIFFERENCE: Final = "difference_from_"
+
+
+def difference_from(baseline: str) -> str:
+    """Films less those of an arm, of the same prompt and seed."""
+    return f"{_DIFFERENCE}{baseline}"
+
+
+def baseline_of(kind: str) -> str | None:
+    """The arm that differences are from; None for what is no difference."""
+    return kind.removeprefix(_DIFFERENCE) if kind.startswith(_DIFFERENCE) else None
+
+
+def is_signed(kind: str) -> bool:
+    """Whether figures are written with their sign, as 0 says that there is nothing between two films."""
+    return kind == CHANGE or baseline_of(kind) is not None

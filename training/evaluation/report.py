@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import platform
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from sfpp_core.files import replacing
 
-from ..scenes import ATTRIBUTES
-from .kinds import CHANGE, MULTIPLE, difference_from, is_signed
-from .referee import Referee
-from .results import Results
-from .statistics import Estimate
+from ..data.scenes import ATTRIBUTES
+from .figures import CHANGE, MULTIPLE, difference_from, is_signed
+from .results import Estimate, Results
+from .truth import Referee
 
 NO_FIGURE = "-"
 DISTANCE_DIGITS = 2
@@ -141,3 +143,28 @@ def cell(estimate: dict[str, Any], *, digits: int, signed: bool = False) -> str:
     if estimate["low"] is None:
         return number(estimate["mean"])
     return f"{number(estimate['mean'])} [{number(estimate['low'])}, {number(estimate['high'])}]"
+
+
+CPUINFO: Final = Path("/proc/cpuinfo")
+"""Where Linux tells its processors."""
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What decides times and last digits, JSON. device: where networks run."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def processor(cpuinfo: Path = CPUINFO) -> str | None:
+    """The processor's model; None where nothing tells it."""
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return " ".join(value.split())
+    return platform.processor() or None

@@ -1,21 +1,258 @@
 """All films of an evaluation as arrays, and what they say of the arms.
 
 Axes: P prompt, S take.
+
+What was found of each film, one JSON object a line, in files that a killed run goes on with.
+
+Every process appends to a file of its own, so no two ever write to one; all are read. A line carries the identity of
+all that decided it, so that a film is judged again when its student was trained on, and not otherwise.
+
+Means over films with their uncertainty. Prompts are a sample of all prompts, and the films of one are alike.
+
+Axes: P prompt, S take of a prompt. NaN marks a film without a figure.
+
+How far a set of films is from the truth as a whole: what is missing, too frequent, or too much alike.
+
+Axes: N window, D feature.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import stdtrit
+from torch import Tensor
 
-from .frechet import frechet_distance, standardised
-from .records import FilmRecord
-from .statistics import NOTHING, Estimate, cluster_mean, cluster_ratio, jackknife
+from ..config import ConfigError
+
+FILES = "films-*.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmKey:
+    """Which film."""
+
+    arm: str
+    prompt: int
+    """Number of the prompt."""
+    take: int
+    """Number of the film among those of a prompt; takes of the same number have the same seed in every arm."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FilmRecord:
+    """A film that was judged."""
+
+    key: FilmKey
+    identity: str
+    """Hash of all that decided the film and its figures."""
+    text: str
+    """The prompt."""
+    seed: int
+    """Of the noise; for the truth, of what the prompt leaves open."""
+    figures: dict[str, dict[str, float | None]]
+    """By length in seconds, `length_name`: the fields of FilmFigures and ContentFigures."""
+    features: dict[str, list[float]]
+    """By length: what the reader says of the last 5 s; empty without a reader."""
+    curves: dict[str, list[float]]
+    """Drift by quantity, one value between neighbouring `curve_edges`."""
+    seconds: float
+    """Of wall time that the film took, its share of those made with it."""
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> FilmRecord:
+        """The record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+        entries = json.loads(line)
+        return cls(**entries | {"key": FilmKey(**entries["key"])})
+
+
+def length_name(seconds: float) -> str:
+    """How a length is called in records: 5, 50, 0.5."""
+    return f"{seconds:g}"
+
+
+def identity_of(decisive: dict[str, Any]) -> str:
+    """Hash of what JSON can hold."""
+    return hashlib.blake2b(json.dumps(decisive, sort_keys=True).encode(), digest_size=12).hexdigest()
+
+
+def hash_of_text(embeddings: Tensor) -> str:
+    """Hash of what networks are told of a prompt; embeddings on the CPU."""
+    return hashlib.sha256(embeddings.numpy().tobytes()).hexdigest()
+
+
+def read_records(folder: Path) -> dict[tuple[FilmKey, str], FilmRecord]:
+    """All films of a folder by key and identity.
+
+    Raises:
+        ConfigError: a line that is no record, except a last one that a dying process has not written to its end.
+    """
+    found = {}
+    for path in sorted(folder.glob(FILES)):
+        for number, line in _whole_lines(path):
+            try:
+                record = FilmRecord.from_json(line)
+            except (ValueError, KeyError, TypeError) as error:
+                raise ConfigError(
+                    f"{path} line {number} is no film of the evaluate stage; move the file away, or choose another "
+                    "run.out."
+                ) from error
+            found[record.key, record.identity] = record
+    return found
+
+
+def append_record(folder: Path, rank: int, record: FilmRecord) -> None:
+    """Write a record to the file of a process; it is on the disk when this returns."""
+    with (folder / FILES.replace("*", f"{rank:03d}")).open("ab+") as file:
+        _drop_broken_end(file)
+        file.write(record.to_json().encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _whole_lines(path: Path) -> Iterator[tuple[int, str]]:
+    content = path.read_bytes()
+    lines = content[: content.rfind(b"\n") + 1].decode().splitlines()
+    return iter(enumerate(lines, start=1))
+
+
+def _drop_broken_end(file: Any) -> None:
+    """Cut off a last line without an end, which an earlier process left when it died."""
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        return
+    file.seek(size - 1)
+    if file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+    file.seek(0, os.SEEK_END)
+
+
+CONFIDENCE: Final = 0.95
+NUM_RESAMPLES: Final = 2000
+SEED: Final = 0
+"""Of the resampling: the same figures give the same interval."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Estimate:
+    """A mean and its 95 % confidence interval; None where there is nothing to tell it from."""
+
+    mean: float | None
+    low: float | None = None
+    high: float | None = None
+    films: int = 0
+    """How many films count."""
+
+
+NOTHING: Final = Estimate(mean=None)
+
+
+def cluster_mean(values: NDArray[np.float64]) -> Estimate:
+    """Mean of films [P, S], with a percentile interval from the bootstrap of whole clusters.
+
+    Prompts are drawn with replacement and, within each drawn one, its takes (Davison and Hinkley, Bootstrap Methods and
+    their Application, 1997, section 3.8). One prompt alone has no interval.
+    """
+    return _resampled(lambda drawn: np.nanmean(drawn[0], axis=(1, 2)), values)
+
+
+def cluster_ratio(values: NDArray[np.float64], references: NDArray[np.float64]) -> Estimate:
+    """Mean of films [P, S] as a multiple of the mean of reference films [P, S], drawn together; None at 0."""
+    if not np.nanmean(references) > 0:
+        return NOTHING
+    return _resampled(
+        lambda drawn: np.nanmean(drawn[0], axis=(1, 2)) / np.nanmean(drawn[1], axis=(1, 2)), values, references
+    )
+
+
+def jackknife(statistic: Callable[[NDArray[np.intp]], float], num_prompts: int, films: int) -> Estimate:
+    """A statistic of a set of prompts (their numbers), with a t interval from leaving out one prompt at a time.
+
+    For statistics that repeated prompts would mislead, such as distances of distributions (Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 11).
+    """
+    everybody = np.arange(num_prompts)
+    mean = statistic(everybody)
+    if num_prompts < 3:
+        return Estimate(mean=mean, films=films)
+    without = np.array([statistic(np.delete(everybody, prompt)) for prompt in everybody])
+    error = math.sqrt((num_prompts - 1) / num_prompts * float(((without - without.mean()) ** 2).sum()))
+    reach = float(stdtrit(num_prompts - 1, (1 + CONFIDENCE) / 2)) * error
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, films=films)
+
+
+def _resampled(
+    statistic: Callable[[list[NDArray[np.float64]]], NDArray[np.float64]], *samples: NDArray[np.float64]
+) -> Estimate:
+    """Statistics of arrays [R, P, S], one a resample, of samples [P, S] that are drawn alike."""
+    known = np.isfinite(samples[0])
+    kept = known.any(axis=1)
+    if not kept.any():
+        return NOTHING
+    samples = tuple(sample[kept] for sample in samples)
+    mean = float(statistic([sample[None] for sample in samples])[0])
+    num_prompts, num_takes = samples[0].shape
+    if num_prompts == 1:
+        return Estimate(mean=mean, films=int(known.sum()))
+    generator = np.random.default_rng(SEED)
+    prompts = generator.integers(num_prompts, size=(NUM_RESAMPLES, num_prompts, 1))
+    takes = generator.integers(num_takes, size=(NUM_RESAMPLES, num_prompts, num_takes))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = statistic([sample[prompts, takes] for sample in samples])
+    if not np.isfinite(means).all():
+        # A ratio to a mean that may be 0: the interval has no end.
+        return Estimate(mean=mean, films=int(known.sum()))
+    low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return Estimate(mean=mean, low=float(low), high=float(high), films=int(known.sum()))
+
+
+LEAST_DEVIATION = 1e-6
+"""Below it a feature says nothing and is left as it is."""
+
+
+def frechet_distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    """Frechet distance of the normal distributions with the moments of a [N, D] and b [N', D].
+
+    |m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), Dowson and Landau 1982; of a network's features as in Heusel et
+    al. (arXiv 1706.08500). It shrinks as the sets grow: compare sets of equal size only.
+
+    Raises:
+        ValueError: fewer than two windows in a set, which have no covariance.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"sets of {len(a)} and {len(b)} windows; a covariance needs at least 2 in each.")
+    (mean_a, root_a), (mean_b, root_b) = _moments(a), _moments(b)
+    # The trace of (S_a S_b)^(1/2) is the sum of the singular values of S_a^(1/2) S_b^(1/2).
+    cross = np.linalg.svd(root_a @ root_b, compute_uv=False).sum()
+    spread = (root_a**2).sum() + (root_b**2).sum() - 2 * cross
+    return float(((mean_a - mean_b) ** 2).sum() + max(0.0, spread))
+
+
+def standardised(features: NDArray[np.float64], truth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Features [N, D] in deviations of the true ones [N', D] from their mean, so that every feature counts alike."""
+    deviation = truth.std(axis=0)
+    return (features - truth.mean(axis=0)) / np.where(deviation > LEAST_DEVIATION, deviation, 1.0)
+
+
+def _moments(features: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean, and the symmetric root of the covariance."""
+    values, vectors = np.linalg.eigh(np.cov(features, rowvar=False))
+    return features.mean(axis=0), (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
 def _as_is(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..evaluation.kinds import CHANGE, MULTIPLE, baseline_of, is_signed
+from ..evaluation.figures import CHANGE, MULTIPLE, baseline_of, is_signed
 from ..evaluation.report import cell, in_markdown, table
-from ..evaluation.statistics import cluster_mean
+from ..evaluation.results import cluster_mean
 
 FOLDER = Path("docs/proof")
 """From the repository's root."""

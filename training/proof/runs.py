@@ -12,8 +12,8 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from ..config import as_plain, load_config
+from ..engine.run_folder import CONFIG_NAME
 from ..evaluation.report import in_markdown, write_json
-from ..run_folder import CONFIG_NAME
 from .findings import FOLDER
 
 RUNS = Path("runs/tiny/proof")

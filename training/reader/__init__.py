@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from .batches import ReaderBatch, reader_batch, roughen, truth
-from .loss import reader_loss
-from .model import AttributeReader, ReaderConfig, ReaderOutput, load_reader
-from .reading import Reading, accuracy, read
+from .batches import ReaderBatch, reader_batch, reader_loss, roughen, truth
+from .model import AttributeReader, ReaderConfig, ReaderOutput, Reading, accuracy, load_reader, read
 
 __all__ = [
     "AttributeReader",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from ..scenes import SceneSpec, render, sample_scene
-from ..seeding import generator_for
-from .model import LOOKS, looks_to_unit
+from ..data.scenes import SceneSpec, render, sample_scene
+from ..engine.seeding import generator_for
+from .model import LOOKS, ReaderOutput, looks_to_unit
 
 FRAME_COUNTS = (17, 25, 33)
 """Lengths of training clips, taken in turn."""
@@ -76,3 +77,18 @@ def _binomial_blur(video: Tensor, axis: int) -> Tensor:
     padded = torch.cat([first, first, video, last, last], dim=axis)
     one, two, three, four, five = (padded.narrow(axis, shift, length) for shift in range(5))
     return (one + five).add_(two + four, alpha=4).add_(three, alpha=6).div_(16)
+
+
+LOOKS_WEIGHT = 2.0
+"""Of the squared error of the looks, against 1 for each attribute's cross entropy."""
+
+
+def reader_loss(output: ReaderOutput, batch: ReaderBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss, a scalar, and its parts by name, detached: cross entropies in nats, and the error of the looks."""
+    parts = {
+        name: F.cross_entropy(logits, labels)
+        for (name, logits), labels in zip(output.logits.items(), batch.labels.unbind(dim=1), strict=True)
+    }
+    looks = F.mse_loss(output.looks, batch.looks)
+    total = sum(parts.values()) + LOOKS_WEIGHT * looks
+    return total, {name: part.detach() for name, part in (parts | {"looks": looks}).items()}

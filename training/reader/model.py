@@ -7,6 +7,7 @@ Axes: B video, C channel, F frame, T time step, H row, W column.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from sfpp_core.tiny.weights_file import read_weights
 
-from ..scenes import ATTRIBUTES, HISTORY_RANGES
+from ..data.scenes import ATTRIBUTES, HISTORY_RANGES, Attributes
 
 KIND = "reader"
 """What the header of a weights file calls it."""
@@ -153,3 +154,45 @@ def _at_reading_size(video: Tensor) -> Tensor:
     if video.shape[3:] == (_SIZE, _SIZE):
         return video
     return F.interpolate(video, size=(video.shape[2], _SIZE, _SIZE), mode="trilinear", antialias=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reading:
+    """What the reader says of one video."""
+
+    attributes: Attributes
+    confidence: dict[str, float]
+    """Probability of each attribute's value, as the reader sees it, in (0, 1]."""
+    exposure: float
+    tint: float
+
+
+@torch.no_grad()
+def read(reader: AttributeReader, videos: Tensor, *, batch: int = 16) -> list[Reading]:
+    """Read videos, B 3 F H W in [-1, 1] at 16 frames a second, `batch` at a time."""
+    device = next(reader.parameters()).device
+    readings: list[Reading] = []
+    for piece in videos.split(batch):
+        output = reader(piece.to(device))
+        likeliest = [logits.softmax(dim=1).max(dim=1) for logits in output.logits.values()]
+        looks = looks_from_unit(output.looks)
+        for item in range(len(piece)):
+            indices = tuple(int(found.indices[item]) for found in likeliest)
+            confidence = {name: float(found.values[item]) for name, found in zip(output.logits, likeliest, strict=True)}
+            look = dict(zip(LOOKS, looks[item].tolist(), strict=True))
+            readings.append(Reading(attributes=Attributes.from_indices(indices), confidence=confidence, **look))
+    return readings
+
+
+def accuracy(readings: Sequence[Reading], expected: Sequence[Attributes]) -> dict[str, float]:
+    """Share of videos, in [0, 1], in which each attribute is as expected, and `all` of them."""
+    if len(readings) != len(expected) or not readings:
+        raise ValueError(f"{len(readings)} readings for {len(expected)} expectations; give as many, and at least one")
+    hits = torch.tensor(
+        [
+            [getattr(reading.attributes, name) is getattr(wanted, name) for name in ATTRIBUTES]
+            for reading, wanted in zip(readings, expected, strict=True)
+        ],
+        dtype=torch.float64,
+    )
+    return dict(zip(ATTRIBUTES, hits.mean(dim=0).tolist(), strict=True)) | {"all": hits.amin(dim=1).mean().item()}

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from omegaconf import OmegaConf
 
-from ..config import ConfigError, core_refusals, require
-from ..config_layers import as_dataclass, with_words
+from ..config import ConfigError, as_dataclass, core_refusals, require, with_words
 from .config import MODELS, ScalingConfig, teachers
 from .costs import count_passes
 from .measure import compute_dtype, measurement, open_device

@@ -8,7 +8,7 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.wan.config import WAN21, WAN21_T2V_1_3B, WAN21_T2V_14B, WanConfig, WanVAEConfig
 
 from ..config import require
-from ..windows import WindowConfig
+from ..self_forcing.windows import WindowConfig
 
 MODELS = {
     "1.3B": WAN21_T2V_1_3B,

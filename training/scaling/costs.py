@@ -11,7 +11,7 @@ from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
-from ..windows import WARMUP_FRAMES, Window
+from ..self_forcing.windows import WARMUP_FRAMES, Window
 from .config import ScalingConfig
 from .counting import Cost, Pass, count, count_size
 from .passes import Passes, Training

@@ -17,9 +17,9 @@ from sfpp_core.rollout.flow import SeededNoise
 from sfpp_core.rollout.state import RolloutState
 
 from ..config import require
-from ..dmd import DMDConfig, critic_loss, judge
-from ..sampling import UNSAVED
-from ..self_forcing.recording import Films, backpropagate, record, roll
+from ..models.sampling import UNSAVED
+from ..self_forcing.dmd import DMDConfig, critic_loss, judge
+from ..self_forcing.rollouts import Films, backpropagate, record, roll
 from .config import ScalingConfig
 from .costs import PassCosts
 from .passes import Passes, Training

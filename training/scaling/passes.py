@@ -20,11 +20,11 @@ from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import KeyValueCache, TextContext, WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
-from ..channels_last import channels_last_weights
-from ..objectives.causal_pass import CausalPass
-from ..recomputation import recompute_blocks
-from ..sampling import decoded_frames
-from ..windows import begin_video
+from ..causal_init.data import CausalPass
+from ..engine.distributed import recompute_blocks
+from ..models.kernels import channels_last_weights
+from ..models.sampling import decoded_frames
+from ..self_forcing.windows import begin_video
 from .config import ScalingConfig
 from .counting import Pass
 from .kernels import CudaAutocast, autocast_blocks, flash_attention, fuse_norms

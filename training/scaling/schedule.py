@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..self_forcing.sources import shared_frames, windows_in_film
-from ..windows import Window, WindowConfig
+from ..self_forcing.rollouts import shared_frames, windows_in_film
+from ..self_forcing.windows import Window, WindowConfig
 from .config import ScalingConfig
 
 

@@ -7,11 +7,42 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import ClassVar
 
-from ..config import OptimizerConfig, require
-from ..dmd import DMDConfig
-from ..own_films import OwnFilmsConfig
-from ..windows import WindowConfig
-from .sources import shared_frames, windows_in_film
+from sfpp_core.wan.config import WAN21
+
+from ..config import OptimizerConfig, TrainConfig, core_refusals, require
+from ..data.prompt_embeds import ConditioningConfig
+from ..models.export import StudentConfig
+from .dmd import DMDConfig
+from .rollouts import shared_frames, windows_in_film
+from .windows import WindowConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OwnFilmsConfig(TrainConfig):
+    """Whose films, of what, and how large."""
+
+    init: str
+    """Checkpoint that the student starts from, of an earlier stage or published."""
+    vae: str
+    """File of the autoencoder."""
+    conditioning: ConditioningConfig
+    student: StudentConfig
+    """How the student rolls out."""
+    width: int = 64
+    """Of the films, in pixels."""
+    height: int = 64
+
+    def __post_init__(self) -> None:
+        TrainConfig.__post_init__(self)
+        with core_refusals():
+            self.student.rollout()
+            WAN21.latent_size(self.height, self.width)
+
+    @property
+    def latent_size(self) -> tuple[int, int]:
+        """Height and width in latent cells."""
+        return WAN21.latent_size(self.height, self.width)
+
 
 HISTORIES = ("restart", "streaming")
 READINGS = ("chain", "renoised")

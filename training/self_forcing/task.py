@@ -1,30 +1,102 @@
-"""One step: a window of the student's own films, its distribution-matching gradient, and the critic's updates."""
+"""One step: a window of the student's own films, its distribution-matching gradient, and the critic's updates.
+
+How a Self-Forcing run is looked at: the same few films again and again, and how far their light drifts.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from ..board import Board
-from ..conditioning import Conditioning
-from ..dmd import critic_loss, dmd_loss, gradient_metrics, judge, score_sigmas
-from ..export import training_record
-from ..micro_batches import micro_batches
-from ..models import open_autoencoder
-from ..parallel import World
-from ..seeding import normal
-from ..student import write_student
-from ..trained import Trained
+from sfpp_core.wan.config import FRAMES_PER_SECOND
+from sfpp_core.wan.transformer import WanTransformer
+from sfpp_core.wan.vae import WanVAE
+
+from ..data.prompt_embeds import Conditioning
+from ..engine.distributed import World, place, place_frozen
+from ..engine.metrics import Board
+from ..engine.micro_batches import apart, micro_batches, together
+from ..engine.model_state import Trained
+from ..engine.seeding import normal
+from ..models.export import training_record, write_student
+from ..models.kernels import attention_on, compile_network
+from ..models.open import open_autoencoder, open_transformer
+from ..models.sampling import decode, sample_one_by_one
 from .config import Config
-from .networks import open_networks
-from .parts import apart, together
-from .recording import backpropagate
+from .dmd import critic_loss, dmd_loss, gradient_metrics, judge, score_sigmas
+from .rollouts import backpropagate
 from .samples import JudgedClips, Sample, Sampler
-from .watching import watch_films
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Networks:
+    """Who rolls out, and who judges."""
+
+    student: WanTransformer
+    teacher: WanTransformer
+    """Frozen."""
+    critic: WanTransformer
+
+
+def open_networks(config: Config, *, text_dim: int) -> Networks:
+    """Open the networks of a run; text_dim: width of its embeddings.
+
+    Raises:
+        ConfigError: a file holds no transformer of Wan 2.1, a student for a teacher or the other way round, or one for
+            other texts than the run's.
+    """
+    # Each is placed before the next one is opened: every process of a machine holds a whole one until then.
+    student = open_transformer(config.init, key="init", kind="student", text_dim=text_dim)
+    place(student, config)
+    teacher = open_transformer(
+        config.teacher, key="teacher", kind="teacher", text_dim=text_dim, dtype=config.compute_dtype
+    )
+    place_frozen(teacher, config)
+    # Whatever it starts as: it is trained to see whole clips.
+    critic = open_transformer(config.critic.init or config.teacher, key="critic.init", text_dim=text_dim)
+    place(critic, config)
+    for network in (student, teacher, critic):
+        network.attention = attention_on(config.device)
+    if config.run.compile:
+        # The student's calls grow with its cache, each length a shape of its own; the judges see one.
+        compile_network(teacher)
+        compile_network(critic)
+    return Networks(student=student, teacher=teacher, critic=critic)
+
+
+WATCHED_PROMPTS = 4
+COMPARED_FRAMES = 5 * FRAMES_PER_SECOND
+"""Pixel frames at either end of a film whose light is compared."""
+
+
+def watch_films(
+    student: WanTransformer, conditioning: Conditioning, vae: WanVAE, config: Config, board: Board, step: int
+) -> None:
+    """Put films of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
+    count = min(WATCHED_PROMPTS, len(conditioning.prompts))
+    latents = sample_one_by_one(
+        student,
+        conditioning.text(range(count)).to(config.device),
+        config=config.student.rollout(),
+        seed=config.seed,
+        frames=config.watch_frames,
+        size=config.latent_size,
+        dtype=config.compute_dtype,
+    )
+    if not World.current().is_main:
+        # Films are large: four of 84 latent frames at 832x480 take 6.4 GB.
+        return
+    videos = decode(vae, latents)
+    board.videos("films", videos, step)
+    # From [-1, 1] to the display values that exposure is told in; of the means, because the films are large.
+    light = videos.mean(dim=(1, 3, 4)) / 2 + 0.5
+    drift = light[:, -COMPARED_FRAMES:].mean(dim=1) - light[:, :COMPARED_FRAMES].mean(dim=1)
+    board.scalars({"exposure_drift": drift.mean().item(), "exposure_drift_size": drift.abs().mean().item()}, step)
 
 
 class SelfForcingTask:

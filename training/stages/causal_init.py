@@ -17,26 +17,22 @@ import torch
 
 from sfpp_core.wan.transformer import WanTransformer
 
-from ..attention import attention_on
-from ..board import Board
-from ..conditioning import ConditioningConfig
+from ..causal_init.consistency import ConsistencyConfig, ConsistencyObjective
+from ..causal_init.data import CausalPass, Material, Objective, clips_of_scenes, ends_of_trajectories
+from ..causal_init.flow import FlowConfig, FlowObjective
+from ..causal_init.ode import OdeConfig, OdeObjective
 from ..config import TrainConfig, core_refusals, require
-from ..export import training_record
-from ..latent_clips import ClipSource
-from ..loop import train
-from ..models import check_autoencoder, open_autoencoder, open_transformer
-from ..objectives import Objective
-from ..objectives.causal_pass import CausalPass
-from ..objectives.consistency import ConsistencyConfig, ConsistencyObjective
-from ..objectives.flow import FlowConfig, FlowObjective
-from ..objectives.material import Material, clips_of_scenes, ends_of_trajectories
-from ..objectives.ode import OdeConfig, OdeObjective
-from ..sampling import decode, sample_one_by_one
-from ..sharding import place_frozen
-from ..student import StudentConfig, write_student
-from ..supervised import Loss, Supervised
-from ..text_to_video import compile_network
-from ..trained import Trained
+from ..data.clips import ClipSource
+from ..data.prompt_embeds import ConditioningConfig
+from ..engine.distributed import place_frozen
+from ..engine.loop import train
+from ..engine.metrics import Board
+from ..engine.model_state import Trained
+from ..engine.supervised import Loss, Supervised
+from ..models.export import StudentConfig, training_record, write_student
+from ..models.kernels import attention_on, compile_network
+from ..models.open import check_autoencoder, open_autoencoder, open_transformer
+from ..models.sampling import decode, sample_one_by_one
 
 OBJECTIVES = ("flow", "ode", "consistency")
 WATCHED_FRAMES = 42

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..conditioning import ConditioningConfig, open_encoder
 from ..config import StageConfig, require
-from ..prepared_texts import text_shard, text_shards
-from ..prompts import read_prompts
-from ..run_folder import RunFolder
-from ..shards import TOTAL, Shard, read_header
+from ..data.prompt_embeds import ConditioningConfig, open_encoder, read_prompts, text_shard, text_shards
+from ..data.shards import TOTAL, Shard, read_header
+from ..engine.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

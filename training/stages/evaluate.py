@@ -21,24 +21,27 @@ from sfpp_core.stability.offline.judge import Damage
 from sfpp_core.tiny.family import weights_path
 from sfpp_core.wan.config import WAN21
 
-from ..conditioning import Conditioning, ConditioningConfig
 from ..config import StageConfig, as_plain, core_refusals, require
-from ..evaluation.arms import TEACHER, TRUTH, ArmConfig
-from ..evaluation.decoding import compile_decoder
-from ..evaluation.figures import curve_edges
-from ..evaluation.judging import Session, in_batches, judge_films
-from ..evaluation.keepsakes import strip_path, write_sheet
-from ..evaluation.lengths import END_SECONDS, latent_frames_of
-from ..evaluation.machine import machine_of
-from ..evaluation.makers import Bench, SamplerConfig, check_arm, open_maker
+from ..data.prompt_embeds import Conditioning, ConditioningConfig
+from ..engine.distributed import World
+from ..evaluation.figures import END_SECONDS, curve_edges, latent_frames_of
+from ..evaluation.judging import Session, in_batches, judge_films, strip_path, write_sheet
 from ..evaluation.plots import plot_drift, plot_measures
-from ..evaluation.records import FILES, FilmKey, FilmRecord, append_record, hash_of_text, identity_of, read_records
-from ..evaluation.referee import Referee
-from ..evaluation.report import findings, write_json, write_markdown
-from ..evaluation.results import Results
-from ..evaluation.truth import check_square
-from ..models import fingerprint, open_autoencoder
-from ..parallel import World
+from ..evaluation.report import findings, machine_of, write_json, write_markdown
+from ..evaluation.results import (
+    FILES,
+    FilmKey,
+    FilmRecord,
+    Results,
+    append_record,
+    hash_of_text,
+    identity_of,
+    read_records,
+)
+from ..evaluation.rollouts import TEACHER, TRUTH, ArmConfig, Bench, SamplerConfig, check_arm, open_maker
+from ..evaluation.truth import Referee, check_square
+from ..models.open import fingerprint, open_autoencoder
+from ..models.sampling import compile_decoder
 
 logger = logging.getLogger(__name__)
 

@@ -25,16 +25,15 @@ from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21, to_model_space
 from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
-from ..board import contact_sheet, save_picture, save_video
-from ..config import StageConfig, core_refusals, require
-from ..evaluation.referee import light_of, open_reader
+from ..config import StageConfig, core_refusals, require, usable
+from ..data.scenes import FIRST_HELD_OUT, Attributes, SceneSpec, render, sample_scene
+from ..data.scenes import prompt_for as prompt_of
+from ..engine.metrics import contact_sheet, save_picture, save_video
+from ..engine.run_folder import RunFolder
+from ..engine.seeding import generator_for
+from ..evaluation.truth import light_of, open_reader
+from ..models.sampling import decode, encode_prompts, sample_student, sample_teacher
 from ..reader import AttributeReader, accuracy, read
-from ..refusals import usable
-from ..run_folder import RunFolder
-from ..sampling import decode, encode_prompts, sample_student, sample_teacher
-from ..scenes import FIRST_HELD_OUT, Attributes, SceneSpec, render, sample_scene
-from ..scenes import prompt_for as prompt_of
-from ..seeding import generator_for
 from .vae import psnr
 
 logger = logging.getLogger(__name__)

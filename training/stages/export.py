@@ -17,10 +17,8 @@ from sfpp_core.wan.config import infer_config
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import ConfigError, StageConfig, has_key, require
-from ..export import training_record
-from ..finished_run import AVERAGED, WEIGHTS, FinishedRun, read_run
-from ..run_folder import RunFolder
-from ..student import write_student
+from ..engine.run_folder import AVERAGED, WEIGHTS, FinishedRun, RunFolder, read_run
+from ..models.export import training_record, write_student
 
 logger = logging.getLogger(__name__)
 

@@ -23,26 +23,29 @@ from torch import Tensor
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
-from ..board import Board
-from ..conditioning import Conditioning
 from ..config import require
-from ..export import training_record
-from ..film_noise import FilmNoise
-from ..flow_reward import decoded_flow, flow_reward, flow_variance, motion_floor
-from ..grpo import advantages
-from ..loop import train
-from ..micro_batches import micro_batches
-from ..models import open_autoencoder, open_transformer
-from ..own_films import OwnFilmsConfig
-from ..parallel import World
-from ..policy_update import Lesson, PolicyConfig, backpropagate_lessons, reference_estimates
-from ..sampling import UNSAVED, decode
-from ..seeding import derived_seed, generator_for
-from ..self_forcing.recording import Films
-from ..sharding import gathered, place, place_frozen, rollout_weights
-from ..student import write_student
-from ..trained import Trained
-from ..trajectory import Trajectory, record
+from ..data.prompt_embeds import Conditioning
+from ..engine.distributed import World, gathered, place, place_frozen, rollout_weights
+from ..engine.loop import train
+from ..engine.metrics import Board
+from ..engine.micro_batches import micro_batches
+from ..engine.model_state import Trained
+from ..engine.seeding import FilmNoise, derived_seed, generator_for
+from ..grpo.objective import (
+    Lesson,
+    PolicyConfig,
+    Trajectory,
+    advantages,
+    backpropagate_lessons,
+    record,
+    reference_estimates,
+)
+from ..grpo.reward import decoded_flow, flow_reward, flow_variance, motion_floor
+from ..models.export import training_record, write_student
+from ..models.open import open_autoencoder, open_transformer
+from ..models.sampling import UNSAVED, decode
+from ..self_forcing.config import OwnFilmsConfig
+from ..self_forcing.rollouts import Films
 
 WATCHED_FILMS = 6
 SHORTEST_FILM = 3

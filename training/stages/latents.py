@@ -13,13 +13,13 @@ from torch import Tensor
 
 from sfpp_core.wan.config import WAN21, to_model_space
 
-from ..channels_last import channels_last
 from ..config import StageConfig, core_refusals, require
-from ..latent_clips import clip_shard, clip_shards
-from ..models import open_autoencoder
-from ..run_folder import RunFolder
-from ..scenes import SceneSpec, describe, render, sample_scene
-from ..shards import Shard
+from ..data.clips import clip_shard, clip_shards
+from ..data.scenes import SceneSpec, describe, render, sample_scene
+from ..data.shards import Shard
+from ..engine.run_folder import RunFolder
+from ..models.kernels import channels_last
+from ..models.open import open_autoencoder
 
 Moments = Callable[[Tensor], tuple[Tensor, Tensor]]
 """Video to the mean and log-variance of its latents."""

@@ -16,17 +16,16 @@ from torch import Tensor
 from sfpp_core.wan.config import WAN21
 from sfpp_core.wan.transformer import WanTransformer
 
-from ..attention import attention_on
-from ..conditioning import Conditioning, ConditioningConfig
 from ..config import StageConfig, core_refusals, require
-from ..models import fingerprint, open_transformer
-from ..ode import euler_states, student_grid, student_sigmas, teacher_velocity
-from ..ode_trajectories import trajectory_shard, trajectory_shards
-from ..run_folder import RunFolder
-from ..seeding import normal
-from ..shards import Shard, read_header
-from ..student import StudentConfig
-from ..text_to_video import compile_network
+from ..data.prompt_embeds import Conditioning, ConditioningConfig
+from ..data.shards import Shard, read_header
+from ..data.trajectories import trajectory_shard, trajectory_shards
+from ..engine.run_folder import RunFolder
+from ..engine.seeding import normal
+from ..models.export import StudentConfig
+from ..models.kernels import attention_on, compile_network
+from ..models.open import fingerprint, open_transformer
+from ..models.sampling import euler_states, student_grid, student_sigmas, teacher_velocity
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

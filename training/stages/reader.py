@@ -7,16 +7,16 @@ from pathlib import Path
 
 import torch
 
-from ..board import Board
 from ..config import TrainConfig, require
-from ..evaluation.lengths import END_FRAMES
-from ..export import training_record, write_weights
-from ..loop import train
-from ..parallel import World
+from ..data.scenes import FIRST_HELD_OUT, render, sample_scene
+from ..engine.distributed import World
+from ..engine.loop import train
+from ..engine.metrics import Board
+from ..engine.supervised import Loss, Supervised
+from ..evaluation.figures import END_FRAMES
+from ..models.export import training_record, write_weights
 from ..reader import AttributeReader, ReaderBatch, accuracy, read, reader_batch, reader_loss
 from ..reader.model import KIND
-from ..scenes import FIRST_HELD_OUT, render, sample_scene
-from ..supervised import Loss, Supervised
 
 WATCHED_SCENES = 48
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..config import require
-from ..loop import train
+from ..engine.loop import train
 from ..self_forcing import config as self_forcing
 from ..self_forcing.task import SelfForcingTask
 

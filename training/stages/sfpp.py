@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..loop import train
+from ..engine.loop import train
 from ..self_forcing.config import Config
 from ..self_forcing.task import SelfForcingTask
 

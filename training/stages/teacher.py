@@ -13,21 +13,19 @@ from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 
-from ..attention import attention_on
-from ..board import Board
+from ..causal_init.flow import flow_loss, stratified_uniform
 from ..config import TrainConfig, check_starts, phase_at, require
-from ..export import training_record, write_weights
-from ..latent_clips import ClipSource, LatentClips
-from ..loop import train
-from ..losses import flow_loss
-from ..models import check_autoencoder, open_autoencoder, open_family_text_encoder, open_transformer
-from ..noise_levels import stratified_uniform
-from ..parallel import World
-from ..sampling import decode, encode_prompts, sample_teacher
-from ..scenes import FIRST_HELD_OUT, prompt_for, sample_scene
-from ..seeding import generator_for, normal
-from ..supervised import Loss, Supervised
-from ..text_to_video import TextToVideo, compile_network
+from ..data.clips import ClipSource, LatentClips
+from ..data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
+from ..engine.distributed import World
+from ..engine.loop import train
+from ..engine.metrics import Board
+from ..engine.seeding import generator_for, normal
+from ..engine.supervised import Loss, Supervised
+from ..models.export import training_record, write_weights
+from ..models.kernels import TextToVideo, attention_on, compile_network
+from ..models.open import check_autoencoder, open_autoencoder, open_family_text_encoder, open_transformer
+from ..models.sampling import decode, encode_prompts, sample_teacher
 
 WATCHED_PROMPTS = 6
 

@@ -16,18 +16,18 @@ from torch import Tensor
 from sfpp_core.wan.config import CHANNEL_MEAN, CHANNEL_STD, WAN21
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 
-from ..board import Board
-from ..channels_last import channels_last, channels_last_weights
+from ..causal_init.flow import edge_loss, kl_to_unit_normal
 from ..config import TrainConfig, check_starts, phase_at, require
-from ..evaluation.lengths import END_FRAMES
-from ..export import training_record, write_weights
-from ..loop import train
-from ..losses import edge_loss, kl_to_unit_normal
-from ..models import open_autoencoder
-from ..parallel import World
-from ..scenes import FIRST_HELD_OUT, render, sample_scene
-from ..seeding import generator_for, normal
-from ..supervised import Loss, Supervised
+from ..data.scenes import FIRST_HELD_OUT, render, sample_scene
+from ..engine.distributed import World
+from ..engine.loop import train
+from ..engine.metrics import Board
+from ..engine.seeding import generator_for, normal
+from ..engine.supervised import Loss, Supervised
+from ..evaluation.figures import END_FRAMES
+from ..models.export import training_record, write_weights
+from ..models.kernels import channels_last, channels_last_weights
+from ..models.open import open_autoencoder
 
 WATCHED_SCENES = 6
 NORMALISING_SCENES = 64

@@ -1,0 +1,1 @@
+"""Starting a causal student: consistency, flow matching, or regression on the teacher's ODE."""

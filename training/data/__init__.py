@@ -1,0 +1,1 @@
+"""What training reads: prompts and their embeddings, latent clips, trajectories, and procedural scenes."""

@@ -1,0 +1,48 @@
+"""Randomness as a pure function of names: a resumed run, a worker process and a test draw the same numbers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sfpp_core.rollout.flow import SeededNoise
+
+MAX_SEED = 2**63 - 1
+
+
+def generator_for(seed: int, *names: str | int) -> torch.Generator:
+    """A CPU generator of its own for (seed, names), e.g. `generator_for(seed, "noise", step)`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *names))
+
+
+def derived_seed(seed: int, *names: str | int) -> int:
+    """A seed of its own for (seed, names), below 2^64."""
+    words = "/".join(str(word) for word in (seed, *names))
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little")
+
+
+def normal(shape: Sequence[int], seed: int, *names: str | int, samples: Sequence[int]) -> Tensor:
+    """Unit normal noise [len(samples), *shape], float32 on the CPU, each sample's from a generator of its own.
+
+    samples: indices into the global batch. Whoever handles a sample, alone or among others, draws the same for it.
+    """
+    return torch.stack([torch.randn(*shape, generator=generator_for(seed, *names, sample)) for sample in samples])
+
+
+@dataclass(frozen=True, slots=True)
+class FilmNoise:
+    """A `NoiseSource` for a batch of films: each has the noise that inference draws for its seed, as if made alone."""
+
+    seeds: tuple[int, ...]
+    """One a film."""
+    first_chunk: int = 0
+    """Chunks that the films had before this rollout began."""
+
+    def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
+        """See `sfpp_core.rollout.flow.NoiseSource`; shape[0] is the number of seeds."""
+        own = (1, *shape[1:])
+        return torch.cat([SeededNoise(seed)(self.first_chunk + chunk, step, own) for seed in self.seeds])

@@ -1,0 +1,1 @@
+"""Networks: opening them, their kernels, sampling from them, and exporting them."""
