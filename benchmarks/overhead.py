@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from scripts.comfy_client import ComfyClient, Message, Preview
-from scripts.comfy_server import PACK_FOLDER, ComfyServer, ServerConfig
+from sfpp_client.client import ComfyClient, Message, Preview
 from sfpp_core.rollout.config import RolloutConfig, film_length
+from tools.comfy_server import PACK_FOLDER, ComfyServer, ServerConfig
 
 from .bare_rollout_node import PACK_ENDING
 

@@ -1,1 +1,1 @@
-"""Command lines of the repository, and the ComfyUI server and client that the tests and the demo share."""
+"""Set-up, tests and demo for the shell, and older names of `sfpp_client`."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from scripts import comfy_events, comfy_follow
-from scripts.comfy_client import (
+from sfpp_client import client as client_module
+from sfpp_client import protocol
+from sfpp_client.client import (
     ComfyClient,
     ComfyError,
     OutputFile,
@@ -23,7 +24,7 @@ from scripts.comfy_client import (
     Unsendable,
     WorkflowRefused,
 )
-from scripts.queue_outcome import ExitCode, exit_code_of
+from sfpp_client.queue.outcome import ExitCode, exit_code_of
 from tests.stand_in import NOTHING_QUEUED, PAGE, Answer, StandIn, of_json, page, standing_in
 
 FILM = OutputFile(node_id="1", filename="film.mp4", subfolder="", folder="output")
@@ -43,8 +44,8 @@ def client(server: StandIn) -> ComfyClient:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short silences: what takes a second of each in earnest takes a moment here."""
-    monkeypatch.setattr(comfy_events, "_SILENCE_S", 0.02)
-    monkeypatch.setattr(comfy_follow, "_QUEUE_INTERVAL_S", 0.02)
+    monkeypatch.setattr(protocol, "_SILENCE_S", 0.02)
+    monkeypatch.setattr(client_module, "_QUEUE_INTERVAL_S", 0.02)
 
 
 def test_an_answer_that_is_no_json_is_shown(server: StandIn, client: ComfyClient):

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from scripts.comfy_events import Message, Preview, Progress, decode
+from sfpp_client.protocol import Message, Preview, Progress, decode
 
 IMAGE = b"\xff\xd8 the picture"
 

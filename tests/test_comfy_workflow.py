@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.comfy_workflow import load_workflow, nodes_of_class, with_inputs
+from sfpp_client.workflow import load_workflow, nodes_of_class, with_inputs
 
 WORKFLOW = {
     "1": {"class_type": "CLIPTextEncode", "inputs": {"clip": ["9", 0], "text": "a"}},

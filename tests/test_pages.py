@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import pages
+from tools import pages
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from scripts.pictures import GAP, THUMBNAILS, frames_at, grid
-from scripts.workflow_graphs import GRAPHS
 from sfpp_core.video.writer import VideoWriter
+from tools.pictures import GAP, THUMBNAILS, frames_at, grid
+from tools.workflows.graphs import GRAPHS
 
 COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
 

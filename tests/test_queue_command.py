@@ -1,4 +1,4 @@
-"""scripts.queue and scripts.locales against a server that behaves oddly, and where two of them fetch at once."""
+"""The queue and locales commands against a server that behaves oddly, and where two of them fetch at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from scripts import locales, queue_results
-from scripts.comfy_client import ComfyClient, OutputFile, ResultGone, ServerUnreachable, StrangeAnswer
-from scripts.comfy_server import ROOT
-from scripts.queue_results import fetch
+from sfpp_client.client import ComfyClient, OutputFile, ResultGone, ServerUnreachable, StrangeAnswer
+from sfpp_client.queue import outcome
+from sfpp_client.queue.outcome import fetch
 from tests.stand_in import Answer, StandIn, of_json, page, standing_in
 from tests.test_packaging import PROJECT
+from tools import locales
+from tools.comfy_server import ROOT
 
 FILM = OutputFile(node_id="1", filename="film_00001_.mp4", subfolder="", folder="output")
 WHOLE = Answer(body=b"a film")
@@ -37,7 +38,7 @@ def server() -> Iterator[StandIn]:
 
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(queue_results, "_DELAY_S", 0.02)
+    monkeypatch.setattr(outcome, "_DELAY_S", 0.02)
 
 
 def queue(workflow: Path, *words: str, server: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -160,9 +161,10 @@ def test_texts_are_not_written_over_from_a_server_without_the_pack(
 
 def test_what_has_to_be_installed_for_it_is_documented():
     """As the extra `client`, in the command of one document and the table of the other."""
-    program = "import sys, scripts.queue\nfor one in [*sys.modules.values()]: print(getattr(one, '__file__', ''))"
+    program = "import sys, sfpp_client.queue.__main__\n"
+    program += "for one in [*sys.modules.values()]: print(getattr(one, '__file__', ''))"
     loaded = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
-    folders = (ROOT / "scripts", ROOT / "sfpp_core")
+    folders = (ROOT / "sfpp_client", ROOT / "sfpp_core")
     own = [path for path in map(Path, loaded.stdout.splitlines()) if any(map(path.is_relative_to, folders))]
     trees = [ast.parse(path.read_text(encoding="utf-8")) for path in own]
     nodes = [node for tree in trees for node in ast.walk(tree)]
@@ -171,7 +173,7 @@ def test_what_has_to_be_installed_for_it_is_documented():
     distributions = packages_distributions()
     needed = {
         distributions[top][0]
-        for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"scripts", "sfpp_core"}
+        for top in {name.split(".")[0] for name in names} - set(sys.stdlib_module_names) - {"sfpp_client", "sfpp_core"}
     }
     assert {Requirement(line).name for line in PROJECT["optional-dependencies"]["client"]} == needed
     headless = (ROOT / "docs" / "headless.md").read_text(encoding="utf-8")

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from scripts.comfy_errors import NodeFailed, OutOfMemory, OutputNotWritten, node_failure
-from scripts.comfy_server import ROOT
-from scripts.comfy_workflow import load_workflow
-from scripts.queue_arguments import parse_arguments
-from scripts.queue_outcome import MEANINGS, ExitCode
-from scripts.queue_settings import Settable, Setting, SettingError, with_values
+from sfpp_client.errors import NodeFailed, OutOfMemory, OutputNotWritten, node_failure
+from sfpp_client.queue.__main__ import parse_arguments
+from sfpp_client.queue.outcome import MEANINGS, ExitCode
+from sfpp_client.queue.settings import Settable, Setting, SettingError, with_values
+from sfpp_client.workflow import load_workflow
+from tools.comfy_server import ROOT
 
 TEXT = ["STRING", {"multiline": True}]
 OBJECT_INFO = {
@@ -299,6 +299,6 @@ def test_every_exit_code_is_documented():
 
 
 def test_a_machine_without_torch_can_queue():
-    program = "import sys; sys.modules.update(torch=None, av=None, numpy=None); import scripts.queue"
+    program = "import sys; sys.modules.update(torch=None, av=None, numpy=None); import sfpp_client.queue.__main__"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import browser
+from tools import browser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,8 +33,9 @@ class Checkout:
         self.environment = folder / ".venv"
         self.comfyui = folder / "ComfyUI"
         (folder / "scripts").mkdir()
-        for name in ("setup", "setup_environment.py", "constraints.txt"):
-            shutil.copy(ROOT / "scripts" / name, folder / "scripts")
+        (folder / "tools").mkdir()
+        for name in ("scripts/setup", "scripts/constraints.txt", "tools/setup_environment.py"):
+            shutil.copy(ROOT / name, folder / name)
         (folder / "pyproject.toml").write_text(PYPROJECT)
         self.comfyui.mkdir()
         (self.comfyui / "main.py").touch()

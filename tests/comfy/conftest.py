@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.comfy_client import ComfyClient
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import ComfyClient
+from tools.comfy_server import ComfyServer, ServerConfig
 
 
 class Comfy:

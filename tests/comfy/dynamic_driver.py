@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.comfy_server import default_comfyui
+from tools.comfy_server import default_comfyui
 
 NEEDED = "class ModelPatcherDynamic"
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scripts.comfy_client import Event, Progress, RunResult
-from scripts.comfy_workflow import Workflow
+from sfpp_client.client import Event, Progress, RunResult
+from sfpp_client.workflow import Workflow
 
 PROMPT = "A red ball glides slowly to the left in the desert."
 OTHER_PROMPT = "A blue boat bounces quickly up and down at sea."

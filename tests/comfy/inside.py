@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from scripts.comfy_server import ROOT, default_comfyui
+from tools.comfy_server import ROOT, default_comfyui
 
 TIMEOUT_S = 300
 

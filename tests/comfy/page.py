@@ -14,8 +14,8 @@ from typing import Any
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, sync_playwright
 
-from scripts.browser import find_browser
-from scripts.comfy_server import PACK_FOLDER
+from tools.browser import find_browser
+from tools.comfy_server import PACK_FOLDER
 
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from scripts.comfy_server import ROOT
-from scripts.comfy_workflow import Workflow, load_workflow
+from sfpp_client.workflow import Workflow, load_workflow
+from tools.comfy_server import ROOT
 
 PAGE = ROOT / "workflows"
 API = PAGE / "api"

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from scripts.comfy_client import (
+from sfpp_client.client import (
     ComfyClient,
     Message,
     NodeFailed,

@@ -13,14 +13,14 @@ import av
 import psutil
 import pytest
 
-from scripts.comfy_server import ROOT
-from scripts.demo import parse_arguments
+from tools.comfy_server import ROOT
+from tools.demo import parse_arguments
 
 
 def start_demo(*arguments: str | Path) -> subprocess.Popen[str]:
     """The demo without its set-up: the environment that this test runs in is the one that set-up made."""
     return subprocess.Popen(
-        [sys.executable, "-m", "scripts.demo", *map(str, arguments)],
+        [sys.executable, "-m", "tools.demo", *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from scripts.comfy_client import NodeFailed
+from sfpp_client.client import NodeFailed
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Studio, equal
 from tests.comfy.test_nodes_models import LORA, with_lora, write_lora

@@ -12,11 +12,11 @@ import psutil
 import pytest
 from torch import Tensor
 
-from scripts.comfy_client import ComfyClient
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import ComfyClient
 from sfpp_core.tiny.family import weights_path
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Studio, equal
+from tools.comfy_server import ComfyServer, ServerConfig
 
 STUDENT = "tiny_student.safetensors"
 MEBIBYTE = 2**20

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from scripts.comfy_client import Preview, Progress, RunInterrupted, RunResult
+from sfpp_client.client import Preview, Progress, RunInterrupted, RunResult
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import OTHER_PROMPT, Graph, Link, Studio
 

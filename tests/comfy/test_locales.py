@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from scripts.comfy_server import ROOT
-from scripts.locales import FOLDER, files, node_texts, own_nodes, page_texts
+from tools.comfy_server import ROOT
+from tools.locales import FOLDER, files, node_texts, own_nodes, page_texts
 
 LANGUAGES = sorted(path.name for path in FOLDER.iterdir())
 TRANSLATIONS = [language for language in LANGUAGES if language != "en"]
@@ -41,7 +41,7 @@ def figures(text: str) -> list[str]:
 
 
 def test_english_is_what_the_nodes_say(comfy):
-    """`python -m scripts.locales` writes it anew."""
+    """`python -m tools.locales` writes it anew."""
     for path, text in files(comfy.client.object_info()):
         assert path.read_text(encoding="utf-8") == text, path.name
 

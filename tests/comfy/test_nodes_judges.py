@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from scripts.comfy_client import Event, NodeFailed, RunInterrupted, RunResult, WorkflowRefused
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import Event, NodeFailed, RunInterrupted, RunResult, WorkflowRefused
 from sfpp_core.stability.judges.remote import BASE_URLS
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Link, Studio
 from tests.core.films import moving_square, write
 from tests.core.judge_servers import GeminiServer, Reply, gemini_error, gemini_says, rating_json
+from tools.comfy_server import ComfyServer, ServerConfig
 
 KEY = "planted-key-A1b2C3d4E5f6"
 FILM = "film.mp4"

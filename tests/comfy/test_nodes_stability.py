@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scripts.comfy_client import Event, NodeFailed, Progress, RunInterrupted, RunResult, WorkflowRefused
+from sfpp_client.client import Event, NodeFailed, Progress, RunInterrupted, RunResult, WorkflowRefused
 from tests.comfy.graphs import Graph, Link, Studio
 from tests.core.films import write
 

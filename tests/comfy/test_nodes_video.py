@@ -17,11 +17,11 @@ import psutil
 import pytest
 from PIL import Image
 
-from scripts.comfy_client import NodeFailed, Progress, RunResult, ServerUnreachable
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import NodeFailed, Progress, RunResult, ServerUnreachable
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Link, Studio
 from tests.core.memory import STEADY_MALLOC
+from tools.comfy_server import ComfyServer, ServerConfig
 
 
 @pytest.fixture

@@ -15,13 +15,13 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from scripts.comfy_client import ComfyClient, NodeFailed, Progress, RunInterrupted, RunResult
-from scripts.comfy_errors import ComfyError
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import ComfyClient, NodeFailed, Progress, RunInterrupted, RunResult
+from sfpp_client.errors import ComfyError
 from sfpp_core.tiny.family import weights_path
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import OTHER_PROMPT, PROMPT, TIMEOUT_S, Graph, Studio, equal, interrupt_after
 from tests.small_disk import small_disk
+from tools.comfy_server import ComfyServer, ServerConfig
 
 SPOOL = "sfpp_spool"
 MINUTE = 60.0

@@ -13,11 +13,11 @@ import pytest
 import requests
 from packaging.version import Version
 
-from scripts.comfy_server import ROOT, ComfyServer, ServerConfig
-from scripts.pages import PINNED, pages, server_arguments
 from tests.comfy.conftest import Comfy
 from tests.comfy.page import ComfyPage, browsing
 from tests.comfy.shipped import API, FRAMES, NAMES, NUM_CHUNKS, TINY, page_path, read_api, short_inputs
+from tools.comfy_server import ROOT, ComfyServer, ServerConfig
+from tools.pages import PINNED, pages, server_arguments
 
 SCREENSHOTS = ROOT / "output" / "screenshots"
 FRAMES_PER_SECOND = 16

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scripts.comfy_client import NodeFailed
+from sfpp_client.client import NodeFailed
 from sfpp_core.checkpoint.quantization import QUANT_FORMATS
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Link, Studio, equal

@@ -1,4 +1,4 @@
-"""scripts.queue as a pipeline runs it: a process of its own against a real ComfyUI, and every exit code for real."""
+"""The queue command as a pipeline runs it: a process of its own, a real ComfyUI, and every exit code for real."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ import av
 import pytest
 from PIL import Image
 
-from scripts.comfy_client import ComfyClient
-from scripts.comfy_server import ROOT, ComfyServer, ServerConfig, free_port
+from sfpp_client.client import ComfyClient
 from tests.comfy.graphs import Graph
 from tests.comfy.test_client import picture, slow
+from tools.comfy_server import ROOT, ComfyServer, ServerConfig, free_port
 
 FILM = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 SCORED_FILM = FILM.with_name("tiny_film_with_stability_report.json")
@@ -31,13 +31,13 @@ LIMIT_S = 300
 
 
 class Job:
-    """One `python -m scripts.queue`, whose stderr is read while it runs."""
+    """One `python -m sfpp_client.queue.__main__`, whose stderr is read while it runs."""
 
     def __init__(
         self, workflow: Path, *words: str | Path, server: str, before: Callable[[], None] | None = None
     ) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "scripts.queue", str(workflow), "--server", server, *map(str, words)],
+            [sys.executable, "-m", "sfpp_client.queue", str(workflow), "--server", server, *map(str, words)],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

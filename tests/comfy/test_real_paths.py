@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts.comfy_client import NodeFailed, Progress, WorkflowRefused
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import NodeFailed, Progress, WorkflowRefused
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Link, Studio
+from tools.comfy_server import ComfyServer, ServerConfig
 
 LOADER = """
 import os

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scripts.comfy_client import Message, NodeFailed, Progress, RunInterrupted
+from sfpp_client.client import Message, NodeFailed, Progress, RunInterrupted
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import PROMPT, Graph, Studio
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from scripts.comfy_server import PACK_FOLDER, ROOT, ComfyServer, ServerConfig, ServerError
+from tools.comfy_server import PACK_FOLDER, ROOT, ComfyServer, ServerConfig, ServerError
 
 NODE_IDS = {
     "SFPPLoadModel",
@@ -79,7 +79,7 @@ def test_wrong_comfyui_folder_is_named(tmp_path: Path):
 START_AND_WAIT = """
 import sys; sys.path.insert(0, {root!r})
 from pathlib import Path
-from scripts.comfy_server import ComfyServer, ServerConfig
+from tools.comfy_server import ComfyServer, ServerConfig
 ComfyServer(ServerConfig(base_directory=Path({base!r}))).start()
 """
 

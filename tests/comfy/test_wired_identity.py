@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from scripts.comfy_client import Event, NodeFailed, Progress, RunInterrupted, RunResult
+from sfpp_client.client import Event, NodeFailed, Progress, RunInterrupted, RunResult
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Studio, equal, interrupt_after
 from tests.comfy.wired import LORA, NOISY, SPOOL, STUDENT, Wire, again, behind, copy_of, plain, wired_server

@@ -13,13 +13,13 @@ import pytest
 from einops import reduce
 from PIL import Image
 
-from scripts.comfy_client import Preview, Progress, RunInterrupted, RunResult
-from scripts.comfy_server import ComfyServer, ServerConfig
-from scripts.comfy_workflow import with_inputs
-from scripts.workflows import files
+from sfpp_client.client import Preview, Progress, RunInterrupted, RunResult
+from sfpp_client.workflow import with_inputs
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import Graph, Studio, equal
 from tests.comfy.shipped import FRAMES, NAMES, NUM_CHUNKS, PAGE, TINY, read_api, read_page, shortened
+from tools.comfy_server import ComfyServer, ServerConfig
+from tools.workflows.__main__ import files
 
 WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 NOTES = {"Note", "MarkdownNote"}
@@ -71,7 +71,7 @@ def test_there_is_one_of_each_format():
 
 
 def test_the_files_are_what_their_descriptions_say(comfy):
-    """Changed by hand, or a node has changed since: `python -m scripts.workflows` writes them anew."""
+    """Changed by hand, or a node has changed since: `python -m tools.workflows.__main__` writes them anew."""
     for path, text in files(comfy.client.object_info()):
         written = json.loads(path.read_text(encoding="utf-8"))
         assert without_loose_outputs(written) == without_loose_outputs(json.loads(text)), path.name

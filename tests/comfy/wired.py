@@ -22,11 +22,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from scripts.comfy_client import Event, NodeFailed, Progress, RunResult, WorkflowRefused
-from scripts.comfy_server import ComfyServer, ServerConfig
+from sfpp_client.client import Event, NodeFailed, Progress, RunResult, WorkflowRefused
 from sfpp_core.tiny.family import weights_path
 from tests.comfy.conftest import Comfy
 from tests.comfy.graphs import ONE_CHUNK, Graph, Link, Studio
+from tools.comfy_server import ComfyServer, ServerConfig
 
 PACKS = Path(__file__).parent / "wired_packs"
 SPOOL = "sfpp_spool"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.comfy_client import ComfyClient
+from sfpp_client.client import ComfyClient
 from tests.comfy.graphs import Graph, Link
 from tests.comfy.wired import LORA, NOISY
 

@@ -259,7 +259,8 @@ def _ball(u: Tensor, v: Tensor) -> Tensor:
 def _ball_details(body: RGB, distance: Tensor, u: Tensor, v: Tensor) -> Iterator[Layer]:
     lower = -(((u + 0.25) * (u + 0.25) + (v + 0.3) * (v + 0.3)).sqrt() - 0.85)
     yield Layer(distance=lower.maximum(distance + RIM), paint=_scaled(body, 0.62), soft=2.5)
-    yield Layer(distance=((u + 0.32) * (u + 0.32) + (v + 0.36) * (v + 0.36)).sqrt() - 0.2, paint=_highlight(body), soft=2.0)
+    spot = ((u + 0.32) * (u + 0.32) + (v + 0.36) * (v + 0.36)).sqrt() - 0.2
+    yield Layer(distance=spot, paint=_highlight(body), soft=2.0)
 
 
 def _boat(u: Tensor, v: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Writes locales/en from the nodes' own texts: what translators start from, and what translations are held against.
 
-    python -m scripts.locales [--server http://127.0.0.1:8188]
+    python -m tools.locales [--server http://127.0.0.1:8188]
 
 Translations are written by hand. Tests keep locales/en equal to what this writes, and every translation complete.
 """
@@ -14,8 +14,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.comfy_server import ROOT
-from scripts.workflows import object_info_of
+from tools.comfy_server import ROOT
+from tools.workflows.__main__ import object_info_of
 
 FOLDER = ROOT / "locales"
 OWN_PREFIX = "SFPP"

@@ -1,21 +1,145 @@
-"""What a ComfyUI server tells over its websocket while a workflow runs, as typed events."""
+"""Requests to a ComfyUI server; whatever goes wrong with one is a `ComfyError` that says where."""
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import re
 import struct
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
 
+import requests
 import websocket
 
-from scripts.comfy_address import ServerAddress
-from scripts.comfy_errors import ComfyError, ServerUnreachable, StrangeAnswer, is_passing
+from sfpp_client.errors import ComfyError, ServerUnreachable, StrangeAnswer, Unsendable, is_passing
 
 logger = logging.getLogger(__name__)
+
+_LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "::1"})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServerAddress:
+    """A server's address, taken apart."""
+
+    url: str
+    """Without a slash at the end and without the name and password that it came with: messages and records show it."""
+    host: str
+    authorization: str | None = field(repr=False)
+    """The Authorization header for every request; None if the address came without a name."""
+
+    @classmethod
+    def parse(cls, url: str) -> ServerAddress:
+        """Take an address apart. Raises ValueError if it is none, without telling the secrets in it."""
+        try:
+            parts = urlsplit(url)
+            is_address = _is_address(parts)
+        except ValueError:  # a bracket that is not closed, a port that is none, a name that no host can have
+            is_address = False
+        if not is_address:
+            raise ValueError(
+                f"url is {_without_secrets(url)!r}; give the server's address with nothing behind it, such as "
+                "http://127.0.0.1:8188 or https://NAME:PASSWORD@host/path"
+            )
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2], path=parts.path.rstrip("/"))
+        return cls(url=bare.geturl(), host=parts.hostname, authorization=_authorization(parts))
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether this is our own machine: no proxy can reach it for us, whatever the environment names."""
+        return self.host in _LOOPBACK_HOSTS
+
+
+def _is_address(parts: SplitResult) -> bool:
+    # A query would end up in the middle of every request's path. Port and name are looked at only when asked for.
+    has_host = bool((parts.hostname or "").encode("idna")) and parts.port != 0
+    return parts.scheme in ("http", "https") and has_host and not parts.query and not parts.fragment
+
+
+def _authorization(parts: SplitResult) -> str | None:
+    if parts.username is None:
+        return None
+    login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return f"Basic {base64.b64encode(login.encode()).decode()}"
+
+
+def _without_secrets(url: str) -> str:
+    """What may be shown of something that was to be an address: no name and password, and of a query only that."""
+    return re.sub(r"([?#]).+", r"\1...", re.sub(r"^([a-z]+://)?.*@", r"\1", url))
+
+
+_CONNECT_TIMEOUT_S = 10.0
+_READ_TIMEOUT_S = 60.0
+
+
+class HttpConnection:
+    """Connections to one server, kept open between requests."""
+
+    def __init__(self, address: ServerAddress) -> None:
+        """Remember the address; nothing is sent yet."""
+        self.url = address.url
+        self._authorization = address.authorization
+        self._session = requests.Session()
+        self._session.trust_env = not address.is_loopback
+        if address.authorization is not None:
+            self._session.auth = self._signed
+
+    def request(self, method: str, path: str, *, accept: Collection[int] = (), **arguments: Any) -> requests.Response:
+        """Send a request; raises for a status that is an error unless `accept` has it.
+
+        Raises:
+            ServerUnreachable: nobody answers, or only to say that it is not possible now.
+            StrangeAnswer: the status is another error.
+            Unsendable: what is to be sent cannot be written as JSON.
+        """
+        timeouts = (_CONNECT_TIMEOUT_S, _READ_TIMEOUT_S)
+        try:
+            response = self._session.request(method, self.url + path, timeout=timeouts, **arguments)
+        except requests.exceptions.InvalidJSONError as error:
+            raise Unsendable(f"{method} {path}: what is to be sent cannot be written as JSON: {error}") from error
+        except requests.RequestException as error:
+            raise ServerUnreachable(f"no answer from ComfyUI at {self.url}: {error}") from error
+        if response.ok or response.status_code in accept:
+            return response
+        status = f"{response.status_code} {response.reason}"
+        if is_passing(response.status_code):
+            raise ServerUnreachable(f"no answer from ComfyUI at {self.url} to {method} {path}: {status}")
+        raise StrangeAnswer(f"{method} {path}: {self.url} answers {status}: {response.text[:500]}")
+
+    def get_json(self, path: str) -> Any:
+        """GET a path and decode its JSON. Raises as `request`, and StrangeAnswer if it is none."""
+        response = self.request("GET", path)
+        try:
+            return response.json()
+        except requests.JSONDecodeError as error:
+            raise StrangeAnswer(f"GET {path}: the answer of {self.url} is no JSON: {response.text[:500]}") from error
+
+    def get_object(self, path: str) -> dict[str, Any]:
+        """GET a path that holds a JSON object. Raises as `get_json`, and StrangeAnswer if it holds something else."""
+        answer = self.get_json(path)
+        if not isinstance(answer, dict):
+            raise StrangeAnswer(f"GET {path}: the answer of {self.url} is not ComfyUI's: {str(answer)[:500]}")
+        return answer
+
+    def _signed(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        """Have a request say who we are: `requests` itself knows no names beyond Latin-1."""
+        request.headers["Authorization"] = self._authorization
+        return request
+
+
+def json_object(response: requests.Response) -> dict[str, Any]:
+    """The JSON object in a response; empty if it holds something else, such as a proxy's page."""
+    try:
+        answer = response.json()
+    except requests.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
 
 _PREVIEW = 1
 _PREVIEW_WITH_METADATA = 4
@@ -23,7 +147,6 @@ _IMAGE_TYPES = {1: "image/jpeg", 2: "image/png"}
 
 # How long a silent websocket is trusted before the history is asked. A run's end is announced at once all the same.
 _SILENCE_S = 1.0
-_CONNECT_TIMEOUT_S = 10.0
 
 _NOBODY_THERE = (
     OSError,

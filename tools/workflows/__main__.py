@@ -1,6 +1,6 @@
 """Writes workflows/ and workflows/api/ from their descriptions: after a node or a description has changed.
 
-    python -m scripts.workflows [--server http://127.0.0.1:8188]
+    python -m tools.workflows.__main__ [--server http://127.0.0.1:8188]
 
 Without a server that runs this version of the pack, one is started for the purpose. A test keeps the files equal to
 what this writes.
@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from scripts.comfy_client import ComfyClient
-from scripts.comfy_server import ROOT, ComfyServer, ServerConfig
-from scripts.workflow_format import api_format, page_format, to_json
-from scripts.workflow_graphs import GRAPHS
+from sfpp_client.client import ComfyClient
+from tools.comfy_server import ROOT, ComfyServer, ServerConfig
+from tools.workflows.format import api_format, page_format, to_json
+from tools.workflows.graphs import GRAPHS
 
 PAGE_FOLDER = ROOT / "workflows"
 API_FOLDER = PAGE_FOLDER / "api"

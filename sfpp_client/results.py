@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from scripts.comfy_errors import ComfyError, RunInterrupted, node_failure
+from sfpp_client.errors import ComfyError, RunInterrupted, node_failure
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,6 +3,8 @@
 NAME is the name of an input, such as `seconds`, if only one node has it. Otherwise say which: NODE_ID.input,
 TITLE.input or CLASS.input; `*.input` means all of them. `prompt` and `negative` mean the texts behind the inputs of
 samplers. Nothing is guessed: a name that fits several inputs is refused with the names that fit one each.
+
+Sends the local files among a workflow's settings to the server, and finds what their inputs call them there.
 """
 
 from __future__ import annotations
@@ -13,9 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scripts.comfy_inputs import Input, ObjectInfo, workflow_inputs
-from scripts.comfy_prompts import ROLES, texts_of
-from scripts.comfy_workflow import Workflow
+from sfpp_client.client import ComfyClient
+from sfpp_client.workflow import (
+    ROLES,
+    Input,
+    ObjectInfo,
+    Widget,
+    Workflow,
+    described_widgets,
+    texts_of,
+    workflow_inputs,
+)
 
 UPLOAD_SIGN = "@"
 """Before a path, it says that the file is here and has to be uploaded; a name without it is one of the server's."""
@@ -130,3 +140,39 @@ def _value(target: Input, text: str) -> Value:
 def _readable_file(path: Path) -> Path:
     with open(path, "rb"):
         return path
+
+
+def with_uploads(client: ComfyClient, values: Iterable[Value]) -> list[tuple[Input, Any]]:
+    """Each input with its value; a file that is to be the value is on the server when this returns.
+
+    Raises:
+        SettingError: the input knows no uploaded files.
+        ComfyError: the server does not take the file.
+    """
+    return [(value.target, value.value if value.upload is None else _upload(client, value)) for value in values]
+
+
+def choice_for(widget: Widget, name: str) -> str | None:
+    """How an input calls a file that was uploaded under this name; None if it does not list that file.
+
+    Inputs that are made for uploads know every file of their folder. Others know what their list has, perhaps with the
+    folder's name behind it, as ComfyUI writes it.
+    """
+    if widget.upload_folder is not None:
+        return name if widget.upload_folder == "input" else f"{name} [{widget.upload_folder}]"
+    return next((choice for choice in (name, f"{name} [input]") if choice in (widget.choices or ())), None)
+
+
+def _upload(client: ComfyClient, value: Value) -> str:
+    target, folder = value.target, value.target.widget.upload_folder or "input"
+    name = client.upload(value.upload, folder=folder)
+    # Asked for again: an input that is not made for uploads lists its files, and this one is new.
+    info = client.object_info(target.class_type)[target.class_type]
+    widget = described_widgets(info)[target.name]
+    choice = choice_for(widget, name)
+    if choice is None:
+        raise SettingError(
+            f"{target.full_name} ({target.title}) does not list {name}, which is now in the server's {folder} folder; "
+            f"it takes {widget.describe()}"
+        )
+    return choice

@@ -17,10 +17,10 @@ import av
 import torch
 from tqdm import tqdm
 
-from scripts.comfy_client import ComfyClient, ComfyError, Event, Progress
-from scripts.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
-from scripts.comfy_workflow import Workflow, load_workflow, with_inputs
-from scripts.command_line import print_whatever_can_be_shown, require_writable, stop_in_order_on_signals
+from sfpp_client.client import ComfyClient, ComfyError, Event, Progress
+from sfpp_client.command_line import print_whatever_can_be_shown, require_writable, stop_in_order_on_signals
+from sfpp_client.workflow import Workflow, load_workflow, with_inputs
+from tools.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
 
 WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 

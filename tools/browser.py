@@ -1,6 +1,6 @@
 """The browser that the tests of ComfyUI's page drive: where it is, and how it gets there.
 
-    python -m scripts.browser
+    python -m tools.browser
 
 installs Debian's Chromium where that can be done without asking, and says what to install where it cannot.
 

@@ -7,8 +7,8 @@ import time
 
 from tqdm import tqdm
 
-from scripts.comfy_client import Event, Message, Progress, Queued
-from scripts.comfy_workflow import Workflow, title_of
+from sfpp_client.client import Event, Message, Progress, Queued
+from sfpp_client.workflow import Workflow, title_of
 
 _LINE_INTERVAL_S = 10.0
 

@@ -1,6 +1,6 @@
 """Makes the pictures of what the built-in model makes: the workflows' thumbnails and the README's stills.
 
-    python -m scripts.pictures
+    python -m tools.pictures
 
 Every workflow runs as it ships, through a ComfyUI that is started for the purpose; about five minutes on two cores.
 """
@@ -14,12 +14,12 @@ from pathlib import Path
 
 from PIL import Image
 
-from scripts.comfy_client import ComfyClient, Workflow
-from scripts.comfy_server import ROOT, ComfyServer, ServerConfig
-from scripts.comfy_workflow import load_workflow, nodes_of_class, with_inputs
-from scripts.workflows import API_FOLDER, PAGE_FOLDER
+from sfpp_client.client import ComfyClient, Workflow
+from sfpp_client.workflow import load_workflow, nodes_of_class, with_inputs
 from sfpp_core.files import replacing
 from sfpp_core.video.reader import VideoReader
+from tools.comfy_server import ROOT, ComfyServer, ServerConfig
+from tools.workflows.__main__ import API_FOLDER, PAGE_FOLDER
 
 TIMEOUT_S = 3600.0
 

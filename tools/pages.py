@@ -1,6 +1,6 @@
 """The pages of ComfyUI that the page tests drive: the one that the ComfyUI at hand pins, and the newest.
 
-    python -m scripts.pages
+    python -m tools.pages
 
 installs the newest one to `.comfyui-page`, if the tests are to drive it and it is not there: its static files alone,
 which any ComfyUI serves with --front-end-root.
@@ -18,7 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from scripts.comfy_server import ROOT
+from tools.comfy_server import ROOT
 
 VARIABLE = "SFPP_PAGE"
 PINNED, NEWEST = "pinned", "newest"
@@ -49,7 +49,7 @@ def server_arguments(page: str) -> tuple[str, ...]:
     if page == PINNED:
         return ()
     if not _is_installed():
-        raise NoPageError(f"the newest page is not installed; run {VARIABLE}={NEWEST} python -m scripts.pages")
+        raise NoPageError(f"the newest page is not installed; run {VARIABLE}={NEWEST} python -m tools.pages")
     return ("--front-end-root", str(FOLDER))
 
 
