@@ -21,7 +21,7 @@ else:
 ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
-PACKAGES = ("sfpp_core", "training")
+PACKAGES = ("sfpp_core", "sfpp_client")
 
 
 def _requirements() -> list[Requirement]:
@@ -87,7 +87,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
-def test_wheel_holds_the_core_and_the_training_but_nothing_that_comfyui_loads_from_the_folder(wheel: zipfile.ZipFile):
+def test_wheel_holds_the_core_and_the_client_and_puts_no_generic_name_into_an_environment(wheel: zipfile.ZipFile):
     tops = {name.split("/")[0] for name in wheel.namelist() if ".dist-info/" not in name}
     assert tops == set(PACKAGES)
 

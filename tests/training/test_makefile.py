@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from .smoke_family import CONFIGS
+from tests.helpers.smoke_family import CONFIGS
 
 NEEDED = {
     "docs/proof/long.json": ["runs/tiny/proof/sfpp_seed18"],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.training.smoke_family import CONFIGS
+from tests.helpers.smoke_family import CONFIGS
 from training.config import load_config
 from training.proof import findings
 from training.proof.__main__ import PAGE

@@ -1,0 +1,1 @@
+"""What several tests share: models, videos, servers that misbehave, and small stages."""
