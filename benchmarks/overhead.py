@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from sfpp_client.client import ComfyClient, Message, Preview
+from sfpp_client import ComfyClient, Message, Preview
 from sfpp_core.rollout.config import RolloutConfig, film_length
 from tools.comfy_server import PACK_FOLDER, ComfyServer, ServerConfig
 

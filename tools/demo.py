@@ -17,7 +17,7 @@ import av
 import torch
 from tqdm import tqdm
 
-from sfpp_client.client import ComfyClient, ComfyError, Event, Progress
+from sfpp_client import ComfyClient, ComfyError, Event, Progress
 from sfpp_client.command_line import print_whatever_can_be_shown, require_writable, stop_in_order_on_signals
 from sfpp_client.workflow import Workflow, load_workflow, with_inputs
 from tools.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError

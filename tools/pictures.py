@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from sfpp_client.client import ComfyClient, Workflow
+from sfpp_client import ComfyClient, Workflow
 from sfpp_client.workflow import load_workflow, nodes_of_class, with_inputs
 from sfpp_core.files import replacing
 from sfpp_core.video.reader import VideoReader

@@ -15,12 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sfpp_client.client import ComfyClient, RunLost, RunResult, Workflow, new_prompt_id
+from sfpp_client.client import ComfyClient, new_prompt_id
 from sfpp_client.command_line import print_whatever_can_be_shown, require_writable, stop_in_order_on_signals
+from sfpp_client.errors import RunLost
 from sfpp_client.queue.outcome import EXPECTED, MEANINGS, ExitCode, InputUnreadable, exit_code_of, fetch
 from sfpp_client.queue.progress import RunProgress
 from sfpp_client.queue.settings import Settable, Setting, SettingError, Value, with_uploads, with_values
-from sfpp_client.workflow import Input, load_workflow
+from sfpp_client.results import RunResult
+from sfpp_client.workflow import Input, Workflow, load_workflow
 
 DEFAULT_SERVER = "http://127.0.0.1:8188"
 

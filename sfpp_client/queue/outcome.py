@@ -12,11 +12,12 @@ from enum import IntEnum
 from itertools import count
 from pathlib import Path
 
-from sfpp_client.client import (
-    ComfyClient,
+from sfpp_client.client import ComfyClient
+from sfpp_client.errors import (
     ComfyError,
     NodeFailed,
-    OutputFile,
+    OutOfMemory,
+    OutputNotWritten,
     ResultGone,
     RunInterrupted,
     RunLost,
@@ -27,8 +28,8 @@ from sfpp_client.client import (
     UploadRefused,
     WorkflowRefused,
 )
-from sfpp_client.errors import OutOfMemory, OutputNotWritten
 from sfpp_client.queue.settings import SettingError
+from sfpp_client.results import OutputFile
 from sfpp_core.files import first_free
 
 

@@ -7,7 +7,7 @@ import time
 
 from tqdm import tqdm
 
-from sfpp_client.client import Event, Message, Progress, Queued
+from sfpp_client.protocol import Event, Message, Progress, Queued
 from sfpp_client.workflow import Workflow, title_of
 
 _LINE_INTERVAL_S = 10.0

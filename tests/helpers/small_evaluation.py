@@ -10,7 +10,7 @@ from training.config import RunConfig
 from training.data.prompt_embeds import ConditioningConfig
 from training.data.scenes import prompt_for, sample_scene
 from training.evaluation.rollouts import ArmConfig, SamplerConfig
-from training.models.open.export import write_weights
+from training.models.export import write_weights
 from training.reader import AttributeReader
 from training.stages.evaluate import Config
 

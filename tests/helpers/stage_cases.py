@@ -17,7 +17,7 @@ from tests.helpers.vae_models import random_vae
 from training.__main__ import main
 from training.data.clips import clip_shard, clip_shards
 from training.data.scenes import prompt_for, sample_scene
-from training.models.open.export import StudentConfig, write_student, write_weights
+from training.models.export import StudentConfig, write_student, write_weights
 from training.reader import AttributeReader
 from training.stages import causal_init, grpo, reader, vae
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from sfpp_client.client import ComfyClient
+from sfpp_client import ComfyClient
 from tools.comfy_server import ComfyServer, ServerConfig
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sfpp_client.client import Event, Progress, RunResult
+from sfpp_client import Event, Progress, RunResult
 from sfpp_client.workflow import Workflow
 
 PROMPT = "A red ball glides slowly to the left in the desert."

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import pytest
 from PIL import Image
 
-from sfpp_client.client import (
+from sfpp_client import (
     ComfyClient,
     Message,
     NodeFailed,

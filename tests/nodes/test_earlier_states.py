@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sfpp_client.client import NodeFailed
+from sfpp_client import NodeFailed
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Studio, equal
 from tests.nodes.test_nodes_models import LORA, with_lora, write_lora

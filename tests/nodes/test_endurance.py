@@ -12,7 +12,7 @@ import psutil
 import pytest
 from torch import Tensor
 
-from sfpp_client.client import ComfyClient
+from sfpp_client import ComfyClient
 from sfpp_core.tiny.family import weights_path
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Studio, equal

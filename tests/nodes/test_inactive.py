@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from safetensors.torch import load_file, save_file
 
-from sfpp_client.client import NodeFailed, RunResult
+from sfpp_client import NodeFailed, RunResult
 from sfpp_core.tiny.family import weights_path
 from tests.nodes.graphs import ONE_CHUNK, Graph, Link
 from tests.nodes.wired import LORA, ONE_STEP, STUDENT, VAE, Bench, Wire, behind, copy_of, plain, wired_server

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sfpp_client.client import Preview, Progress, RunInterrupted, RunResult
+from sfpp_client import Preview, Progress, RunInterrupted, RunResult
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import OTHER_PROMPT, Graph, Link, Studio
 

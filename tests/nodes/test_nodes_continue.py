@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sfpp_client.client import NodeFailed
+from sfpp_client import NodeFailed
 from sfpp_core.tiny.family import weights_path
 from sfpp_core.video.recording import read_recording
 from sfpp_core.video.writer import VideoWriter

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sfpp_client.client import Message, NodeFailed, Preview, Progress, RunInterrupted
+from sfpp_client import Message, NodeFailed, Preview, Progress, RunInterrupted
 from tests.nodes.graphs import ONE_CHUNK, OTHER_PROMPT, Graph, Studio, equal
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from sfpp_client.client import Event, NodeFailed, RunInterrupted, RunResult, WorkflowRefused
+from sfpp_client import Event, NodeFailed, RunInterrupted, RunResult, WorkflowRefused
 from sfpp_core.stability.judges.remote import BASE_URLS
 from tests.helpers.judge_servers import GeminiServer, Reply, gemini_error, gemini_says, rating_json
 from tests.helpers.videos import moving_square, write

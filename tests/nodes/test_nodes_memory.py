@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import pytest
 
-from sfpp_client.client import NodeFailed
+from sfpp_client import NodeFailed
 from tests.nodes.graphs import Graph, Link, Studio, equal
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sfpp_client.client import NodeFailed
+from sfpp_client import NodeFailed
 from sfpp_core.tiny.family import weights_path
 from tests.nodes.graphs import Graph, Link, Studio, equal
 

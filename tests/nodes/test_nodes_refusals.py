@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sfpp_client.client import NodeFailed, Progress, WorkflowRefused
+from sfpp_client import NodeFailed, Progress, WorkflowRefused
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from tests.nodes.graphs import Graph, Link, Studio

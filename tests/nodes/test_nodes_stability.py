@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sfpp_client.client import Event, NodeFailed, Progress, RunInterrupted, RunResult, WorkflowRefused
+from sfpp_client import Event, NodeFailed, Progress, RunInterrupted, RunResult, WorkflowRefused
 from tests.helpers.videos import write
 from tests.nodes.graphs import Graph, Link, Studio
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from sfpp_client.client import NodeFailed, Progress, RunResult, ServerUnreachable
+from sfpp_client import NodeFailed, Progress, RunResult, ServerUnreachable
 from tests.helpers.memory import STEADY_MALLOC
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Link, Studio

@@ -15,7 +15,7 @@ from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sfpp_client.client import ComfyClient, NodeFailed, Progress, RunInterrupted, RunResult
+from sfpp_client import ComfyClient, NodeFailed, Progress, RunInterrupted, RunResult
 from sfpp_client.errors import ComfyError
 from sfpp_core.tiny.family import weights_path
 from tests.helpers.small_disk import small_disk

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sfpp_client.client import NodeFailed
+from sfpp_client import NodeFailed
 from sfpp_core.checkpoint.quantization import QUANT_FORMATS
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Link, Studio, equal

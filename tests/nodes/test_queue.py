@@ -20,7 +20,7 @@ import av
 import pytest
 from PIL import Image
 
-from sfpp_client.client import ComfyClient
+from sfpp_client import ComfyClient
 from tests.nodes.graphs import Graph
 from tests.nodes.test_client import picture, slow
 from tools.comfy_server import ROOT, ComfyServer, ServerConfig, free_port

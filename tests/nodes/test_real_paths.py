@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from sfpp_client.client import NodeFailed, Progress, WorkflowRefused
+from sfpp_client import NodeFailed, Progress, WorkflowRefused
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Link, Studio
 from tools.comfy_server import ComfyServer, ServerConfig

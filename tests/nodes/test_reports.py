@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sfpp_client.client import Message, NodeFailed, Progress, RunInterrupted
+from sfpp_client import Message, NodeFailed, Progress, RunInterrupted
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import PROMPT, Graph, Studio
 

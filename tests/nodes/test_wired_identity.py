@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-from sfpp_client.client import Event, NodeFailed, Progress, RunInterrupted, RunResult
+from sfpp_client import Event, NodeFailed, Progress, RunInterrupted, RunResult
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Studio, equal, interrupt_after
 from tests.nodes.wired import LORA, NOISY, SPOOL, STUDENT, Wire, again, behind, copy_of, plain, wired_server

@@ -13,7 +13,7 @@ import pytest
 from einops import reduce
 from PIL import Image
 
-from sfpp_client.client import Preview, Progress, RunInterrupted, RunResult
+from sfpp_client import Preview, Progress, RunInterrupted, RunResult
 from sfpp_client.workflow import with_inputs
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Studio, equal

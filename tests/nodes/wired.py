@@ -22,7 +22,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sfpp_client.client import Event, NodeFailed, Progress, RunResult, WorkflowRefused
+from sfpp_client import Event, NodeFailed, Progress, RunResult, WorkflowRefused
 from sfpp_core.tiny.family import weights_path
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import ONE_CHUNK, Graph, Link, Studio

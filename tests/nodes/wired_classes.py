@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sfpp_client.client import ComfyClient
+from sfpp_client import ComfyClient
 from tests.nodes.graphs import Graph, Link
 from tests.nodes.wired import LORA, NOISY
 

@@ -10,9 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sfpp_client import client as client_module
-from sfpp_client import protocol
-from sfpp_client.client import (
+from sfpp_client import (
     ComfyClient,
     ComfyError,
     OutputFile,
@@ -23,7 +21,9 @@ from sfpp_client.client import (
     StrangeAnswer,
     Unsendable,
     WorkflowRefused,
+    protocol,
 )
+from sfpp_client import client as client_module
 from sfpp_client.queue.outcome import ExitCode, exit_code_of
 from tests.helpers.stand_in import NOTHING_QUEUED, PAGE, Answer, StandIn, of_json, page, standing_in
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from sfpp_client.client import ComfyClient, OutputFile, ResultGone, ServerUnreachable, StrangeAnswer
+from sfpp_client import ComfyClient, OutputFile, ResultGone, ServerUnreachable, StrangeAnswer
 from sfpp_client.queue import outcome
 from sfpp_client.queue.outcome import fetch
 from tests.helpers.stand_in import Answer, StandIn, of_json, page, standing_in

@@ -22,7 +22,7 @@ from sfpp_core.tiny.family import (
 )
 from sfpp_core.wan.config import to_model_space
 from training.data.scenes import Place, prompt_for, render, sample_scene
-from training.models.open.sampling import decode, encode_prompts, sample_student
+from training.models.sampling import decode, encode_prompts, sample_student
 from training.reader import accuracy, load_reader, read
 from training.stages.vae import FIRST_HELD_OUT, psnr
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sfpp_client.client import ComfyClient
+from sfpp_client import ComfyClient
 from tools.comfy_server import ROOT, ComfyServer, ServerConfig
 from tools.workflows.format import api_format, page_format, to_json
 from tools.workflows.graphs import GRAPHS

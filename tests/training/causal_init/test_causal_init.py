@@ -27,7 +27,7 @@ from training.engine.distributed import World, recompute_blocks
 from training.engine.micro_batches import micro_batches
 from training.engine.seeding import normal
 from training.engine.supervised import Supervised
-from training.models.open.sampling import student_grid, student_sigmas
+from training.models.sampling import student_grid, student_sigmas
 from training.stages import causal_init
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs"

@@ -16,8 +16,8 @@ from training.config import ConfigError
 from training.data.prompt_embeds import Conditioning, ConditioningConfig, read_prompts, text_shards
 from training.data.shards import read_header
 from training.engine.run_folder import INPUTS_NAME
-from training.models.open.open import fingerprint, open_autoencoder, open_transformer
-from training.models.open.umt5 import LENGTH, Umt5Texts
+from training.models.open import fingerprint, open_autoencoder, open_transformer
+from training.models.umt5 import LENGTH, Umt5Texts
 from training.scaling.counting import LiveBytes
 from training.scenes import main as write_prompts
 

@@ -27,10 +27,10 @@ from training.data.trajectories import OdeTrajectories, trajectory_shards
 from training.engine.distributed import World
 from training.engine.run_folder import INPUTS_NAME, RunFolder
 from training.engine.seeding import normal
-from training.models.open.export import write_weights
-from training.models.open.kernels import attention_on
-from training.models.open.open import fingerprint
-from training.models.open.sampling import euler_states, guided, student_grid, student_sigmas, teacher_velocity
+from training.models.export import write_weights
+from training.models.kernels import attention_on
+from training.models.open import fingerprint
+from training.models.sampling import euler_states, guided, student_grid, student_sigmas, teacher_velocity
 from training.stages import ode_pairs
 
 STUDENT = RolloutConfig()

@@ -11,7 +11,7 @@ from training.causal_init.flow import edge_loss, flow_loss, kl_to_unit_normal
 from training.engine.model_state import MovingAverage
 from training.engine.optimizer import Muon, orthogonalize
 from training.engine.seeding import generator_for
-from training.models.open.kernels import matmul_attention
+from training.models.kernels import matmul_attention
 from training.stages.teacher import stratified_uniform
 
 

@@ -14,7 +14,7 @@ from tests.helpers.small_evaluation import ARMS, config, write_files
 from training.config import ConfigError
 from training.evaluation.results import FilmKey, FilmRecord, append_record, read_records
 from training.evaluation.rollouts import ArmConfig
-from training.models.open.export import write_weights
+from training.models.export import write_weights
 from training.stages.evaluate import run
 
 

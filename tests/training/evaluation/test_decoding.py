@@ -6,7 +6,7 @@ import torch
 
 from sfpp_core.wan.config import to_vae_space
 from tests.helpers.vae_models import random_latents, random_vae
-from training.models.open.sampling import FilmDecoder, compile_decoder
+from training.models.sampling import FilmDecoder, compile_decoder
 
 
 def test_compiled_it_makes_the_same_pictures() -> None:

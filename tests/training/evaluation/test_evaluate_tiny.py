@@ -17,7 +17,7 @@ from tests.helpers.small_evaluation import write_files
 from training.config import ConfigError, RunConfig
 from training.data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
 from training.engine.metrics import contact_sheet, to_bytes
-from training.models.open.sampling import decode, encode_prompts, sample_student
+from training.models.sampling import decode, encode_prompts, sample_student
 from training.stages.evaluate_tiny import Config, run
 
 PRECISIONS = ("bfloat16", "float32")

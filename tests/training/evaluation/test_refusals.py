@@ -19,7 +19,7 @@ from training.config import ConfigError
 from training.data.prompt_embeds import ConditioningConfig
 from training.evaluation.results import read_records
 from training.evaluation.rollouts import ArmConfig
-from training.models.open.export import write_weights
+from training.models.export import write_weights
 from training.stages.evaluate import run
 
 

@@ -17,7 +17,7 @@ from tests.helpers.models import random_text, random_transformer
 from tests.helpers.vae_models import random_vae
 from training.engine.seeding import FilmNoise
 from training.evaluation.rollouts import CONTEXT_STEP, Cast, Student
-from training.models.open.sampling import FilmDecoder
+from training.models.sampling import FilmDecoder
 
 SETTINGS = RolloutConfig(chunk=3, window=9, steps=(1000.0, 500.0), shift=5.0)
 SEEDS = (5, 2**31)

@@ -20,7 +20,7 @@ from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError
 from training.engine.seeding import FilmNoise
-from training.grpo.objective.objective import (
+from training.grpo.objective import (
     Lesson,
     PolicyConfig,
     Trajectory,

@@ -17,7 +17,7 @@ from sfpp_core.video.span import Footage
 from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.data.scenes import Attributes, Colour, Motion, ObjectKind, Place, SceneSpec, Speed, render, sample_scene
-from training.grpo.objective.reward import (
+from training.grpo.reward import (
     LEAST_FLOOR,
     FlowMeter,
     decoded_flow,

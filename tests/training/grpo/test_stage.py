@@ -24,8 +24,8 @@ from training.data.prompt_embeds import Conditioning, ConditioningConfig
 from training.engine.distributed import World
 from training.engine.micro_batches import micro_batches
 from training.engine.run_folder import INPUTS_NAME, RunFolder
-from training.models.open.export import StudentConfig, write_student, write_weights
-from training.models.open.open import open_transformer
+from training.models.export import StudentConfig, write_student, write_weights
+from training.models.open import open_transformer
 from training.stages.grpo import Config, GrpoTask
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "tiny" / "grpo.yaml"

@@ -19,8 +19,8 @@ from training.__main__ import main
 from training.config import load_config
 from training.data.clips import clip_shard, clip_shards
 from training.engine.run_folder import RunFolder, named_files, read_run
-from training.models.open.export import training_record, write_weights
-from training.models.open.open import open_transformer
+from training.models.export import training_record, write_weights
+from training.models.open import open_transformer
 from training.stages import causal_init, reader
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs" / "tiny"

@@ -28,7 +28,7 @@ from tests.helpers.network_calls import Call, calls_of
 from tests.helpers.normal_law import assert_all_uncorrelated, assert_standard_normal, assert_uncorrelated
 from tests.helpers.stage_cases import MODEL, write_files
 from training.data.prompt_embeds import Conditioning
-from training.models.open.open import open_autoencoder
+from training.models.open import open_autoencoder
 from training.self_forcing.samples import Sampler
 from training.stages import sfpp
 

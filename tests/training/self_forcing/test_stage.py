@@ -29,8 +29,8 @@ from training.config import ConfigError, load_config
 from training.data.prompt_embeds import Conditioning
 from training.engine.loop import peak_memory
 from training.engine.run_folder import RunFolder, read_run
-from training.models.open.export import StudentConfig, write_student, write_weights
-from training.models.open.open import open_transformer
+from training.models.export import StudentConfig, write_student, write_weights
+from training.models.open import open_transformer
 from training.self_forcing import task as task_module
 from training.self_forcing.config import Config
 from training.self_forcing.rollouts import windows_in_film

@@ -12,7 +12,7 @@ from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 from tests.helpers.vae_models import random_latents, random_vae
-from training.models.open.sampling import decode, sample_one_by_one, sample_student
+from training.models.sampling import decode, sample_one_by_one, sample_student
 from training.scaling.counting import LiveBytes
 
 ROLLOUT = RolloutConfig(chunk=2, window=6, steps=(1000.0, 500.0))

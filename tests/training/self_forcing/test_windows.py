@@ -13,7 +13,7 @@ from sfpp_core.wan.config import to_model_space, to_vae_space
 from sfpp_core.wan.vae import WanVAE
 from training.config import ConfigError
 from training.data.scenes import prompt_for, render, sample_scene
-from training.models.open.sampling import encode_prompts, sample_student
+from training.models.sampling import encode_prompts, sample_student
 from training.self_forcing.windows import WARMUP_FRAMES, Window, WindowConfig, as_clip, draw_window, rollout_frames_at
 
 CHUNK = 3

@@ -13,7 +13,7 @@ from sfpp_core.tiny.family import weights_path
 from tests.helpers.models import random_transformer
 from tests.helpers.stage_cases import CASES, HERE, MODEL, write_files
 from training.__main__ import main
-from training.models.open.export import write_weights
+from training.models.export import write_weights
 
 WORDLESS = replace(MODEL, text_dim=32)
 
