@@ -13,6 +13,7 @@ from ..sfpp_core.rollout.memory import CacheStorage
 from ..sfpp_core.rollout.prompt_schedule import Cue, Direction
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.config import WAN21
+from .comfy.conditioning import direction_of
 from .comfy.fingerprint import model_identity
 from .comfy.inactive import what_does_not_act
 from .comfy.memory import AS_BEFORE, AS_COMPUTED, CACHE_STORAGES, cache_storage_input, continued_cache_storage_input
@@ -21,7 +22,6 @@ from .comfy.queued_graph import upstream_digest
 from .comfy.report import Report
 from .comfy.sampling import Wishes, preset_settings, sample_chunks, unfinished_deliveries
 from .comfy.wired import wan_config
-from .prompt_schedule import direction_of
 from .widgets import (
     CATEGORY,
     MAX_SIDE,

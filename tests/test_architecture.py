@@ -1,23 +1,23 @@
-"""The rules of the house that a reader relies on: which part may import which, and that files stay readable."""
+"""The rules of the house that a reader relies on: which part may import which, and that documents are true.
+
+Layers are stated in pyproject.toml for import-linter, the form of comments and docstrings for ruff.
+"""
 
 from __future__ import annotations
 
 import ast
 import functools
 import importlib
-import io
 import re
 import subprocess
 import sys
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("sfpp_core", "nodes", "training")
-CODE_FOLDERS = (*PARTS, "scripts", "benchmarks", "tests")
+OWN = ("sfpp_core", "sfpp_client", "nodes", "training", "tools", "scripts")
 
 # What the core needs to run at all, and what it uses only where that is installed: kernels, and clients of judges.
 CORE_REQUIRES = {"torch", "einops", "safetensors", "numpy", "PIL", "av", "matplotlib", "cv2", "scipy", "filelock"}
@@ -29,9 +29,6 @@ COMFYUI_MODULES = {
     *("comfy", "comfy_api", "comfy_api_nodes", "comfy_config", "comfy_execution", "comfy_extras"),
     *("execution", "folder_paths", "latent_preview", "node_helpers", "server"),
 }
-
-MAX_FILE_LINES = 300
-MAX_FUNCTION_LINES = 40
 
 
 def _python_files(*folders: str) -> list[Path]:
@@ -81,7 +78,7 @@ for module in {modules!r}:
 
 
 def test_core_imports_with_nothing_else_of_the_house_and_without_comfyui():
-    blocked = {"training", "nodes", "scripts", "tests", *CORE_OFFERS, *COMFYUI_MODULES}
+    blocked = {*OWN, "tests", *CORE_OFFERS, *COMFYUI_MODULES} - {"sfpp_core"}
     program = IMPORT_ALONE.format(blocked=blocked, root=str(ROOT), modules=_core_modules())
     done = subprocess.run([sys.executable, "-c", program], cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -106,36 +103,46 @@ def test_the_pack_loads_where_only_comfyui_is_installed():
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("path", _python_files("sfpp_core"), ids=_name)
-def test_core_imports_itself_relatively_and_only_what_it_may_depend_on(path: Path):
-    for node, module in _imports(path):
-        if module in CORE_OFFERS:
-            assert node not in _tree(path).body, f"{module} is optional: import it where it is used"
-        else:
-            assert module in CORE_REQUIRES or module in sys.stdlib_module_names, f"line {node.lineno} imports {module}"
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="import-linter needs Python 3.11")
+def test_layers_between_and_inside_packages_hold():
+    done = subprocess.run(
+        [Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("path", _python_files("nodes"), ids=_name)
-def test_nodes_never_import_the_pack_by_an_absolute_name(path: Path):
+def test_core_imports_itself_relatively_and_only_what_it_may_depend_on():
+    for path in _python_files("sfpp_core"):
+        for node, module in _imports(path):
+            where = f"{_name(path)}:{node.lineno} imports {module}"
+            if module in CORE_OFFERS:
+                assert node not in _tree(path).body, f"{where}, which is optional: import it where it is used"
+            else:
+                assert module in CORE_REQUIRES or module in sys.stdlib_module_names, where
+
+
+def test_nodes_never_import_the_pack_by_an_absolute_name():
     """ComfyUI gives the folder a name of its own and has modules called `nodes` and, perhaps, another core."""
-    forbidden = {*PARTS, "scripts", "tests"}
-    for node, module in _imports(path):
-        assert module not in forbidden, f"line {node.lineno} imports {module}; write a relative import"
+    for path in _python_files("nodes"):
+        for node, module in _imports(path):
+            assert module not in OWN, f"{_name(path)}:{node.lineno} imports {module}; write a relative import"
 
 
-@pytest.mark.parametrize("path", _python_files("training"), ids=_name)
-def test_training_knows_neither_nodes_nor_comfyui(path: Path):
-    for node, module in _imports(path):
-        assert module not in {"nodes", "scripts", "tests", *COMFYUI_MODULES}, f"line {node.lineno} imports {module}"
+def test_training_and_the_client_know_neither_nodes_nor_comfyui():
+    for path in _python_files("training", "sfpp_client"):
+        for node, module in _imports(path):
+            assert module not in {"nodes", "tools", "scripts", "tests", *COMFYUI_MODULES}, (
+                f"{_name(path)}:{node.lineno} imports {module}"
+            )
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
-def test_benchmarks_find_what_they_import(path: Path):
-    importlib.import_module(f"benchmarks.{path.stem}")
+def test_benchmarks_find_what_they_import():
+    for path in _python_files("benchmarks"):
+        importlib.import_module(f"benchmarks.{path.stem}")
 
 
 def test_root_imports_without_comfyui():
-    """pytest imports it when it collects tests, and so does any tool that looks into the folder."""
+    """Pytest imports it when it collects tests, and so does any tool that looks into the folder."""
     for _, module in _imports(ROOT / "__init__.py"):
         assert module not in COMFYUI_MODULES or _only_for_type_checkers(ROOT / "__init__.py", module)
 
@@ -150,49 +157,27 @@ def _only_for_type_checkers(path: Path, module: str) -> bool:
     return all(node.lineno in allowed for node, name in _imports(path) if name == module)
 
 
-@pytest.mark.parametrize("path", _python_files(*CODE_FOLDERS), ids=_name)
-def test_comments_are_ascii_and_leave_nothing_for_later(path: Path):
-    for token in tokenize.generate_tokens(io.StringIO(path.read_text(encoding="utf-8")).readline):
-        if token.type == tokenize.COMMENT:
-            assert token.string.isascii(), f"line {token.start[0]}: {token.string}"
-            assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", token.string), f"line {token.start[0]}: {token.string}"
-
-
-@pytest.mark.parametrize("path", _python_files(*PARTS, "scripts", "benchmarks"), ids=_name)
-def test_files_and_functions_stay_short(path: Path):
-    num_lines = len(path.read_text(encoding="utf-8").splitlines())
-    assert num_lines <= MAX_FILE_LINES, "give a part of this file a name and a file of its own"
-    for node in ast.walk(_tree(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            assert _code_lines(node) <= MAX_FUNCTION_LINES, f"{node.name} (line {node.lineno}) does more than one thing"
-
-
-def _code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """Lines of a function's body without its docstring; none for a table, which cutting up makes no clearer."""
-    body = function.body[1:] if ast.get_docstring(function) is not None else function.body
-    is_table = len(body) == 1 and isinstance(body[0], ast.Return)
-    return 0 if is_table or not body else body[-1].end_lineno - body[0].lineno + 1
-
-
 def _config_classes() -> list[tuple[Path, ast.ClassDef]]:
     return [
         (path, node)
-        for path in _python_files(*PARTS, "scripts")
+        for path in _python_files(*OWN)
         for node in ast.walk(_tree(path))
         if isinstance(node, ast.ClassDef) and node.name.endswith("Config")
     ]
 
 
-@pytest.mark.parametrize(("path", "config"), _config_classes(), ids=lambda value: getattr(value, "name", ""))
-def test_every_field_of_a_configuration_is_read_somewhere(path: Path, config: ast.ClassDef):
+def test_every_field_of_a_configuration_is_read_somewhere():
     """A setting that nothing reads is a promise that nothing keeps."""
-    fields = {item.target.id for item in config.body if isinstance(item, ast.AnnAssign)}
-    used = set()
-    for other in _python_files(*PARTS, "scripts"):
-        for node in ast.walk(_tree(other)):
-            if isinstance(node, ast.Attribute) and not (other == path and _checks_itself(config, node)):
-                used.add(node.attr)
-    assert not fields - used, f"{config.name} in {_name(path)} has fields that nothing reads"
+    attributes = [
+        (path, node)
+        for path in _python_files(*OWN)
+        for node in ast.walk(_tree(path))
+        if isinstance(node, ast.Attribute)
+    ]
+    for path, config in _config_classes():
+        fields = {item.target.id for item in config.body if isinstance(item, ast.AnnAssign)}
+        used = {node.attr for other, node in attributes if not (other == path and _checks_itself(config, node))}
+        assert not fields - used, f"{config.name} in {_name(path)} has fields that nothing reads"
 
 
 def _checks_itself(config: ast.ClassDef, node: ast.Attribute) -> bool:
@@ -212,20 +197,21 @@ _MADE_AT_RUN_TIME = ("runs/", "output/")
 _TOP_FOLDERS = sorted(path.name for path in ROOT.iterdir() if path.is_dir() and path.name not in (".venv", ".git"))
 
 
-@pytest.mark.parametrize("document", _documents(), ids=_name)
-def test_every_path_that_a_document_names_exists(document: Path):
-    text = document.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?://|mailto:|#)([^)#\s]+)", text):
-        assert (document.parent / target).exists(), f"a link leads to {target}"
-    for words in re.findall(r"`([^`\n]+)`", text):
-        for word in words.split():
-            if word.split("/")[0] in _TOP_FOLDERS and "/" in word and not word.startswith(_MADE_AT_RUN_TIME):
-                assert _exists(word), f"{word} is named but not there"
+def test_every_path_that_a_document_names_exists():
+    for document in _documents():
+        text = document.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?://|mailto:|#)([^)#\s]+)", text):
+            assert (document.parent / target).exists(), f"{_name(document)}: a link leads to {target}"
+        for words in re.findall(r"`([^`\n]+)`", text):
+            for word in words.split():
+                if word.split("/")[0] in _TOP_FOLDERS and "/" in word and not word.startswith(_MADE_AT_RUN_TIME):
+                    assert _exists(word), f"{_name(document)}: {word} is named but not there"
 
 
-@pytest.mark.parametrize("document", _documents(), ids=_name)
-def test_no_document_holds_two_versions_of_a_merge(document: Path):
-    assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", document.read_text(encoding="utf-8"), re.MULTILINE)
+def test_no_document_holds_two_versions_of_a_merge():
+    for document in _documents():
+        text = document.read_text(encoding="utf-8")
+        assert not re.findall(r"^(?:<{7}|={7}|>{7})(?: .*)?$", text, re.MULTILINE), _name(document)
 
 
 def _exists(word: str) -> bool:

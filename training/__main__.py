@@ -55,7 +55,8 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one stage. Mistakes in the configuration, a run that diverges, films and clips of no numbers and a full disk
-    end in a sentence."""
+    end in a sentence.
+    """
     options = _options(arguments)
     is_alone = options.stage in FOR_ONE_PROCESS
     if is_alone and launched_rank() > 0:

@@ -25,7 +25,7 @@ from omegaconf.errors import ConfigAttributeError, ConfigKeyError, OmegaConfBase
 from safetensors import SafetensorError
 from yaml import MarkedYAMLError, YAMLError
 
-from .engine.seeding import MAX_SEED
+MAX_SEED = 2**63 - 1
 
 
 class ConfigError(ValueError):
@@ -157,7 +157,8 @@ def phase_at(phases: Sequence[PhaseT], step: int) -> PhaseT:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
     """How a run is carried out. Nothing here changes what is learnt, but for the rounding that `compile` and `device`
-    bring about, so a resumed run may change it."""
+    bring about, so a resumed run may change it.
+    """
 
     out: str
     """Folder of the run: its configuration, checkpoint, logs and results."""

@@ -70,7 +70,8 @@ def model_identity(model: ModelPatcher) -> ModelIdentity:
 
 def model_values(model: ModelPatcher) -> str:
     """Hexadecimal fingerprint of what the transformer's weights are to the last bit, another one for each form of a
-    file. The MODEL must be loaded."""
+    file. The MODEL must be loaded.
+    """
     digest = hashlib.sha256()
     for weight in sorted(wired_weights(model), key=lambda weight: weight.name):
         if _is_asked(weight):

@@ -18,8 +18,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
 
 from ...sfpp_core.checkpoint.errors import first_few
-from ..prompt_schedule import prompt_sentences
 from .callables import NOT_COMPILED
+from .conditioning import prompt_sentences
 from .wired import COMPUTE_DTYPE, ROOT, acts, plain_name, uncompiled
 
 MOST_NAMES = 4

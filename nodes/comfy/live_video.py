@@ -114,7 +114,8 @@ class LiveFilm:
 
     def push(self, latents: Tensor) -> list[Picture]:
         """Decode the next chunk [1, C, T, h, w], model space, and add it; pictures for the preview, eight a second, or
-        none. Raises ComfyUI's interrupt."""
+        none. Raises ComfyUI's interrupt.
+        """
         pictures: list[Picture] = []
         with self._expendable():
             for frame in self._to_vae_space(latents).split(1, dim=2) if self._stream else ():

@@ -116,7 +116,8 @@ class Projector:
 
 def _sender() -> Callable[[Preview, float, int], None]:
     """Sends previews for the node at work. ComfyUI's own progress bar also asks for interrupts, which belong to the
-    node's thread, and knows the node at work only there."""
+    node's thread, and knows the node at work only there.
+    """
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)
     if context is None or server is None:

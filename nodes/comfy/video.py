@@ -56,7 +56,8 @@ def footage_of(video: Any, fps: float) -> Iterator[Footage]:
 @contextmanager
 def file_of(video: Any) -> Iterator[Path]:
     """The file behind a VIDEO that has one. One in memory only, as nodes of online services give it, becomes a file
-    meanwhile."""
+    meanwhile.
+    """
     source = video.get_stream_source()
     if not isinstance(source, BytesIO):
         yield _permitted(source)

@@ -60,7 +60,8 @@ class Cleaned:
 
 def clean(root: Path, *, most_bytes: int, most_seconds: float) -> Cleaned:
     """Remove films that nobody uses: those last used more than `most_seconds` ago, and then the oldest ones until all
-    that is left takes no more than `most_bytes`. Nothing if somebody else is at it."""
+    that is left takes no more than `most_bytes`. Nothing if somebody else is at it.
+    """
     left, removed, freed = 0, 0, 0
     with _gate(root, 0.0) as is_ours:
         folders = _films(root) if is_ours else []

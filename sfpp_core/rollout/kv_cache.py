@@ -296,7 +296,8 @@ class RollingKVCache:
 
     def contents(self, layer: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the filled slots, [B, slots * tokens, N, D] each; to be read only, before the next call
-        of `contents` or `extend`."""
+        of `contents` or `extend`.
+        """
         filled = self._filled(self._num_frames)
         keys, values = self._decode(self._ring.read(layer, filled))
         return _tokens(keys), _tokens(values)

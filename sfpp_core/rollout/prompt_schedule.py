@@ -145,7 +145,8 @@ class Direction:
 
     def __init__(self, cues: Sequence[Cue]) -> None:
         """Raises ValueError if there is none, two have the same time, a crossfade does not end before the next text
-        begins, or texts are of different widths."""
+        begins, or texts are of different widths.
+        """
         if not cues:
             raise ValueError("the schedule is empty; give at least one prompt.")
         self.cues = tuple(sorted(cues, key=lambda cue: cue.seconds))

@@ -157,7 +157,7 @@ class _Block(nn.Module):
         self.down = nn.Linear(4 * width, width)
 
     def forward(self, x: Tensor, present: Tensor) -> Tensor:
-        """x [B, L, D]; present [B, L], true for words."""
+        """X [B, L, D]; present [B, L], true for words."""
         q, k, v = rearrange(self.qkv(self.norm1(x)), "b l (three h d) -> three b h l d", three=3, h=self.num_heads)
         heard = F.scaled_dot_product_attention(q, k, v, attn_mask=present[:, None, None, :])
         x = x + self.out(rearrange(heard, "b h l d -> b l (h d)"))

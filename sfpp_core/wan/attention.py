@@ -122,7 +122,7 @@ def sdpa_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
 
 
 def xformers_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
-    """xformers' memory-efficient attention (a CUDA package, installed by the extra `xformers`).
+    """Xformers' memory-efficient attention (a CUDA package, installed by the extra `xformers`).
 
     Raises ImportError if xformers is not installed.
     """

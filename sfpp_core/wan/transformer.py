@@ -80,7 +80,7 @@ def _split_heads(x: Tensor, num_heads: int) -> Tensor:
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift with one shift and scale [B, T, D] for all tokens of a frame; x is [B, L, D]."""
+    """X * (1 + scale) + shift with one shift and scale [B, T, D] for all tokens of a frame; x is [B, L, D]."""
     frames = rearrange(x, "b (t n) d -> b t n d", t=shift.shape[1])
     return rearrange(frames * (1 + scale[:, :, None]) + shift[:, :, None], "b t n d -> b (t n) d")
 
@@ -211,7 +211,8 @@ class PatchEmbedding(nn.Conv3d):
 
 class LayerNorm(nn.LayerNorm):
     """Normalises in the input's dtype, whatever dtype the weights are in: under mixed precision tokens stay float32
-    while weights come in bfloat16, which PyTorch refuses on a CPU."""
+    while weights come in bfloat16, which PyTorch refuses on a CPU.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)

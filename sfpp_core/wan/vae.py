@@ -183,7 +183,8 @@ class DecodeStream(_Stream):
 
     def __init__(self, vae: WanVAE, *, portion: int = 1) -> None:
         """portion: latent frames that the layers see at once. More than 1 is faster for small pictures, takes as much
-        more memory, and gives other bits: equal to rounding."""
+        more memory, and gives other bits: equal to rounding.
+        """
         super().__init__(vae)
         self._portion = portion
 

@@ -1,5 +1,6 @@
 """The smallest task that has everything a stage may have: noise a sample, a loss, pictures of none, and a stream that
-goes on from step to step. Also a program: `python -m tests.helpers.line_task OUT STEPS`."""
+goes on from step to step. Also a program: `python -m tests.helpers.line_task OUT STEPS`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Whether numbers are what noise should be. Bounds are five standard deviations of what is measured, for as many
-numbers as there are."""
+numbers as there are.
+"""
 
 from __future__ import annotations
 

@@ -36,7 +36,8 @@ def start_together(function: Callable[..., Any], *arguments: Any, count: int = 2
 
 def free_port() -> str:
     """One for `PORT`. Processes that form one run after another need one for each, lest a quick one meets a slow one's
-    former run."""
+    former run.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         return str(free.getsockname()[1])

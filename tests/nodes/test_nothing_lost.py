@@ -269,8 +269,9 @@ def test_a_longer_film_and_a_later_change_of_prompt_find_what_is_there(keeping: 
 
 @pytest.mark.timeout(2400)
 def test_twenty_kills_cost_nothing_but_the_chunk_at_work(tmp_path: Path):
-    """kill -9 at random moments of a minute of film: eight while it is sampled and written down, eight while it is
-    decoded, four while its file is finished."""
+    """Kill -9 at random moments of a minute of film: eight while it is sampled and written down, eight while it is
+    decoded, four while its file is finished.
+    """
     graph, sampler, decode = film_graph(MINUTE, seed=35)
     with ComfyServer(ServerConfig(base_directory=tmp_path / "whole")) as server:
         whole = mp4_of(server, ComfyClient(server.url).run(graph.workflow, timeout_s=TIMEOUT_S))

@@ -31,7 +31,8 @@ from .flow import over_latents, per_frame
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsistencyConfig:
     """The objective `consistency`. Its teacher, which the student starts as, must be causal itself: what objective
-    `flow` makes, and not a bidirectional one, which chunks at noise levels of their own are strange to."""
+    `flow` makes, and not a bidirectional one, which chunks at noise levels of their own are strange to.
+    """
 
     steps: int = 48
     """Of the teacher's ODE, evenly spaced before the student's shift, the student's own among them."""

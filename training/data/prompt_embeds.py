@@ -42,7 +42,8 @@ class TextEncoder(Protocol):
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """An embedding [tokens, text_dim] a prompt, on the CPU, in the precision that the encoder computes in; what
-        does not fit into `length` tokens is cut off."""
+        does not fit into `length` tokens is cut off.
+        """
         ...
 
 

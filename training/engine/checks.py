@@ -68,7 +68,8 @@ class ExplosionGuard:
 
     def __init__(self, factor: float | None, *, network: str, key: str) -> None:
         """factor: None never finds anything. network: whose gradients, and `key`: where its optimiser is configured, as
-        messages name them."""
+        messages name them.
+        """
         self._factor, self._network, self._key = factor, network, key
         self._norms: deque[float] = deque(maxlen=HISTORY)
 

@@ -133,7 +133,8 @@ class Task(Protocol):
 
     def batch(self, step: int) -> Batch:
         """This process's samples of a step's batch (`World.samples`), a pure function of (seed, step, samples). Runs in
-        a worker process."""
+        a worker process.
+        """
         ...
 
     def train_step(self, batch: Batch, step: int) -> dict[str, float]:
@@ -163,12 +164,14 @@ class Task(Protocol):
 
     def watch(self, board: Board, step: int) -> None:
         """Put pictures, videos and measurements of the averaged weights on the board. Every process does the same, with
-        whole weights; the boards of all but the main one show nothing."""
+        whole weights; the boards of all but the main one show nothing.
+        """
         ...
 
     def export(self, folder: Path, *, steps: int) -> None:
         """Write the averaged weights as they are shipped, with `write_weights`, which gathers sharded ones and writes
-        in the main process only. steps: taken so far, for what the file tells of itself."""
+        in the main process only. steps: taken so far, for what the file tells of itself.
+        """
         ...
 
 
@@ -321,7 +324,8 @@ class _Trainer:
     @property
     def _is_in_doubt(self) -> bool:
         """Whether these weights may be exploding, so that the checkpoint had better be from before. At its end a run
-        has not exploded."""
+        has not exploded.
+        """
         return self.step < self._config.steps and any(trained.in_doubt for trained in self._task.networks.values())
 
     def _batches(self) -> Iterator[Batch]:

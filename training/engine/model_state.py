@@ -68,13 +68,15 @@ class MovingAverage:
 
 class Trained:
     """Made once the network lies where it will be trained (see `sharding.place`); parameters that require no gradient
-    are left alone."""
+    are left alone.
+    """
 
     def __init__(
         self, network: nn.Module, config: OptimizerConfig, *, steps: int, name: str, key: str = "optimizer"
     ) -> None:
         """steps: updates in all, over which the learning rate runs its course. name: of the network, and `key`: of
-        `config` in the stage's configuration, as messages name them."""
+        `config` in the stage's configuration, as messages name them.
+        """
         self.network = network
         self.rate = f"{key}.lr (it is {config.lr:g})"
         """The highest learning rate, as messages name it."""
@@ -101,7 +103,8 @@ class Trained:
     @property
     def in_doubt(self) -> bool:
         """Whether the latest gradient was out of proportion, so that these weights may be exploding; the same in every
-        process."""
+        process.
+        """
         return self._optimizers.in_doubt
 
     @contextmanager
@@ -131,7 +134,8 @@ class Trained:
 
     def empty(self, path: Sequence[str], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """An empty tensor to read the entry at a path in `state` into: a weight, its average and its moments lie where
-        the weight does and are sharded as it is."""
+        the weight does and are sharded as it is.
+        """
         weight = self._layout.get(path[1]) if len(path) > 1 else None
         if weight is None or weight.shape != shape:
             return torch.empty(shape, dtype=dtype)

@@ -11,8 +11,6 @@ from torch import Tensor
 
 from sfpp_core.rollout.flow import SeededNoise
 
-MAX_SEED = 2**63 - 1
-
 
 def generator_for(seed: int, *names: str | int) -> torch.Generator:
     """A CPU generator of its own for (seed, names), e.g. `generator_for(seed, "noise", step)`."""

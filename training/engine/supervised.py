@@ -34,7 +34,8 @@ class LossTask(Protocol):
 
     def batch(self, step: int) -> Any:
         """This process's part of a step's batch, `World.samples` of it, a pure function of (seed, step, samples) that
-        `micro_batches` can cut. Runs in a worker process."""
+        `micro_batches` can cut. Runs in a worker process.
+        """
         ...
 
     def loss(self, batch: Any, step: int) -> Loss:

@@ -95,7 +95,7 @@ class FilmFigures:
     def of(
         cls, film: Footage, series: FrameSeries, length: float, prompt: str, unheeded: Collection[Damage] = ()
     ) -> FilmFigures:
-        """film and series: of the whole film, at least `length` seconds. unheeded: see OfflineJudge."""
+        """Film and series: of the whole film, at least `length` seconds. unheeded: see OfflineJudge."""
         seconds = frames_of(length) / FRAMES_PER_SECOND
         upto = series.between(0.0, seconds - 0.5 / FRAMES_PER_SECOND)
         end = upto.between(seconds - END_SECONDS - 0.5 / FRAMES_PER_SECOND, seconds)

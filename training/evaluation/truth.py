@@ -111,7 +111,8 @@ def films_of_wandering_light(
 ) -> Iterator[Tensor]:
     """Films as of `true_films` whose exposure and white balance do not stay: each goes to and fro through its range, at
     a pace of its own (0.7 to 1.3 crossings in `crossing` seconds), so that any moment's light is distributed as the
-    scenes' is. Pieces of 4 frames, B 3 F H W in [-1, 1]."""
+    scenes' is. Pieces of 4 frames, B 3 F H W in [-1, 1].
+    """
     ways = [generator_for(seed, "wandering light") for seed in seeds]
     paces = [{name: _pace(way) / (crossing * FRAMES_PER_SECOND) for name in _LIGHT} for way in ways]
     for start in range(0, frames, WAN21.temporal_stride):
@@ -223,7 +224,8 @@ class Referee:
 
 def light_of(windows: Tensor) -> Tensor:
     """[B, 5] of windows B 3 F H W in [-1, 1]: mean luma, its deviation within a frame, and the mean colour, each
-    channel less the mean of the three; display values, float32 on the CPU."""
+    channel less the mean of the three; display values, float32 on the CPU.
+    """
     shown = windows.float() / 2 + 0.5
     # A sum and no product of matrices, which autocast would round to half precision.
     weights = torch.tensor(LUMA, device=shown.device)[:, None, None, None]

@@ -72,7 +72,7 @@ def student_sigmas(rollout: RolloutConfig) -> tuple[float, ...]:
 
 
 def student_grid(rollout: RolloutConfig, steps: int) -> tuple[float, ...]:
-    """steps + 1 noise levels from 1 to 0, evenly spaced before the student's shift, the student's own among them.
+    """Steps + 1 noise levels from 1 to 0, evenly spaced before the student's shift, the student's own among them.
 
     Self-Forcing's pairs were made with the teacher's shift, 8, and used for a student of shift 5, whose steps are
     elsewhere; here the student's own levels are on the grid bit for bit.
@@ -215,7 +215,8 @@ def decode(vae: WanVAE, latents: Tensor) -> Tensor:
 
 def decoded_frames(vae: WanVAE, film: Tensor) -> Iterator[Tensor]:
     """The pictures of each latent frame of a film, 1 C T H W in model space, in turn; 1 3 f H W in [-1, 1] where the
-    autoencoder is."""
+    autoencoder is.
+    """
     weight, stream = next(vae.parameters()), DecodeStream(vae)
     for frame in film.split(1, dim=2):
         yield stream.push(to_vae_space(frame.to(weight)))

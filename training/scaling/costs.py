@@ -55,7 +55,8 @@ class ChunkCosts:
 
     def flops(self, past_frames: int) -> float:
         """Of a pass against `past_frames` latent frames. Attention to them is linear in their number, nothing else
-        depends on them."""
+        depends on them.
+        """
         share = past_frames / self.most_past if self.most_past else 0.0
         return self.alone.flops + share * (self.full.flops - self.alone.flops)
 

@@ -76,7 +76,8 @@ def measurement(
     config: ScalingConfig, costs: PassCosts, place: torch.device, *, checkpointing: bool, repeats: int
 ) -> str:
     """A table of passes and of a step, each the quickest of `repeats`, at least one; `costs` are those of the device's
-    `compute_dtype`."""
+    `compute_dtype`.
+    """
     dtype = compute_dtype(place)
     passes, training = Passes(config, device=place, dtype=dtype), Training(checkpointing)
     trials = [*_passes(config, passes, costs, training), _whole_step(config, passes, costs, training)]

@@ -100,13 +100,15 @@ def _phases(config: ScalingConfig, costs: PassCosts, gpus: int, teacher: str, ch
 
 def _computing(network: Sizes, gpus: int) -> float:
     """Weights of a trained network in the computing dtype: those gathered, or the copies that autocast keeps on a
-    single GPU, where nothing is sharded."""
+    single GPU, where nothing is sharded.
+    """
     return network.all * GATHERED_BYTES if gpus == 1 else _gathered(network, gpus)
 
 
 def _watched(student: Sizes, gpus: int) -> float:
     """Weights while films of the student's average are made: its own, put aside, and what is whole of the trained ones,
-    on a single GPU autocast's copies of the student alone."""
+    on a single GPU autocast's copies of the student alone.
+    """
     return student.all * FLOAT32_BYTES / gpus + (1 if gpus == 1 else TRAINED) * student.all * GATHERED_BYTES
 
 

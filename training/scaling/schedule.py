@@ -19,7 +19,8 @@ from .config import ScalingConfig
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Calls:
     """Passes of the student by the latent frames in its cache, and windows that are made valid clips. Means are
-    fractions of calls."""
+    fractions of calls.
+    """
 
     rolled: Counter[int] = field(default_factory=Counter)
     """No gradient: the film up to the window's end."""
@@ -43,7 +44,8 @@ def restarting(config: ScalingConfig, window: WindowConfig) -> Calls:
 
 def streaming(config: ScalingConfig, window: WindowConfig) -> Calls:
     """Films that go on by a window at a time and begin anew when the next would pass their full length; beginnings of
-    other films are judged between them, as often as the configuration says."""
+    other films are judged between them, as often as the configuration says.
+    """
     chunk, first = config.rollout.chunk, window.first_window_probability
     shared, number = shared_frames(window, chunk), windows_in_film(window, chunk)
     starts = [index * (window.frames - shared) for index in range(number)]
@@ -53,7 +55,8 @@ def streaming(config: ScalingConfig, window: WindowConfig) -> Calls:
 
 def _restarted(config: ScalingConfig, start: int) -> Calls:
     """The window that begins at latent frame `start` of a film of its own. Chunks that are encoded anew as a whole have
-    no gradient."""
+    no gradient.
+    """
     chunks = _window_chunks(config, start)
     masked = config.window.masked_frames // config.rollout.chunk if start else 0
     # What comes before the window is a rollout of its own.

@@ -244,7 +244,8 @@ class Rolled:
 
 def shared_frames(window: WindowConfig, chunk: int) -> int:
     """Latent frames that successive windows of a film that goes on have in common: whole chunks, so that they hold all
-    that `as_clip` makes anew."""
+    that `as_clip` makes anew.
+    """
     return math.ceil(window.masked_frames / chunk) * chunk
 
 

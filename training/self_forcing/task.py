@@ -168,7 +168,8 @@ class SelfForcingTask:
 
     def _samples(self, step: int) -> Iterator[Sample]:
         """The windows that a step teaches the student by, a part of the batch after the other, rolled when asked for:
-        each holds the caches that its gradient needs."""
+        each holds the caches that its gradient needs.
+        """
         for sampler in self._samplers:
             yield sampler.sample(self._student.network, step, "student", with_gradient=True)
 

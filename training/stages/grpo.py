@@ -55,7 +55,8 @@ SHORTEST_FILM = 3
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config(OwnFilmsConfig):
     """The grpo stage. The starting student also says how much films should move, and what the penalty holds to; the
-    autoencoder is there because the reward is read off decoded frames."""
+    autoencoder is there because the reward is read off decoded frames.
+    """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     groups: int = 4

@@ -40,7 +40,8 @@ LATEST_START = 1000
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Phase:
     """A part of the run. Many short clips first, for they teach fastest; then long ones, because what the causal
-    convolutions see of the past grows for dozens of frames, and what they never saw in training they get wrong."""
+    convolutions see of the past grows for dozens of frames, and what they never saw in training they get wrong.
+    """
 
     start: int
     """First step."""

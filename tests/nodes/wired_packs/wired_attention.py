@@ -21,7 +21,8 @@ Override = Callable[..., Tensor]
 
 def sage_kernel(scale: float) -> Override:
     """As KJNodes makes SageAttention's: a function for the library, kept from torch.compile, in a kernel of the host's
-    form. Half precision, because the library knows no other."""
+    form. Half precision, because the library knows no other.
+    """
 
     def library_attention(
         q: Tensor, k: Tensor, v: Tensor, is_causal: bool = False, attn_mask: Any = None, tensor_layout: str = "NHD"

@@ -1,5 +1,6 @@
 """What a film may be besides its pictures in H.264 as they were made: in H.265, with sound, at another rate, with a
-still beside it, watched while it is written."""
+still beside it, watched while it is written.
+"""
 
 from __future__ import annotations
 

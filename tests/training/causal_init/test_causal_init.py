@@ -190,7 +190,8 @@ def test_own_past_is_the_students_estimate_and_has_no_gradient(trajectories: Ode
 
 def test_a_step_with_its_own_past_trains_every_layer_under_autocast(trajectories: OdeTrajectories) -> None:
     """As it does when autocast keeps no casts of weights. Before PyTorch 2.11 it kept those that were made without
-    gradients too; from then on this holds in any case."""
+    gradients too; from then on this holds in any case.
+    """
     gradients = []
     for keeps_casts in (True, False):
         network = small_network(STUDENT)

@@ -58,7 +58,7 @@ def noise_in(x: Numbers, x0: Numbers, levels: Numbers) -> Tensor:
 
 
 def before_shift(levels: Numbers, shift: float) -> Numbers:
-    """u of s = shift u / (1 + (shift - 1) u)."""
+    """U of s = shift u / (1 + (shift - 1) u)."""
     return levels / (shift - (shift - 1) * levels)
 
 

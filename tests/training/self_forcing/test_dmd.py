@@ -273,7 +273,6 @@ def test_parts_of_a_batch_add_up_to_the_whole() -> None:
 
 def test_a_student_comes_to_the_teachers_distribution() -> None:
     """Normal laws, whose scores are known: mean and deviation of the student move to the teacher's."""
-
     student, teacher, config = Normals([0.0], [0.3]), Normals([1.5], [1.0]), DMDConfig(extra_guidance=0.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.08)
     shape, text = (8, 4, 3, 4, 4), torch.zeros(8, 1, 1)

@@ -52,7 +52,7 @@ def schedule(steps: tuple[float, ...], shift: float) -> list[float]:
 
 
 def assert_equal_to_rounding(found: Tensor, x0: Tensor, noise: Tensor, s: float) -> None:
-    """found is (1 - s) x0 + s noise, every number of it, as exactly as float32 can say it."""
+    """Found is (1 - s) x0 + s noise, every number of it, as exactly as float32 can say it."""
     clean, noisy = (1 - s) * x0.double(), s * noise.double()
     assert found.dtype == torch.float32
     assert ((found.double() - (clean + noisy)).abs() <= ROUNDING * (clean.abs() + noisy.abs())).all()

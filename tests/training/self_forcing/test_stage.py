@@ -199,7 +199,8 @@ def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_
     files: dict[str, str], history: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float32, with inference's attention, and as inference does one film at a time; the learning rate is too small
-    to move a weight, so that films that go on are those of one network."""
+    to move a weight, so that films that go on are those of one network.
+    """
     ways = {"history": history, "gradient_step": gradient_step, "accumulate": 2, "optimizer.lr": 1e-30}
     task = task_of(files, SFPP, LONGER, ways, {"window.first_window_probability": 0})
     for network in (*(trained.network for trained in task.networks.values()), task._teacher):
@@ -413,7 +414,8 @@ def test_the_gradient_goes_through_the_denoising_steps_that_are_named(
     files: dict[str, str], history: str, reading: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And through no other, in every chunk of a window and in all parts of a batch; the rest of the film is finished,
-    unless it ends with the step that takes it."""
+    unless it ends with the step that takes it.
+    """
     ways = {"history": history, "reading": reading, "gradient_step": gradient_step, "accumulate": 2}
     steps = {"student.steps": "[1000,750,500]", "student.first_chunk_steps": "[]"}
     critic = {"critic.windows": "shared", "critic.updates": 1, "critic.warmup_updates": 0}

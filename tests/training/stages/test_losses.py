@@ -56,7 +56,8 @@ def slopes(value: Callable[[Numbers], float], at: Numbers, step: float = 1e-6) -
 
 def edges(error: Numbers) -> float:
     """How far neighbours' errors are apart: a mean along time, height and width each, where there are neighbours, and
-    the mean of these."""
+    the mean of these.
+    """
     times = error[:, :, 1:] - error[:, :, :-1]
     rows, columns = error[..., 1:, :] - error[..., :-1, :], error[..., 1:] - error[..., :-1]
     means = [np.abs(difference).mean() for difference in (times, rows, columns) if difference.size]

@@ -21,7 +21,8 @@ WORDLESS = replace(MODEL, text_dim=32)
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the files that the commands start from, with networks for other texts, and those that do not tell
-    what they are."""
+    what they are.
+    """
     folder = tmp_path_factory.mktemp("files")
     write_files(folder)
     for kind in ("student", "teacher"):
