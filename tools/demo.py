@@ -24,7 +24,7 @@ from tools.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
 
 WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 
-_FILMING = "SFPPSampler"
+_SAMPLER = "SFPPSampler"
 """The node class whose progress bar stands for seconds of film; it decodes and writes what it makes."""
 
 # Far beyond what a laptop takes per second of film; only a server that hangs gets here.
@@ -36,7 +36,7 @@ class FilmProgress:
     """Shows how much of the film is made, in seconds of film."""
 
     def __init__(self, workflow: Workflow, seconds: float) -> None:
-        self._nodes = {node_id for node_id, node in workflow.items() if node["class_type"] == _FILMING}
+        self._nodes = {node_id for node_id, node in workflow.items() if node["class_type"] == _SAMPLER}
         self._seconds = seconds
         self._bar: tqdm | None = None
 

@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.checkpoint.errors import first_few
 from ...sfpp_core.chunk_store.eviction import clean
-from ...sfpp_core.chunk_store.store import FilmSpool, Spool, film_on
+from ...sfpp_core.chunk_store.store import FilmSpool, Spool, resume_rollout
 from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.memory import CacheStorage, Demand
 from ...sfpp_core.rollout.prompt_schedule import Direction
@@ -255,9 +255,9 @@ class _Film:
                 raise
 
     def _make(self, spool: FilmSpool) -> None:
-        for filmed in film_on(self._rollout, self._direction, self._num_chunks, spool):
-            pictures = () if self._live is None else self._live.push(filmed.chunk.latents)
-            self._progress.finished(self.state, is_reused=filmed.is_reused, pictures=pictures)
+        for stored in resume_rollout(self._rollout, self._direction, self._num_chunks, spool):
+            pictures = () if self._live is None else self._live.push(stored.chunk.latents)
+            self._progress.finished(self.state, is_reused=stored.is_reused, pictures=pictures)
         spool.finish()
 
     def _load(self) -> None:

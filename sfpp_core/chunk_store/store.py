@@ -208,7 +208,7 @@ class FilmSpool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Filmed:
+class StoredChunk:
     """A chunk of a film."""
 
     chunk: Chunk
@@ -216,7 +216,7 @@ class Filmed:
     """Whether it came from the disk."""
 
 
-def film_on(rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool) -> Iterator[Filmed]:
+def resume_rollout(rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool) -> Iterator[StoredChunk]:
     """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each on its way to disk.
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration.
@@ -230,7 +230,7 @@ def film_on(rollout: Rollout, direction: Direction, num_chunks: int, spool: Film
         chunk = next(rollout.run(1)) if found is None else rollout.append(found)
         _require_finite(chunk, number=len(rollout.state.chunks))
         spool.keep(chunk, rollout.state)
-        yield Filmed(chunk=chunk, is_reused=found is not None)
+        yield StoredChunk(chunk=chunk, is_reused=found is not None)
 
 
 def _require_finite(chunk: Chunk, *, number: int) -> None:

@@ -27,6 +27,6 @@ def report(
         SegmentRating(start=start, end=end, rating=rating, explanation="darker")
         for (start, end), rating in zip(spans, falling, strict=True)
     )
-    film = series(num_frames, **changed)
+    measured = series(num_frames, **changed)
     stability = VisualStability(judge="offline-1", prompt="a red ball", segments=segments)
-    return StabilityReport.of(video, stability, film, events)
+    return StabilityReport.of(video, stability, measured, events)

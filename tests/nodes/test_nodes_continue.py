@@ -70,7 +70,7 @@ def test_the_film_begins_with_the_clips_end_and_the_file_with_the_clip(comfy: Co
     film, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seconds=ONE_CHUNK, seed=61, **size)
     kept = graph.keep([node, 0]), graph.keep(film)
     decode = graph.add(
-        "SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="continued", crf=4, before=[node, 3], thumbnail=False
+        "SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="continued", crf=4, before=[node, 3], thumbnail=False
     )
     studio = Studio(comfy)
     result = studio.run(graph)
@@ -103,7 +103,7 @@ def test_without_the_clip_the_file_begins_with_its_encoded_end(comfy: Comfy):
     model, text_encoder, vae = graph.tiny()
     node = continued(graph, vae, seconds=0.5)
     film, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seconds=ONE_CHUNK, seed=62)
-    decode = graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="alone", crf=18, thumbnail=False)
+    decode = graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="alone", crf=18, thumbnail=False)
     (file,) = (file for file in Studio(comfy).run(graph).files() if file.node_id == decode)
     assert len(frames_of(comfy.server.output_directory / file.subfolder / file.filename)) == 5 + 12
 
@@ -113,7 +113,7 @@ def test_a_clip_of_another_size_is_refused(comfy: Comfy):
     model, text_encoder, vae = graph.tiny()
     node = continued(graph, vae, width=0, height=0, seconds=0.5)
     film, _ = graph.film(model, graph.text(text_encoder), seed=63)
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="wrong", crf=18, before=[node, 3])
+    graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="wrong", crf=18, before=[node, 3])
     with pytest.raises(NodeFailed, match="before is 96x80 pixels, the film 64x64"):
         Studio(comfy).run(graph)
 
@@ -132,10 +132,10 @@ class Sounding:
         clip = video(graph)
         settings = {"seconds": 0.5, "width": 64, "height": 64}
         node = graph.add("SFPPContinueVideo", video=clip, vae=vae, **settings)
-        film, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seed=64)
+        latent, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seed=64)
         inputs = {name: value(graph) if callable(value) else value for name, value in inputs.items()}
         settings = {"filename_prefix": "sounding", "crf": 18, "thumbnail": False, "before": [node, 3]}
-        decode = graph.add("SFPPDecodeToVideo", latent=film, vae=vae, **settings | inputs)
+        decode = graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, **settings | inputs)
         result = self.studio.run(graph)
         (file,) = (file for file in result.files() if file.node_id == decode)
         path = self.comfy.server.output_directory / file.subfolder / file.filename

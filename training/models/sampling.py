@@ -201,13 +201,13 @@ def decode(vae: WanVAE, latents: Tensor) -> Tensor:
     One clip at a time and one latent frame of it, whose pictures leave the autoencoder's device at once: memory there
     does not grow with the clips. In the precision of the weights, whatever autocast the caller is under.
     """
-    config, (films, _, frames, height, width) = vae.config, latents.shape
+    config, (clips, _, frames, height, width) = vae.config, latents.shape
     size = (height * config.spatial_stride, width * config.spatial_stride)
-    videos = torch.empty(films, 3, (frames - 1) * config.temporal_stride + 1, *size)
+    videos = torch.empty(clips, 3, (frames - 1) * config.temporal_stride + 1, *size)
     with torch.autocast(next(vae.parameters()).device.type, enabled=False):
-        for film, video in zip(latents.split(1), videos.split(1), strict=True):
+        for clip, video in zip(latents.split(1), videos.split(1), strict=True):
             done = 0
-            for pictures in decoded_frames(vae, film):
+            for pictures in decoded_frames(vae, clip):
                 video[:, :, done : done + pictures.shape[2]] = pictures
                 done += pictures.shape[2]
     return videos

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sfpp_core.chunk_store.eviction import clean
-from sfpp_core.chunk_store.store import Spool, film_on
+from sfpp_core.chunk_store.store import Spool, resume_rollout
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.prompt_schedule import Cue, Direction
 from sfpp_core.rollout.rollout import Progress, Rollout
@@ -46,7 +46,7 @@ class Takes:
         self.calls: list[Progress] = []
         rollout = Rollout(random_transformer(), state, SEA, on_call=self.calls.append)
         with torch.inference_mode(), Spool(root).film(state, HERE | circumstances, keeps=keeps) as spool:
-            self.reused = [filmed.is_reused for filmed in film_on(rollout, direction, num_chunks, spool)]
+            self.reused = [stored.is_reused for stored in resume_rollout(rollout, direction, num_chunks, spool)]
             self.folder, self.num_kept = spool.folder, spool.num_kept()
         self.state = rollout.state
         self.latents = rollout.state.latents
@@ -95,7 +95,7 @@ def test_a_chunk_that_overflowed_ends_the_film_and_is_not_kept(tmp_path: Path) -
         torch.inference_mode(),
         Spool(tmp_path).film(empty_state(CONFIG), HERE) as spool,
     ):
-        made.extend(film_on(rollout, PLAIN, 6, spool))
+        made.extend(resume_rollout(rollout, PLAIN, 6, spool))
     assert len(list(tmp_path.glob("*/0*.safetensors"))) == 1
     assert Takes(tmp_path, empty_state(CONFIG)).made == 5
 

@@ -44,7 +44,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
         yield server
 
 
-def film(path: Path, brightness: float) -> Path:
+def video_file(path: Path, brightness: float) -> Path:
     """Two seconds of a grey that grows lighter, so that no two parts of films are equal."""
     path.parent.mkdir(exist_ok=True)
     grey = torch.linspace(brightness, brightness + 0.1, 32)[:, None, None, None]
@@ -76,7 +76,7 @@ def rows(path: Path) -> list[dict]:
 def test_after_a_kill_the_same_command_goes_on_and_pays_for_no_rating_twice(
     tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    videos = [film(tmp_path / "films" / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.4), ("c", 0.6))]
+    videos = [video_file(tmp_path / "films" / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.4), ("c", 0.6))]
     (tmp_path / "films" / "b.txt").write_text("A foggy morning.")
     scores = tmp_path / "scores.jsonl"
     arguments = [str(tmp_path / "films"), "--judge", "openai", "--model", "vision", "--segment", "0.5"]
@@ -172,7 +172,7 @@ def test_two_folders_are_compared_by_name(
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_ctrl_c_ends_it_at_once_and_keeps_what_was_rated(tmp_path: Path, server: ChatServer) -> None:
     scores = tmp_path / "scores.jsonl"
-    first, second = (film(tmp_path / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.5)))
+    first, second = (video_file(tmp_path / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.5)))
     server.replies = [*[GOOD] * SEGMENTS_A_FILM, replace(GOOD, delay=600)]
     process = command(first, second, "--judge", "openai", "--segment", "0.5", "--jsonl", scores, "--jobs", "1")
     wait_for(lambda: len(server.requests) > SEGMENTS_A_FILM and bool(rows(scores)), process)
@@ -189,10 +189,10 @@ def test_ctrl_c_ends_it_at_once_and_keeps_what_was_rated(tmp_path: Path, server:
 def test_commands_that_make_no_sense_rate_nothing_and_say_why(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    video = film(tmp_path / "a.mp4", 0.2)
+    video = video_file(tmp_path / "a.mp4", 0.2)
     prompts, results = tmp_path / "prompts.jsonl", tmp_path / "scores.jsonl"
     prompts.write_text('{"path": "b.mp4", "prompt": "Fog."}\n')
-    film(tmp_path / "films" / "b.mp4", 0.2)
+    video_file(tmp_path / "films" / "b.mp4", 0.2)
     before = video.read_bytes()
     for arguments, words in (
         ([], "give videos or folders"),

@@ -98,11 +98,11 @@ def test_a_whole_video_is_measured_once_for_all_its_segments() -> None:
         measured.append(video)
         return measure(video)
 
-    film, judge = footage(scene(0, 320)), OfflineJudge(count)
-    stability = visual_stability(film, "a boat", judge, segment_seconds=5)
+    whole, judge = footage(scene(0, 320)), OfflineJudge(count)
+    stability = visual_stability(whole, "a boat", judge, segment_seconds=5)
     assert len(stability.segments) == 4
-    assert measured == [film]
-    assert judge.assessment(film.segment(1, 2)).series.time[-1] == 319 / 16
+    assert measured == [whole]
+    assert judge.assessment(whole.segment(1, 2)).series.time[-1] == 319 / 16
 
 
 def test_it_says_that_it_is_the_offline_judge() -> None:

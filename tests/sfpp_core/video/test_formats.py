@@ -161,8 +161,8 @@ def test_the_rate_it_was_made_at_changes_nothing(tmp_path: Path) -> None:
 def test_a_thumbnail_is_the_first_picture_made_small_and_carries_the_workflow(tmp_path: Path) -> None:
     video = moving_square(3).repeat(1, 16, 16, 1)
     tags = {"workflow": json.dumps({"title": "gr\u00fc\u00df"}), "prompt": "{}"}
-    film = write(tmp_path / "film.mp4", video)
-    assert save_thumbnail(film, metadata=tags) == tmp_path / "film.png"
+    path = write(tmp_path / "film.mp4", video)
+    assert save_thumbnail(path, metadata=tags) == tmp_path / "film.png"
     assert names(tmp_path) == ["film.mp4", "film.png"]
     with Image.open(tmp_path / "film.png") as picture:
         assert picture.size == (512, 384) and picture.text == tags

@@ -38,16 +38,16 @@ def scene(index: int = 0, **attributes: object) -> SceneSpec:
     return replace(spec, attributes=replace(spec.attributes, **attributes))
 
 
-def film(spec: SceneSpec, num_frames: int, start_frame: int = 0, width: int = SIZE) -> Tensor:
+def video_of(spec: SceneSpec, num_frames: int, start_frame: int = 0, width: int = SIZE) -> Tensor:
     return render(spec, start_frame, num_frames, SIZE, width)[0]
 
 
 def object_centres(spec: SceneSpec, num_frames: int, width: int = SIZE) -> Tensor:
     """Centre of the red object, [F, 2] as (x, y) in pixels, from the pixels alone: where the ground turned redder."""
     attributes = replace(spec.attributes, colour=Colour.RED)
-    video = film(replace(spec, attributes=attributes), num_frames, width=width)
+    video = video_of(replace(spec, attributes=attributes), num_frames, width=width)
     away = replace(spec, attributes=replace(attributes, motion=Motion.RIGHT), start_phase=0.0)
-    redder = redness(video) - redness(film(away, 1, width=width))
+    redder = redness(video) - redness(video_of(away, 1, width=width))
     changed = redder * (redder > 0.3)
     mass = changed.sum(dim=(1, 2)).clamp(min=1e-6)
     rows, columns = (torch.arange(length, dtype=torch.float32) for length in changed.shape[1:])
@@ -90,9 +90,9 @@ def test_history_is_uniform_and_independent() -> None:
 @pytest.mark.parametrize("kind", list(ObjectKind))
 def test_a_frame_does_not_depend_on_the_piece_it_is_rendered_in(kind: ObjectKind, motion: Motion) -> None:
     spec = scene(object=kind, motion=motion)
-    whole = film(spec, 100)
-    assert torch.equal(whole[:, 50:], film(spec, 50, start_frame=50))
-    assert torch.equal(whole[:, 77:78], film(spec, 1, start_frame=77))
+    whole = video_of(spec, 100)
+    assert torch.equal(whole[:, 50:], video_of(spec, 50, start_frame=50))
+    assert torch.equal(whole[:, 77:78], video_of(spec, 1, start_frame=77))
 
 
 @pytest.mark.parametrize("place", list(Place))
@@ -106,7 +106,7 @@ def test_pixels_are_in_range_and_a_batch_equals_its_scenes(place: Place) -> None
 
 @pytest.mark.parametrize("place", list(Place))
 def test_nothing_but_the_object_and_its_shadow_moves(place: Place) -> None:
-    video = film(scene(place=place, motion=Motion.BOUNCE, speed=Speed.FAST), 32)
+    video = video_of(scene(place=place, motion=Motion.BOUNCE, speed=Speed.FAST), 32)
     changed = (video - video[:, :1]).abs().amax(dim=(0, 1)) > 0
     assert 0.01 < changed.float().mean() < 0.35
 
@@ -151,9 +151,9 @@ def test_the_object_that_left_comes_back_on_the_other_side() -> None:
 
 def test_a_film_has_no_end() -> None:
     spec = scene(motion=Motion.BOUNCE, speed=Speed.SLOW)
-    late = film(replace(spec, pace=1.0), 40, start_frame=FRAMES_IN_20_MINUTES)
-    assert torch.allclose(late, film(replace(spec, pace=1.0), 40), atol=1e-4)
-    assert not torch.equal(film(spec, 1, start_frame=10**9), film(spec, 1, start_frame=10**9 + 5))
+    late = video_of(replace(spec, pace=1.0), 40, start_frame=FRAMES_IN_20_MINUTES)
+    assert torch.allclose(late, video_of(replace(spec, pace=1.0), 40), atol=1e-4)
+    assert not torch.equal(video_of(spec, 1, start_frame=10**9), video_of(spec, 1, start_frame=10**9 + 5))
 
 
 @pytest.mark.parametrize("field", ["exposure", "tint", "light_x", "relief_phase", "texture_phase", "size", "height"])
@@ -163,15 +163,15 @@ def test_what_only_history_carries_shows(place: Place, field: str) -> None:
     low, high = HISTORY_RANGES[field]
     quarter = (high - low) / 4
     one, other = (replace(spec, **{field: value}) for value in (low + quarter, high - quarter))
-    assert (film(one, 1) - film(other, 1)).square().mean().sqrt() > 0.02
+    assert (video_of(one, 1) - video_of(other, 1)).square().mean().sqrt() > 0.02
 
 
 def test_exposure_brightens_and_tint_warms() -> None:
     for place in Place:
         spec = scene(place=place)
-        dark, bright = (film(replace(spec, exposure=value, tint=0.0), 1) for value in (0.8, 1.2))
+        dark, bright = (video_of(replace(spec, exposure=value, tint=0.0), 1) for value in (0.8, 1.2))
         assert (bright - dark).mean() > 0.1
-        cool, warm = (film(replace(spec, tint=value), 1) for value in (-1.0, 1.0))
+        cool, warm = (video_of(replace(spec, tint=value), 1) for value in (-1.0, 1.0))
         assert (warm - cool)[0].mean() > 0.05 and (warm - cool)[2].mean() < -0.05
 
 

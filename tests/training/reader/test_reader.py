@@ -128,8 +128,8 @@ def test_the_way_of_motion_is_learnt_from_clips_that_differ_in_nothing_else() ->
     optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)
     specs = [sample_scene(1, index) for index in range(40)]
     specs = [spec for spec in specs if spec.attributes.motion is not Motion.BOUNCE][:8]
-    films = render(specs, 5, 17, 64, 64)
-    videos = torch.cat([films, films.flip(2)])
+    forward = render(specs, 5, 17, 64, 64)
+    videos = torch.cat([forward, forward.flip(2)])
     forwards = torch.tensor([spec.attributes.motion is Motion.RIGHT for spec in specs])
     labels = torch.cat([forwards, ~forwards]).long()
     for _ in range(40):

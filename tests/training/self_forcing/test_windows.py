@@ -171,9 +171,9 @@ def test_frames_that_count_are_those_of_a_true_short_video(vae: WanVAE) -> None:
     """A scene's frames from mid-film against the scene encoded from there on: only masked ones miss their past."""
     start, frames = 12, 9
     video = render([SCENE], 0, 4 * (start + frames - 1) + 1, 64, 64)
-    film = to_model_space(vae.encode(video))[:, :, start:]
+    later = to_model_space(vae.encode(video))[:, :, start:]
     short = to_model_space(vae.encode(video[:, :, 4 * start :]))
-    off = [rms(film[:, :, frame] - short[:, :, frame]) for frame in range(frames)]
+    off = [rms(later[:, :, frame] - short[:, :, frame]) for frame in range(frames)]
     assert min(off[:4]) > 0.1, "these would be no frames of a short video"
     assert max(off[MASKED:]) < 0.05
 

@@ -1,6 +1,6 @@
 """The world of the built-in family: endless procedural films with prompts, of known distribution.
 
-A scene is a place, one object and its motion, filmed at 16 frames a second by a camera that stands still.
+A scene is a place, one object and its motion, seen at 16 frames a second by a camera that stands still.
 
 Named by the prompt, each uniform and independent: place (4), object (4), its colour (6), motion (left, right, bounce)
 and speed (slow, fast). Carried by the history alone, each uniform over `HISTORY_RANGES` and independent: exposure,
