@@ -1,4 +1,4 @@
-"""A ComfyUI node that makes a film with nothing beside it: what SFPP Sampler is compared with by benchmarks.overhead.
+"""A ComfyUI node that makes a video with nothing beside it: what SFPP Sampler is compared with by benchmarks.overhead.
 
 Copied into the custom_nodes folder of the benchmark's own server, where the pack is loaded already.
 """

@@ -1,7 +1,7 @@
 """What it costs to keep the past in fewer bytes: `python -m benchmarks.cache_storage`.
 
 Prints the tables of docs/memory.md: bytes for Wan 2.1 1.3B at 832x480; the error of one attention on random tensors of
-its shape; and for the built-in student, against its films as computed, the error of every attention, the films' PSNR,
+its shape; and for the built-in student, against its videos as computed, the error of every attention, the videos' PSNR,
 their Visual Stability and flow, and the processor time of a chunk. All in one run, in turn.
 """
 
@@ -44,7 +44,7 @@ EIGHT_BITS = {
     "int8, keys scaled as values": (codecs("int8")[1], codecs("int8")[1]),
 }
 """Forms whose error is measured; the last is what the cache would be without scales for channels."""
-FILM_SECONDS = 20
+VIDEO_SECONDS = 20
 PARTS = ((0, 1), (1, 5), (5, 20))
 """Seconds over which PSNR is averaged: two that part slowly part for ever."""
 LARGE_CHANNELS = (16, 6.0)
@@ -130,20 +130,20 @@ class AttentionErrors:
 
 
 def print_student_attention(network: WanTransformer, config: RolloutConfig, text: Tensor) -> None:
-    """Errors of the built-in student's attentions in five seconds of film."""
+    """Errors of the built-in student's attentions in five seconds of video."""
     tokens = WAN21.tokens_per_frame(*LATENT_SIZE)
     watcher = AttentionErrors(tokens=tokens, chunk_tokens=config.chunk * tokens)
     network.attention, usual = watcher, network.attention
-    film(network, config, text, seed=0, storage=CacheStorage(), seconds=5)
+    video(network, config, text, seed=0, storage=CacheStorage(), seconds=5)
     network.attention = usual
     for form, errors in watcher.errors.items():
         print(f"{form}: attention error {statistics.mean(errors):.4f} on average, {max(errors):.4f} at most")
 
 
-def film(
+def video(
     network: WanTransformer, config: RolloutConfig, text: Tensor, *, seed: int, storage: CacheStorage, seconds: int
 ) -> tuple[Tensor, list[float]]:
-    """Latents of a film in model space, [1, C, T, H, W], and the seconds of processor time that each chunk took."""
+    """Latents of a video in model space, [1, C, T, H, W], and the seconds of processor time that each chunk took."""
     shape = (1, WAN21.channels, *LATENT_SIZE)
     state = RolloutState(config=config, seed=seed, model_id="benchmark", shape=shape, cache_form=storage.form)
     rollout = Rollout(network, state, text, cache_memory=torch.zeros if storage.offloaded else None)
@@ -156,7 +156,7 @@ def film(
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """A film, decoded and measured."""
+    """A video, decoded and measured."""
 
     pictures: Tensor
     """T H W C in [0, 1]."""
@@ -165,9 +165,9 @@ class Figures:
 
     @classmethod
     def of(cls, latents: Tensor, decode: object, prompt: str) -> Figures:
-        """Decode and judge a film."""
+        """Decode and judge a video."""
         pictures = rearrange(decode(to_vae_space(latents)), "1 c t h w -> t h w c").float()
-        pictures = ((pictures + 1) / 2).clamp(0, 1)[: FILM_SECONDS * FRAMES_PER_SECOND]
+        pictures = ((pictures + 1) / 2).clamp(0, 1)[: VIDEO_SECONDS * FRAMES_PER_SECOND]
         footage = Footage.from_images(pictures)
         metrics = LongVideoMetrics.of(measure(footage))
         return cls(pictures, visual_stability(footage, prompt, OfflineJudge()).score, metrics.mean_flow)
@@ -180,8 +180,8 @@ def psnr(found: Tensor, exact: Tensor, start: int, end: int) -> float:
     return float(-10 * torch.log10(error.clamp_min(1e-12)))
 
 
-def print_films(network: WanTransformer, config: RolloutConfig, texts: list[Tensor], num_seeds: int) -> None:
-    """Films in every storage, from the same seeds."""
+def print_videos(network: WanTransformer, config: RolloutConfig, texts: list[Tensor], num_seeds: int) -> None:
+    """Videos in every storage, from the same seeds."""
     vae = load_vae()
     times: dict[CacheStorage, list[float]] = {storage: [] for storage in STORAGES}
     figures: dict[CacheForm, list[Figures]] = {form: [] for form in CACHE_FORMS}
@@ -189,19 +189,22 @@ def print_films(network: WanTransformer, config: RolloutConfig, texts: list[Tens
         prompt = seed % len(PROMPTS)
         exact: dict[CacheForm, Tensor] = {}
         for storage in STORAGES:
-            latents, seconds = film(network, config, texts[prompt], seed=seed, storage=storage, seconds=FILM_SECONDS)
+            latents, seconds = video(network, config, texts[prompt], seed=seed, storage=storage, seconds=VIDEO_SECONDS)
             times[storage].append(statistics.median(seconds[len(seconds) // 2 :]))
             if storage.form in exact:
-                assert torch.equal(latents, exact[storage.form]), "where the past rests has changed a film"
+                assert torch.equal(latents, exact[storage.form]), "where the past rests has changed a video"
                 continue
             exact[storage.form] = latents
             figures[storage.form].append(Figures.of(latents, vae.decode, PROMPTS[prompt]))
-    for form, films in figures.items():
-        print(f"{form}: stability {_mean(film.stability for film in films)}, flow {_mean(film.flow for film in films)}")
+    for form, videos in figures.items():
+        print(
+            f"{form}: stability {_mean(video.stability for video in videos)}, "
+            f"flow {_mean(video.flow for video in videos)}"
+        )
         if form != "computed":
             for start, end in PARTS:
                 values = [
-                    psnr(f.pictures, p.pictures, start, end) for f, p in zip(films, figures["computed"], strict=True)
+                    psnr(f.pictures, p.pictures, start, end) for f, p in zip(videos, figures["computed"], strict=True)
                 ]
                 print(f"{form}: PSNR of seconds {start} to {end}: {_mean(values)} dB, lowest {min(values):.1f}")
     plain = statistics.median(times[STORAGES[0]])
@@ -221,7 +224,7 @@ def _mean(values: Iterator[float] | list[float]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cache_storage", description=__doc__)
-    parser.add_argument("--seeds", type=int, default=8, help="films of each kind; 0 for none")
+    parser.add_argument("--seeds", type=int, default=8, help="videos of each kind; 0 for none")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
@@ -232,7 +235,7 @@ def main(arguments: list[str] | None = None) -> None:
     texts = [encoder.encode([prompt]) for prompt in PROMPTS]
     print_student_attention(network, config, texts[0])
     if options.seeds:
-        print_films(network, config, texts, options.seeds)
+        print_videos(network, config, texts, options.seeds)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Does the offline judge hold on films of yours? `python -m benchmarks.judge_ladders VIDEO VIDEO...`, two or more.
+"""Does the offline judge hold on videos of yours? `python -m benchmarks.judge_ladders VIDEO VIDEO...`, two or more.
 
 The first seconds of each video, made small, are damaged in ten ways at five strengths, in memory or through a codec,
 and rated. A line for each ladder gives Spearman's correlation of strength and loss of rating, at how many of the five
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from benchmarks.field_damages import DAMAGES, NUM_STRENGTHS, NUM_WAYS, Film, Frames
+from benchmarks.field_damages import DAMAGES, NUM_STRENGTHS, NUM_WAYS, Frames, Video
 from sfpp_core.stability.measure import measure
 from sfpp_core.stability.offline.judge import Event, assess, events_of
 from sfpp_core.stability.score import MAX_RATING
@@ -33,7 +33,7 @@ from sfpp_core.video.writer import VideoWriter
 
 LEAST_RATING, LEAST_CORRELATION, MUST_BE_NAMED = 4.0, 0.9, 3
 ONSETS: Final = (0.22, 0.4, 0.58)
-"""Of a film's length."""
+"""Of a video's length."""
 CRFS: Final = (None, 18, 30)
 """Qualities of the codec; None: not through a codec."""
 EARLY_SECONDS, LATE_SECONDS = 1.0, 0.3
@@ -41,7 +41,7 @@ EARLY_SECONDS, LATE_SECONDS = 1.0, 0.3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the judge makes of a whole film."""
+    """What the judge makes of a whole video."""
 
     rating: float
     events: list[Event]
@@ -52,7 +52,7 @@ class Ladder:
     """A damage at its five strengths."""
 
     ratings: list[float]
-    """That of the undamaged film first."""
+    """That of the undamaged video first."""
     named: list[bool]
     timed: list[bool]
 
@@ -100,14 +100,14 @@ def judged(frames: Frames, fps: float, crf: int | None) -> Verdict:
 
 
 def climb(name: str, kind: str, frames: Frames, fps: float, other: Frames) -> Ladder:
-    """Damage a film at every strength; where, in which way and through which codec follows from the names."""
+    """Damage a video at every strength; where, in which way and through which codec follows from the names."""
     draw = zlib.crc32(f"{name}|{kind}".encode())
     crf, way, onset = CRFS[draw % 3], draw // 3 % NUM_WAYS, ONSETS[draw // 12 % 3] * len(frames) / fps
     undamaged = judged(frames, fps, crf)
     found = []
     for strength in range(NUM_STRENGTHS):
-        film = Film(frames=frames, fps=fps, onset=onset, strength=strength, way=way, seed=draw, other=other)
-        found.append(judged(DAMAGES[kind](film), fps, crf))
+        video = Video(frames=frames, fps=fps, onset=onset, strength=strength, way=way, seed=draw, other=other)
+        found.append(judged(DAMAGES[kind](video), fps, crf))
     known = [event.start for event in undamaged.events if event.kind.value == kind]
     named = [any(event.kind.value == kind for event in verdict.events) for verdict in found]
     timed = [_is_timed(verdict, kind, onset, known) for verdict in found]
@@ -115,7 +115,7 @@ def climb(name: str, kind: str, frames: Frames, fps: float, other: Frames) -> La
 
 
 def _is_timed(verdict: Verdict, kind: str, onset: float, known: list[float]) -> bool:
-    """Whether a damage is seen after its onset and, but for what the undamaged film has of it, not long before."""
+    """Whether a damage is seen after its onset and, but for what the undamaged video has of it, not long before."""
     events = [event for event in verdict.events if event.kind.value == kind]
     new = [event for event in events if not any(abs(event.start - start) < LATE_SECONDS for start in known)]
     seen = any(event.end >= onset - LATE_SECONDS for event in events)
@@ -132,11 +132,11 @@ def main(arguments: list[str] | None = None) -> int:
     if len(options.videos) < 2:
         parser.error("give two videos or more: each is also cut to the next one")
     cv2.setNumThreads(1)
-    films = {path.stem: read(path, options.seconds, options.side) for path in options.videos}
-    names, failures = list(films), 0
-    for number, (name, (frames, fps)) in enumerate(films.items()):
+    videos = {path.stem: read(path, options.seconds, options.side) for path in options.videos}
+    names, failures = list(videos), 0
+    for number, (name, (frames, fps)) in enumerate(videos.items()):
         height, width = frames.shape[1:3]
-        following = films[names[(number + 1) % len(names)]][0]
+        following = videos[names[(number + 1) % len(names)]][0]
         other = np.stack([cv2.resize(frame, (width, height)) for frame in following])
         for kind in DAMAGES:
             ladder = climb(name, kind, frames, fps, other)
@@ -145,7 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
             ratings = " ".join(f"{rating:.2f}" for rating in ladder.ratings)
             counts = f"{sum(ladder.named)} named {sum(ladder.timed)} in time"
             print(f"{name:20.20} {kind:14} {ladder.correlation:5.2f}  {counts}  {ratings}{'' if holds else '  *'}")
-    print(f"{failures} of {len(films) * len(DAMAGES)} ladders do not hold")
+    print(f"{failures} of {len(videos) * len(DAMAGES)} ladders do not hold")
     return int(failures > 0)
 
 

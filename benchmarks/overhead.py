@@ -1,10 +1,10 @@
-"""What keeping finished chunks and showing the film cost: SFPP Sampler against a bare rollout, in one real ComfyUI.
+"""What keeping finished chunks and showing the video cost: SFPP Sampler against a bare rollout, in one real ComfyUI.
 
     python -m benchmarks.overhead --pairs 7 --seconds 60
     python -m benchmarks.overhead --pairs 7 --seconds 10 --side 256
 
-Pairs of films of the built-in model, in turns of order; the ratio of each pair, and their median. A chunk of 64 pixels
-takes it some 40 ms, in which no other model makes one; 256 pixels are nearer to what films take.
+Pairs of videos of the built-in model, in turns of order; the ratio of each pair, and their median. A chunk of 64 pixels
+takes it some 40 ms, in which no other model makes one; 256 pixels are nearer to what videos take.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from sfpp_client import ComfyClient, Message, Preview
-from sfpp_core.rollout.config import RolloutConfig, film_length
+from sfpp_core.rollout.config import RolloutConfig, video_length
 from tools.comfy_server import PACK_FOLDER, ComfyServer, ServerConfig
 
 from .bare_rollout_node import PACK_ENDING
@@ -31,7 +31,7 @@ def main() -> int:
     """Measure and print; the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=60.0, help="length of a film")
+    parser.add_argument("--seconds", type=float, default=60.0, help="length of a video")
     parser.add_argument("--side", type=int, default=64, help="width and height in pixels")
     parser.add_argument("--method", default="latent2rgb", help="ComfyUI's --preview-method")
     options = parser.parse_args()
@@ -62,7 +62,7 @@ def _compare(client: ComfyClient, pairs: int, seconds: float, side: int) -> None
 
 def _seconds_of(client: ComfyClient, node: str, seconds: float, side: int, *, seed: int) -> tuple[float, int]:
     """How long the node was at work, and how many previews came."""
-    chunks = film_length(seconds, RolloutConfig(), made=0).num_chunks
+    chunks = video_length(seconds, RolloutConfig(), made=0).num_chunks
     common = {"model": ["1", 0], "positive": ["2", 0], "seed": seed, "width": side, "height": side}
     own = {"chunks": chunks} if node == BARE else {"seconds": seconds, **PRESET}
     workflow = {

@@ -103,8 +103,8 @@ def main(arguments: list[str] | None = None) -> int:
     write(f"chunks {LATE.start}..{LATE.stop - 1}: {cached * ratio:.4f} s a chunk, peak {peaks[-1][1]:.0f} MB\n")
     write(f"late / early: {ratio:.3f} (bound {MAX_RATIO}), memory growth {growth:.1f} MB (bound {MAX_GROWTH_MB})\n")
     write(f"without a cache: {uncached:.4f} s a chunk, {uncached / cached:.2f} times the cached rollout\n")
-    seconds_of_film = config.chunk * WAN21.temporal_stride / FRAMES_PER_SECOND
-    write(f"speed: {seconds_of_film / cached:.1f} seconds of film a second, {options.threads} threads\n")
+    seconds_of_video = config.chunk * WAN21.temporal_stride / FRAMES_PER_SECOND
+    write(f"speed: {seconds_of_video / cached:.1f} seconds of video a second, {options.threads} threads\n")
     return int(ratio > MAX_RATIO or growth > MAX_GROWTH_MB)
 
 

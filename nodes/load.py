@@ -129,7 +129,7 @@ class LoadModel(io.ComfyNode):
                 io.Boolean.Input(
                     "prefer_ema",
                     default=True,
-                    tooltip="If the file holds both, load the averaged weights (EMA), which make steadier films, "
+                    tooltip="If the file holds both, load the averaged weights (EMA), which make steadier videos, "
                     "instead of the raw ones.",
                 ),
                 io.Combo.Input(
@@ -222,7 +222,7 @@ class LoadTiny(io.ComfyNode):
             display_name="SFPP Load Tiny",
             category=CATEGORY,
             **search_aliases("self forcing", "built-in model", "demo", "long video"),
-            description="Loads the small model that comes with the pack: nothing to download, seconds of film in "
+            description="Loads the small model that comes with the pack: nothing to download, seconds of video in "
             "seconds of time on any CPU. It knows a toy world only: one coloured ball, boat, kite or lantern that "
             "moves left or right or bounces, slowly or quickly, in a desert, at sea, on a meadow or in the mountains.",
             inputs=[],

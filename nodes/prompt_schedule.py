@@ -1,4 +1,4 @@
-"""SFPP Prompt Schedule and SFPP Prompt At: what a film shows when."""
+"""SFPP Prompt Schedule and SFPP Prompt At: what a video shows when."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class PromptSchedule(io.ComfyNode):
             display_name="SFPP Prompt Schedule",
             category=CATEGORY,
             **search_aliases("prompt travel", "timeline", "storyboard", "self forcing", "long video"),
-            description="Prompts with the times of the film at which they begin, for SFPP Sampler and SFPP Extend. "
+            description="Prompts with the times of the video at which they begin, for SFPP Sampler and SFPP Extend. "
             "They change at the border of the nearest chunk.",
             inputs=[
                 io.Clip.Input("clip", tooltip="The model's own text encoder, as for CLIP Text Encode."),
@@ -104,7 +104,7 @@ class PromptAt(io.ComfyNode):
             display_name="SFPP Prompt At",
             category=CATEGORY,
             **search_aliases("prompt travel", "timeline", "storyboard", "self forcing"),
-            description="Gives a prompt the time of the film at which it begins, and adds it to a schedule: for "
+            description="Gives a prompt the time of the video at which it begins, and adds it to a schedule: for "
             "prompts from any node that makes CONDITIONING. Chain several for a schedule.",
             inputs=[
                 io.Conditioning.Input("positive", tooltip="The prompt, from CLIP Text Encode."),
@@ -115,7 +115,7 @@ class PromptAt(io.ComfyNode):
                     max=LATEST_SECONDS,
                     step=0.5,
                     round=0.01,
-                    tooltip="When it begins, in seconds from the beginning of the film. The first prompt of a film "
+                    tooltip="When it begins, in seconds from the beginning of the video. The first prompt of a video "
                     "begins at 0.",
                 ),
                 _crossfade_input(),

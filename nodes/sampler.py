@@ -1,4 +1,4 @@
-"""SFPP Sampler: begins a film."""
+"""SFPP Sampler: begins a video."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.config import film_length
+from ..sfpp_core.rollout.config import video_length
 from ..sfpp_core.rollout.flow import MAX_SEED
 from ..sfpp_core.rollout.memory import CacheStorage
 from ..sfpp_core.rollout.prompt_schedule import Cue, Direction
@@ -25,7 +25,7 @@ from .comfy.wired import wan_config
 from .widgets import (
     CATEGORY,
     MAX_SIDE,
-    FilmState,
+    VideoState,
     deliver_on_interrupt_input,
     live_vae_input,
     rollout_inputs,
@@ -54,8 +54,8 @@ class Sampler(io.ComfyNode):
                 "image to video",
                 "wan",
             ),
-            description="Makes a film of any length chunk by chunk with a rolling memory: every second costs the same "
-            "time, and memory does not grow. Continue the film with SFPP Extend.",
+            description="Makes a video of any length chunk by chunk with a rolling memory: every second costs the same "
+            "time, and memory does not grow. Continue the video with SFPP Extend.",
             inputs=[
                 io.Model.Input(
                     "model",
@@ -64,7 +64,7 @@ class Sampler(io.ComfyNode):
                 ),
                 io.Conditioning.Input(
                     "positive",
-                    tooltip="What the film shows, from CLIP Text Encode, or what it shows when, from SFPP Prompt "
+                    tooltip="What the video shows, from CLIP Text Encode, or what it shows when, from SFPP Prompt "
                     "Schedule. There is no negative.",
                 ),
                 io.Int.Input(
@@ -74,7 +74,7 @@ class Sampler(io.ComfyNode):
                     max=MAX_SEED,
                     control_after_generate=True,
                     tooltip="Chooses the noise, which is the same on every machine. The same seed and settings give "
-                    "the same film, made in one go or in pieces.",
+                    "the same video, made in one go or in pieces.",
                 ),
                 side_input("width", NEAR_TRAINING, default=832),
                 side_input("height", NEAR_TRAINING, default=480),
@@ -94,16 +94,16 @@ class Sampler(io.ComfyNode):
                     "start",
                     optional=True,
                     tooltip="Begin from this instead of from nothing: an image or a video, from VAE Encode, of the "
-                    "same size. It becomes the beginning of the film.",
+                    "same size. It becomes the beginning of the video.",
                 ),
                 cache_storage_input(),
                 live_vae_input(),
             ],
             outputs=[
                 io.Latent.Output(
-                    "latent", display_name="latent", tooltip="The film, for SFPP Decode To Video or VAE Decode."
+                    "latent", display_name="latent", tooltip="The video, for SFPP Decode To Video or VAE Decode."
                 ),
-                FilmState.Output("state", display_name="state", tooltip="For SFPP Extend and SFPP Save State."),
+                VideoState.Output("state", display_name="state", tooltip="For SFPP Extend and SFPP Save State."),
             ],
             hidden=[io.Hidden.dynprompt],
         )
@@ -123,7 +123,7 @@ class Sampler(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> int:
-        """A film that was cut short goes on when it is queued again, although nothing else has changed."""
+        """A video that was cut short goes on when it is queued again, although nothing else has changed."""
         del inputs
         return unfinished_deliveries()
 
@@ -157,7 +157,7 @@ class Sampler(io.ComfyNode):
         )
         if start is not None:
             state = state.with_given(to_model_space(model, start_latents(start, latent_size)), text)
-        length = film_length(seconds, config, made=state.num_frames)
+        length = video_length(seconds, config, made=state.num_frames)
         report.add(str(length))
         report.add_all(what_does_not_act(model, positive, start))
         wishes = Wishes(
@@ -171,7 +171,7 @@ class Sampler(io.ComfyNode):
 
 
 def _latent_size(height: int, width: int) -> tuple[int, int]:
-    """Height and width in latent cells. Raises ValueError naming the side that no film can have."""
+    """Height and width in latent cells. Raises ValueError naming the side that no video can have."""
     for name, side in (("height", height), ("width", width)):
         if side > MAX_SIDE:
             raise ValueError(
@@ -188,14 +188,14 @@ class Extend(io.ComfyNode):
             display_name="SFPP Extend",
             category=CATEGORY,
             **search_aliases("self forcing", "continue video", "longer", "branch", "long video"),
-            description="Continues a film exactly as if it had been made in one go, or lets a new prompt rule from "
+            description="Continues a video exactly as if it had been made in one go, or lets a new prompt rule from "
             "here on. The state that comes in stays as it is: branch from it as often as you like.",
             inputs=[
                 io.Model.Input(
-                    "model", tooltip="The model that began the film, with the same LoRAs at the same strengths."
+                    "model", tooltip="The model that began the video, with the same LoRAs at the same strengths."
                 ),
-                FilmState.Input(
-                    "state", tooltip="Where the film stands: from SFPP Sampler, SFPP Extend or SFPP Load State."
+                VideoState.Input(
+                    "state", tooltip="Where the video stands: from SFPP Sampler, SFPP Extend or SFPP Load State."
                 ),
                 io.Float.Input(
                     "seconds",
@@ -211,8 +211,8 @@ class Extend(io.ComfyNode):
                     "positive",
                     optional=True,
                     tooltip="A new prompt for what is added; the old one still shows until its frames have left the "
-                    "window. Or an SFPP Prompt Schedule, whose times count from the beginning of the film. Not "
-                    "connected: the film's last prompt goes on.",
+                    "window. Or an SFPP Prompt Schedule, whose times count from the beginning of the video. Not "
+                    "connected: the video's last prompt goes on.",
                 ),
                 deliver_on_interrupt_input(),
                 continued_cache_storage_input(),
@@ -223,11 +223,11 @@ class Extend(io.ComfyNode):
                     "new_latent",
                     display_name="new latent",
                     tooltip="Only what was added. Decoded alone its first frame is taken for a still picture; decode "
-                    "the whole latent for a seamless film.",
+                    "the whole latent for a seamless video.",
                 ),
-                io.Latent.Output("whole_latent", display_name="whole latent", tooltip="The film from its beginning."),
-                FilmState.Output(
-                    "new_state", display_name="state", tooltip="The longer film, for the next SFPP Extend."
+                io.Latent.Output("whole_latent", display_name="whole latent", tooltip="The video from its beginning."),
+                VideoState.Output(
+                    "new_state", display_name="state", tooltip="The longer video, for the next SFPP Extend."
                 ),
             ],
             hidden=[io.Hidden.dynprompt],
@@ -253,12 +253,12 @@ class Extend(io.ComfyNode):
         text_dim = wan_config(model).text_dim
         state.require_model(str(model_identity(model)))
         if not state.chunks:
-            raise ValueError("this state holds no film yet; start one with SFPP Sampler.")
+            raise ValueError("this state holds no video yet; start one with SFPP Sampler.")
         if positive is None:
             direction = Direction([Cue(text=state.texts[state.chunks[-1].text])])
         else:
             direction = direction_of(positive, text_dim)
-        length = film_length(seconds, state.config, made=state.num_frames)
+        length = video_length(seconds, state.config, made=state.num_frames)
         report = Report()
         report.add(str(length))
         report.add_all(what_does_not_act(model, positive))

@@ -1,4 +1,4 @@
-"""SFPP Visual Stability and SFPP Stability Report: whether a film holds up, and where it does not.
+"""SFPP Visual Stability and SFPP Stability Report: whether a video holds up, and where it does not.
 
 Visual Stability as a node runs it: with ComfyUI's progress and interrupt, and ratings that outlive it.
 """
@@ -26,7 +26,7 @@ from ..sfpp_core.video.span import MAX_RATE, Footage
 from .comfy.progress import InterruptibleBar, say
 from .comfy.report import Report
 from .comfy.video import footage_of
-from .widgets import CATEGORY, FilmReport, search_aliases
+from .widgets import CATEGORY, VideoReport, search_aliases
 
 if TYPE_CHECKING:
     from ..sfpp_core.stability.measure import FrameSeries
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 LEDGER_NAME = "ratings.sqlite3"
 BAR_STEPS = 1000
-MAX_MEASURED_FILMS = 8
-"""A film of four minutes takes 8 MB."""
+MAX_MEASURED_VIDEOS = 8
+"""A video of four minutes takes 8 MB."""
 
 _measured: OrderedDict[str, FrameSeries] = OrderedDict()
-"""Of the films measured last, by fingerprint: another prompt or judge is no reason to measure again."""
+"""Of the videos measured last, by fingerprint: another prompt or judge is no reason to measure again."""
 
 
 @contextmanager
@@ -75,10 +75,10 @@ def choose_judge(name: str, model: str = "") -> Judge:
         return replace(make_judge(name, model.strip() or None), abort=throw_exception_if_processing_interrupted)
 
 
-def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, fps: float) -> StabilityReport:
+def rate_video(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, fps: float) -> StabilityReport:
     """Measure a VIDEO, or an IMAGE batch shown at `fps`, and have it rated, unless that has been done before.
 
-    segment_seconds: what gets a rating of its own; 0 for the whole film.
+    segment_seconds: what gets a rating of its own; 0 for the whole video.
 
     Raises:
         InterruptProcessingException: the artist has stopped the run; what was rated until then is kept.
@@ -89,7 +89,7 @@ def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, 
         from ..sfpp_core.stability.report import StabilityReport
 
         offline = judge if isinstance(judge, OfflineJudge) else OfflineJudge(measured)
-        # Before a rating is paid for: a damaged film shows here.
+        # Before a rating is paid for: a damaged video shows here.
         assessment = offline.assessment(footage)
         bar = InterruptibleBar()
         stability = visual_stability(
@@ -103,17 +103,17 @@ def rate_film(video: Any, prompt: str, judge: Judge, *, segment_seconds: float, 
         return StabilityReport.of(footage.name, stability, assessment.series, events_of(assessment))
 
 
-def measured(film: Footage) -> FrameSeries:
-    """The measurements of a film, from memory if it is one of the last; otherwise with progress and interrupt."""
+def measured(video: Footage) -> FrameSeries:
+    """The measurements of a video, from memory if it is one of the last; otherwise with progress and interrupt."""
     from ..sfpp_core.stability.measure import measure
 
-    key = film.fingerprint()
+    key = video.fingerprint()
     if key not in _measured:
-        say(f"Measuring {film.name}")
+        say(f"Measuring {video.name}")
         bar = InterruptibleBar()
-        _measured[key] = measure(film, lambda share: bar.update(round(share * BAR_STEPS), BAR_STEPS))
+        _measured[key] = measure(video, lambda share: bar.update(round(share * BAR_STEPS), BAR_STEPS))
     _measured.move_to_end(key)
-    while len(_measured) > MAX_MEASURED_FILMS:
+    while len(_measured) > MAX_MEASURED_VIDEOS:
         _measured.popitem(last=False)
     return _measured[key]
 
@@ -148,22 +148,22 @@ class VisualStability(io.ComfyNode):
             display_name="SFPP Visual Stability",
             category=CATEGORY,
             **search_aliases("video quality", "score", "drift", "flicker", "evaluate"),
-            description="Rates how well a film keeps its exposure and detail, from 0 to 100, and says what it saw and "
-            "when. The offline judge measures pixels on this machine. The others send the film to a model and cost "
-            "money; the same film is never rated twice. Keys come from the environment of ComfyUI, never from a "
+            description="Rates how well a video keeps its exposure and detail, from 0 to 100, and says what it saw and "
+            "when. The offline judge measures pixels on this machine. The others send the video to a model and cost "
+            "money; the same video is never rated twice. Keys come from the environment of ComfyUI, never from a "
             "workflow.",
             inputs=[
                 io.MultiType.Input(
                     "video",
                     types=[io.Video, io.Image],
-                    tooltip="The film: a VIDEO, which is read from its file piece by piece, however long, or an IMAGE "
+                    tooltip="The video: a VIDEO, which is read from its file piece by piece, however long, or an IMAGE "
                     "batch.",
                 ),
                 io.String.Input(
                     "prompt",
                     multiline=True,
                     default="",
-                    tooltip="What the film was to show. A judge that is a model excuses darkness or glare only if the "
+                    tooltip="What the video was to show. A judge that is a model excuses darkness or glare only if the "
                     "prompt asks for it. May stay empty.",
                 ),
                 io.Combo.Input(
@@ -182,8 +182,8 @@ class VisualStability(io.ComfyNode):
                     max=3600.0,
                     step=0.5,
                     round=0.01,
-                    tooltip="Seconds of film that get a rating of their own, so that a curve over time comes out. 0 "
-                    "rates the film as a whole, as the paper does. Each rating of gemini or openai is paid for.",
+                    tooltip="Seconds of video that get a rating of their own, so that a curve over time comes out. 0 "
+                    "rates the video as a whole, as the paper does. Each rating of gemini or openai is paid for.",
                 ),
                 _advanced(
                     io.String.Input(
@@ -212,7 +212,7 @@ class VisualStability(io.ComfyNode):
                     display_name="explanation",
                     tooltip="What the judge saw, one line a segment with its time and its rating from 0 to 5.",
                 ),
-                FilmReport.Output("report", display_name="report", tooltip="For SFPP Stability Report."),
+                VideoReport.Output("report", display_name="report", tooltip="For SFPP Stability Report."),
             ],
             is_output_node=True,
         )
@@ -232,7 +232,7 @@ class VisualStability(io.ComfyNode):
     def execute(
         cls, video: Any, prompt: str, judge: str, segment_seconds: float, model: str, fps: float
     ) -> io.NodeOutput:
-        ratings = rate_film(video, prompt, choose_judge(judge, model), segment_seconds=segment_seconds, fps=fps)
+        ratings = rate_video(video, prompt, choose_judge(judge, model), segment_seconds=segment_seconds, fps=fps)
         stability = ratings.stability
         report = Report()
         report.add(f"Visual Stability {stability.score:.1f} of 100 ({stability.judge})")
@@ -248,9 +248,9 @@ class StabilityReport(io.ComfyNode):
             display_name="SFPP Stability Report",
             category=CATEGORY,
             **search_aliases("plot", "chart", "video quality", "drift"),
-            description="Draws how a film went: its ratings, exposure, contrast, sharpness, colour and motion over "
+            description="Draws how a video went: its ratings, exposure, contrast, sharpness, colour and motion over "
             "time, with the damages that were found. Gives all figures as JSON too.",
-            inputs=[FilmReport.Input("report", tooltip="From SFPP Visual Stability.")],
+            inputs=[VideoReport.Input("report", tooltip="From SFPP Visual Stability.")],
             outputs=[
                 io.Image.Output("image", display_name="image", tooltip="The plot, 1024 pixels wide, for Save Image."),
                 io.String.Output(

@@ -1,4 +1,4 @@
-"""SFPP Save State and SFPP Load State: a film that goes on tomorrow, or on another machine."""
+"""SFPP Save State and SFPP Load State: a video that goes on tomorrow, or on another machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from comfy_api.latest import io, ui
 from ..sfpp_core.rollout.state import RolloutState, load_state, save_state
 from .comfy.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
 from .comfy.report import Report
-from .widgets import CATEGORY, FilmState, search_aliases
+from .widgets import CATEGORY, VideoState, search_aliases
 
 
 class SaveState(io.ComfyNode):
@@ -17,11 +17,11 @@ class SaveState(io.ComfyNode):
             node_id="SFPPSaveState",
             display_name="SFPP Save State",
             category=CATEGORY,
-            **search_aliases("checkpoint a film", "resume", "self forcing"),
-            description="Writes where a film stands to a file: its clean latents, prompts and settings, from which "
+            **search_aliases("checkpoint a video", "resume", "self forcing"),
+            description="Writes where a video stands to a file: its clean latents, prompts and settings, from which "
             "SFPP Extend continues it exactly.",
             inputs=[
-                FilmState.Input("state", tooltip="From SFPP Sampler or SFPP Extend."),
+                VideoState.Input("state", tooltip="From SFPP Sampler or SFPP Extend."),
                 io.String.Input(
                     "filename_prefix",
                     default="states/film",
@@ -34,7 +34,7 @@ class SaveState(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        """Refuse a name that no file can have before the film is made; one that is wired in is only known later."""
+        """Refuse a name that no file can have before the video is made; one that is wired in is only known later."""
         return True if filename_prefix is None else prefix_problem(filename_prefix) or True
 
     @classmethod
@@ -57,8 +57,8 @@ class LoadState(io.ComfyNode):
             display_name="SFPP Load State",
             category=CATEGORY,
             **search_aliases("resume", "continue video", "self forcing"),
-            description="Reads a film that SFPP Save State wrote. Continue it with SFPP Extend and the model that made "
-            "it.",
+            description="Reads a video that SFPP Save State wrote. Continue it with SFPP Extend and the model that "
+            "made it.",
             inputs=[
                 io.Combo.Input(
                     "state_file",
@@ -66,7 +66,7 @@ class LoadState(io.ComfyNode):
                     tooltip=f"A {STATE_SUFFIX} file in ComfyUI's output or input folder. Press R to refresh the list.",
                 )
             ],
-            outputs=[FilmState.Output("state", display_name="state", tooltip="For SFPP Extend.")],
+            outputs=[VideoState.Output("state", display_name="state", tooltip="For SFPP Extend.")],
         )
 
     @classmethod

@@ -13,12 +13,12 @@ from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
 from ..sfpp_core.video.writer import VideoWriter, exact_rate, save_thumbnail
 from ..sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .comfy.files import new_output_file, prefix_problem, workflow_metadata
-from .comfy.live_video import LIVE_SETTINGS, reuse_live_film
+from .comfy.live_video import LIVE_SETTINGS, reuse_live_video
 from .comfy.model import Latent, video_latents
 from .comfy.progress import InterruptibleBar
 from .comfy.report import Report
-from .comfy.vae import Film, decode_film, encode_pictures
-from .comfy.video import Audio, ContinuedClip, behind, film_sound
+from .comfy.vae import Video, decode_video, encode_pictures
+from .comfy.video import Audio, ContinuedClip, behind, video_sound
 from .widgets import CATEGORY, Clip, search_aliases, side_input
 
 AS_MADE = 0.0
@@ -33,7 +33,7 @@ class DecodeToVideo(io.ComfyNode):
             display_name="SFPP Decode To Video",
             category=CATEGORY,
             **search_aliases("save video", "mp4", "VAE decode", "long video", "self forcing"),
-            description="Decodes a film and writes it to an MP4 file frame by frame: a film of an hour takes no more "
+            description="Decodes a video and writes it to an MP4 file frame by frame: a video of an hour takes no more "
             "memory than one of a second, and can be watched while it grows. The file carries the workflow: drop it on "
             "the page to get it back.",
             inputs=[
@@ -71,26 +71,26 @@ class DecodeToVideo(io.ComfyNode):
                     round=0.001,
                     optional=True,
                     tooltip="Frames per second of the file, such as 24, 25, 29.97 or 30. 0: as made, "
-                    f"{FRAMES_PER_SECOND}. Otherwise frames are shown twice or left out, none is invented; the film "
+                    f"{FRAMES_PER_SECOND}. Otherwise frames are shown twice or left out, none is invented; the video "
                     "keeps its length and its speed.",
                 ),
                 io.Boolean.Input(
                     "thumbnail",
                     default=True,
                     optional=True,
-                    tooltip="Also save the first picture as a small PNG beside the film, for galleries and for file "
-                    "browsers that show no films. It carries the workflow, too.",
+                    tooltip="Also save the first picture as a small PNG beside the video, for galleries and for file "
+                    "browsers that show no videos. It carries the workflow, too.",
                 ),
                 io.Audio.Input(
                     "audio",
                     optional=True,
-                    tooltip="Sound for the film, from its first frame on: cut where the film ends; if it is shorter, "
+                    tooltip="Sound for the video, from its first frame on: cut where the video ends; if it is shorter, "
                     "silence follows. Saved as AAC. Not connected: the sound of the clip in before, if it has any.",
                 ),
                 Clip.Input(
                     "before",
                     optional=True,
-                    tooltip="The clip that the film continues, from SFPP Continue Video: the file shows it first, in "
+                    tooltip="The clip that the video continues, from SFPP Continue Video: the file shows it first, in "
                     "its own pictures and with its own sound, and goes on with what was made, in silence. If audio is "
                     "wired, that is heard instead.",
                 ),
@@ -104,7 +104,7 @@ class DecodeToVideo(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
-        """Refuse a name that no file can have before the film is made; one that is wired in is only known later."""
+        """Refuse a name that no file can have before the video is made; one that is wired in is only known later."""
         return True if filename_prefix is None else prefix_problem(filename_prefix) or True
 
     @classmethod
@@ -124,17 +124,17 @@ class DecodeToVideo(io.ComfyNode):
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
         if before is not None and (before.height, before.width) != (height, width):
             raise ValueError(
-                f"before is {before.width}x{before.height} pixels, the film {width}x{height}. Wire width and height of "
-                "SFPP Continue Video into SFPP Sampler."
+                f"before is {before.width}x{before.height} pixels, the video {width}x{height}. Wire width and height "
+                "of SFPP Continue Video into SFPP Sampler."
             )
         report = Report()
         seconds = WAN21.seconds(samples.shape[2])
         if before is not None:
             seconds += (before.num_frames - before.num_given) / FRAMES_PER_SECOND
-        sound = film_sound(audio, before, seconds, report)
+        sound = video_sound(audio, before, seconds, report)
         metadata = workflow_metadata(cls.hidden.prompt, cls.hidden.extra_pnginfo)
 
-        def film(path: Path) -> AbstractContextManager[Film]:
+        def video(path: Path) -> AbstractContextManager[Video]:
             writer = VideoWriter(
                 path,
                 width,
@@ -150,8 +150,8 @@ class DecodeToVideo(io.ComfyNode):
 
         is_live = (codec, crf, fps or FRAMES_PER_SECOND) == LIVE_SETTINGS and sound is None and before is None
         with new_output_file(filename_prefix, ".mp4", width=width, height=height) as file:
-            if not (is_live and reuse_live_film(latent, vae, file.path, metadata)):
-                decode_film(vae, samples, partial(film, file.path), InterruptibleBar().update, report)
+            if not (is_live and reuse_live_video(latent, vae, file.path, metadata)):
+                decode_video(vae, samples, partial(video, file.path), InterruptibleBar().update, report)
             if thumbnail:
                 save_thumbnail(file.path, metadata=metadata)
         preview = ui.PreviewVideo([ui.SavedResult(file.filename, file.subfolder, io.FolderType.output)])
@@ -170,7 +170,7 @@ class ContinueVideo(io.ComfyNode):
             category=CATEGORY,
             **search_aliases("video to video", "continue video", "extend clip", "self forcing", "long video"),
             description="Encodes the end of a clip, so that SFPP Sampler goes on from it. Wire clip into SFPP Decode "
-            "To Video to get the clip and what follows as one film.",
+            "To Video to get the clip and what follows as one video.",
             inputs=[
                 io.Video.Input("video", tooltip="The clip, from Load Video. Of any length, size and frame rate."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, or the one of SFPP Load Tiny."),

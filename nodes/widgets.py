@@ -33,14 +33,14 @@ def rollout_inputs() -> list[io.Input]:
             min=AS_PRESET,
             max=1024,
             tooltip="Latent frames the model sees at once, sink and current chunk included. More costs memory and "
-            "time; beyond the training length (21) films brighten and drift. -1: from the model's preset.",
+            "time; beyond the training length (21) videos brighten and drift. -1: from the model's preset.",
         ),
         io.Int.Input(
             "sink",
             default=AS_PRESET,
             min=AS_PRESET,
             max=1024,
-            tooltip="First latent frames that stay in view for ever and hold the look of the film, at the price of "
+            tooltip="First latent frames that stay in view for ever and hold the look of the video, at the price of "
             "motion. 0 in the Self-Forcing++ paper and for the built-in model, 3 for LongLive. -1: from the model's "
             "preset.",
         ),
@@ -89,11 +89,11 @@ def deliver_on_interrupt_input() -> io.Input:
 
 
 def live_vae_input() -> io.Input:
-    """The VAE that shows the film while it is made."""
+    """The VAE that shows the video while it is made."""
     return io.Vae.Input(
         "vae",
         optional=True,
-        tooltip="Wire the VAE here to see the film itself while it is made: the preview plays its latest seconds, and "
+        tooltip="Wire the VAE here to see the video itself while it is made: the preview plays its latest seconds, and "
         "a file grows in the output folder (sfpp_spool) for any player. SFPP Decode To Video then has it already. "
         "Costs the memory of the VAE beside the model.",
     )
@@ -129,27 +129,27 @@ MAX_SIDE = 8192
 
 
 def side_input(name: str, tooltip: str, *, default: int, least: int = WAN21.size_multiple) -> io.Input:
-    """A side of the film in pixels. tooltip: what follows "Width of the film in pixels, a multiple of 16."."""
+    """A side of the video in pixels. tooltip: what follows "Width of the video in pixels, a multiple of 16."."""
     return io.Int.Input(
         name,
         default=default,
         min=least,
         max=MAX_SIDE,
         step=WAN21.size_multiple,
-        tooltip=f"{name.capitalize()} of the film in pixels, a multiple of {WAN21.size_multiple}. {tooltip}",
+        tooltip=f"{name.capitalize()} of the video in pixels, a multiple of {WAN21.size_multiple}. {tooltip}",
     )
 
 
 CATEGORY = "SelfForcing++"
 
-FilmState = io.Custom("SFPP_STATE")
-"""Everything that decides how a film goes on: a sfpp_core RolloutState."""
+VideoState = io.Custom("SFPP_STATE")
+"""Everything that decides how a video goes on: a sfpp_core RolloutState."""
 
-FilmReport = io.Custom("SFPP_STABILITY")
-"""Whether a film holds up, and where it does not: a sfpp_core StabilityReport."""
+VideoReport = io.Custom("SFPP_STABILITY")
+"""Whether a video holds up, and where it does not: a sfpp_core StabilityReport."""
 
 Clip = io.Custom("SFPP_CLIP")
-"""A clip that a film continues: a ContinuedClip."""
+"""A clip that a video continues: a ContinuedClip."""
 
 
 def search_aliases(*words: str) -> dict[str, list[str]]:

@@ -397,7 +397,7 @@ class ComfyClient:
                 f"{self.url} does not have {file.filename} any more: somebody removed it, or the server was restarted, "
                 "which empties its temp folder; queue the workflow again"
             )
-        # ComfyUI shows no pages here, whatever a file is called: this would be a proxy's, saved under a film's name.
+        # ComfyUI shows no pages here, whatever a file is called: this would be a proxy's, saved under a video's name.
         if response.headers.get("Content-Type", "").startswith("text/html"):
             raise StrangeAnswer(f"GET /view: {self.url} answers with a page and not with {file.filename}")
         return response

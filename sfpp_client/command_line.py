@@ -24,7 +24,7 @@ def print_whatever_can_be_shown() -> None:
 
 
 def require_writable(folder: Path) -> None:
-    """Make the folder for `--out` before there is a film to lose. Raises OSError if nothing can be written there."""
+    """Make the folder for `--out` before there is a video to lose. Raises OSError if nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -1,6 +1,6 @@
 """Workflows in API format: read them, and set their widgets.
 
-Finds the texts that rule a workflow's films: what a caller means by "prompt" and by "negative".
+Finds the texts that rule a workflow's videos: what a caller means by "prompt" and by "negative".
 
 A text encoder is a node with a CLIP and a text for it, whatever its class is called. Its text is a prompt if the node's
 conditioning arrives at an input called `positive`, and a negative one if it arrives at `negative`. Where nothing is

@@ -95,7 +95,7 @@ def _core_modules_of_nodes() -> list[str]:
 
 
 def test_the_pack_loads_where_only_comfyui_is_installed():
-    """Films can be made with what ComfyUI brings; a node that needs more says so when it is used."""
+    """Videos can be made with what ComfyUI brings; a node that needs more says so when it is used."""
     modules = _core_modules_of_nodes()
     assert modules
     program = IMPORT_ALONE.format(blocked=NOT_IN_COMFYUI, root=str(ROOT), modules=modules)

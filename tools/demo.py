@@ -1,4 +1,4 @@
-"""Makes a film with the built-in model family through a real headless ComfyUI.
+"""Makes a video with the built-in model family through a real headless ComfyUI.
 
 Run through ``scripts/demo``, which sets everything up first.
 """
@@ -25,15 +25,15 @@ from tools.comfy_server import ROOT, ComfyServer, ServerConfig, ServerError
 WORKFLOW = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
 
 _SAMPLER = "SFPPSampler"
-"""The node class whose progress bar stands for seconds of film; it decodes and writes what it makes."""
+"""The node class whose progress bar stands for seconds of video; it decodes and writes what it makes."""
 
-# Far beyond what a laptop takes per second of film; only a server that hangs gets here.
+# Far beyond what a laptop takes per second of video; only a server that hangs gets here.
 _TIMEOUT_PER_SECOND_S = 60.0
 _TIMEOUT_BASE_S = 600.0
 
 
-class FilmProgress:
-    """Shows how much of the film is made, in seconds of film."""
+class VideoProgress:
+    """Shows how much of the video is made, in seconds of video."""
 
     def __init__(self, workflow: Workflow, seconds: float) -> None:
         self._nodes = {node_id for node_id, node in workflow.items() if node["class_type"] == _SAMPLER}
@@ -57,7 +57,7 @@ class FilmProgress:
         return tqdm(
             desc="making",
             total=self._seconds,
-            bar_format="{desc}: {n:.1f} of {total:.1f} s of film |{bar}| {elapsed} passed, {remaining} left",
+            bar_format="{desc}: {n:.1f} of {total:.1f} s of video |{bar}| {elapsed} passed, {remaining} left",
             # A terminal redraws one line; in a log file each update is a line of its own.
             mininterval=0.2 if sys.stderr.isatty() else 15.0,
         )
@@ -69,19 +69,19 @@ def main() -> int:
     stop_in_order_on_signals()
     print_whatever_can_be_shown()
     try:
-        film = make_film(arguments)
+        video = make_video(arguments)
     except (ServerError, ComfyError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("demo: stopped", file=sys.stderr)
         return 130
-    print(film)
+    print(video)
     return 0
 
 
-def make_film(arguments: argparse.Namespace) -> str:
-    """Start ComfyUI, run the workflow, fetch the film; return a line that says what and where it is."""
+def make_video(arguments: argparse.Namespace) -> str:
+    """Start ComfyUI, run the workflow, fetch the video; return a line that says what and where it is."""
     workflow = _fill_in(load_workflow(WORKFLOW), arguments)
     require_writable(arguments.out)
     started = time.monotonic()
@@ -98,19 +98,19 @@ def make_film(arguments: argparse.Namespace) -> str:
 
 
 def _run_and_fetch(client: ComfyClient, workflow: Workflow, arguments: argparse.Namespace) -> Path:
-    """Run the workflow with its progress shown and copy its film into the folder that was asked for."""
-    progress = FilmProgress(workflow, arguments.seconds)
+    """Run the workflow with its progress shown and copy its video into the folder that was asked for."""
+    progress = VideoProgress(workflow, arguments.seconds)
     try:
         timeout_s = _TIMEOUT_BASE_S + _TIMEOUT_PER_SECOND_S * arguments.seconds
         result = client.run(workflow, on_event=progress, timeout_s=timeout_s)
     finally:
         progress.close()
-    films = [file for file in result.files() if file.filename.endswith(".mp4")]
-    if len(films) != 1:
-        raise ComfyError(f"the workflow made {len(films)} films; one was expected")
-    # Every server counts its files from 1 in its own folder; here films of many runs come together.
-    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(films[0].filename).name}"
-    return client.download(films[0], arguments.out, name=name)
+    videos = [file for file in result.files() if file.filename.endswith(".mp4")]
+    if len(videos) != 1:
+        raise ComfyError(f"the workflow made {len(videos)} videos; one was expected")
+    # Every server counts its files from 1 in its own folder; here videos of many runs come together.
+    name = f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(videos[0].filename).name}"
+    return client.download(videos[0], arguments.out, name=name)
 
 
 def _fill_in(workflow: Workflow, arguments: argparse.Namespace) -> Workflow:
@@ -134,12 +134,12 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """What the command line asks for; leaves the program with a message if that cannot be."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
-        description="Makes a film with the built-in model through a real headless ComfyUI and says where the MP4 is.",
+        description="Makes a video with the built-in model through a real headless ComfyUI and says where the MP4 is.",
     )
-    parser.add_argument("--seconds", type=_seconds, default=60.0, help="length of the film (default: 60)")
-    parser.add_argument("--prompt", help="what the film shows (default: the workflow's prompt)")
-    parser.add_argument("--seed", type=int, help="which of all such films (default: the workflow's seed)")
-    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for the film (default: output)")
+    parser.add_argument("--seconds", type=_seconds, default=60.0, help="length of the video (default: 60)")
+    parser.add_argument("--prompt", help="what the video shows (default: the workflow's prompt)")
+    parser.add_argument("--seed", type=int, help="which of all such videos (default: the workflow's seed)")
+    parser.add_argument("--out", type=Path, default=Path("output"), help="folder for the video (default: output)")
     return parser.parse_args(words)
 
 

@@ -35,7 +35,7 @@ class Thumbnail:
 
     workflow: str
     shots: tuple[tuple[str, float], ...]
-    """One or four: the id of a node that writes a film, and seconds from its beginning."""
+    """One or four: the id of a node that writes a video, and seconds from its beginning."""
     report: str | None = None
     """Id of the node whose picture stands below four shots in a row."""
 
@@ -65,14 +65,14 @@ STILLS_SECONDS = (0.0, 10.0, 20.0, 30.0, 40.0, 50.0, 60.0)
 STILL_SIDE = 128
 
 
-def frames_at(film: Path, seconds: Sequence[float]) -> list[Image.Image]:
-    """What a film shows so many seconds after its beginning; ValueError if it is shorter."""
+def frames_at(video: Path, seconds: Sequence[float]) -> list[Image.Image]:
+    """What a video shows so many seconds after its beginning; ValueError if it is shorter."""
     found = []
-    with VideoReader(film) as reader:
+    with VideoReader(video) as reader:
         for moment in seconds:
             shown = next(reader.pictures(moment), None)
             if shown is None:
-                raise ValueError(f"{film.name} shows nothing at {moment} s; it is shorter.")
+                raise ValueError(f"{video.name} shows nothing at {moment} s; it is shorter.")
             found.append(Image.fromarray(shown[1]))
     return found
 
@@ -112,12 +112,12 @@ class Studio:
         return sheet
 
     def stills(self) -> Image.Image:
-        """Moments of a film of each of STILLS_PROMPTS, a film a row."""
+        """Moments of a video of each of STILLS_PROMPTS, a video a row."""
         workflow = load_workflow(API_FOLDER / "tiny_text_to_long_video.json")
         workflow = with_inputs(workflow, "SFPPSampler", seconds=STILLS_SECONDS[-1] + 1)
         (writer,) = nodes_of_class(workflow, "SFPPDecodeToVideo")
-        films = (self._run(with_inputs(workflow, "CLIPTextEncode", text=text))[writer] for text in STILLS_PROMPTS)
-        return grid([frames_at(film, STILLS_SECONDS) for film in films], STILL_SIDE)
+        videos = (self._run(with_inputs(workflow, "CLIPTextEncode", text=text))[writer] for text in STILLS_PROMPTS)
+        return grid([frames_at(video, STILLS_SECONDS) for video in videos], STILL_SIDE)
 
     def _run(self, workflow: Workflow) -> dict[str, Path]:
         """The file that each node of a workflow makes."""

@@ -27,7 +27,7 @@ STAGES = {
     "causal_init": "the causal few-step student, from the teacher",
     "self_forcing": "Self-Forcing: rollouts of the teacher's length, judged by teacher and critic",
     "sfpp": "Self-Forcing++: windows of rollouts far longer than that",
-    "grpo": "the student's own films compared, even motion made more likely",
+    "grpo": "the student's own videos compared, even motion made more likely",
     "export": "a run's student as one file for ComfyUI",
     "evaluate": "students side by side, at any length: stability, motion, drift, truth",
     "evaluate_tiny": "accuracy by attribute, contact sheets and videos of teacher and student",
@@ -54,7 +54,7 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Mistakes in the configuration, a run that diverges, films and clips of no numbers and a full disk
+    """Run one stage. Mistakes in the configuration, a run that diverges, videos and clips of no numbers and a full disk
     end in a sentence.
     """
     options = _options(arguments)

@@ -90,7 +90,7 @@ def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
 
 
 def direction_of(conditioning: list[list[Any]], text_dim: int) -> Direction:
-    """What a film is to follow: one prompt, or a schedule of them.
+    """What a video is to follow: one prompt, or a schedule of them.
 
     Raises ValueError if there is none, if several have no times, or if one was encoded for another model.
     """
@@ -98,7 +98,7 @@ def direction_of(conditioning: list[list[Any]], text_dim: int) -> Direction:
         raise ValueError("positive holds no prompt. Wire a CLIP Text Encode or an SFPP Prompt Schedule into it.")
     if len(conditioning) > 1 and any(SECONDS not in extras for _, extras in conditioning):
         raise ValueError(
-            f"positive holds {len(conditioning)} prompts; a film follows one at a time. Wire one CLIP Text Encode "
+            f"positive holds {len(conditioning)} prompts; a video follows one at a time. Wire one CLIP Text Encode "
             "into it, without Combine, or give the prompts times with SFPP Prompt Schedule."
         )
     return Direction([_cue(embedding, extras, text_dim) for embedding, extras in conditioning])
@@ -113,7 +113,7 @@ def _cue(embedding: Tensor, extras: dict[str, Any], text_dim: int) -> Cue:
         )
     if embedding.shape[0] != 1:
         raise ValueError(
-            f"positive holds a batch of {embedding.shape[0]} prompts; the sampler makes one film at a time."
+            f"positive holds a batch of {embedding.shape[0]} prompts; the sampler makes one video at a time."
         )
     return Cue(
         text=embedding,

@@ -20,7 +20,7 @@ from comfy.cli_args import args
 from ...sfpp_core.files import first_free
 
 STATE_SUFFIX = ".sfpp.safetensors"
-"""Ending of a saved film state, by which SFPP Load State finds it among other files."""
+"""Ending of a saved video state, by which SFPP Load State finds it among other files."""
 
 NOTED = "is_changed"
 """Key that ComfyUI adds to the nodes of a workflow that it runs."""
@@ -89,7 +89,7 @@ def prefix_problem(prefix: str) -> str | None:
 
 
 def saved_states() -> dict[str, Path]:
-    """Every saved film state in the input and output folders, by the name that the artist chooses it by."""
+    """Every saved video state in the input and output folders, by the name that the artist chooses it by."""
     folders = {"input": folder_paths.get_input_directory(), "output": folder_paths.get_output_directory()}
     found = ((kind, Path(root), path) for kind, root in folders.items() for path in _states_below(Path(root)))
     return {f"{path.relative_to(root).as_posix()} [{kind}]": path for kind, root, path in found}

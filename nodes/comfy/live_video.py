@@ -1,4 +1,4 @@
-"""The film while it is made: decoded chunk by chunk beside the sampler, into a file that grows and into its preview."""
+"""The live video: decoded chunk by chunk beside the sampler, into a file that grows and into its preview."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from .wired import latent_format
 logger = logging.getLogger(__name__)
 
 KEY = "sfpp_live"
-"""In a LATENT: the film that was made of it already."""
+"""In a LATENT: the video that was made of it already."""
 LIVE_SETTINGS = (H264.name, DEFAULT_CRF, FRAMES_PER_SECOND)
-"""Codec, crf and frames per second of a live film."""
+"""Codec, crf and frames per second of a live video."""
 PREVIEWS_PER_SECOND = FRAMES_PER_SECOND / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRecord:
-    """A finished live film, and what it is the film of."""
+    """A finished live video, and what it is the video of."""
 
     path: Path
     latents: str
@@ -52,15 +52,15 @@ class LiveRecord:
     """Identity of the weights, device and number format that decoded it."""
 
 
-class LiveFilm:
-    """A context manager that takes a film's chunks in order; its file is whole after the block, if that ended well.
+class LiveVideo:
+    """A context manager that takes a video's chunks in order; its file is whole after the block, if that ended well.
 
     It is there to be looked at. Whatever stands in its way, memory, the disk or the VAE, the artist is told, there is
-    no live film any more, and the film itself goes on.
+    no live video any more, and the video itself goes on.
     """
 
     def __init__(self, model: ModelPatcher, vae: Any, state: RolloutState, report: Report) -> None:
-        """state: the film so far, whose chunks come first. report: is given why there is no live film, if so.
+        """state: the video so far, whose chunks come first. report: is given why there is no live video, if so.
 
         Raises ValueError if the VAE is not Wan 2.1's.
         """
@@ -80,9 +80,9 @@ class LiveFilm:
     def grow_in(self, folder: Path, plan: str) -> None:
         """Say where the file will be, growing as unfinished.NAME...., before the block begins.
 
-        plan: names what is made of the state, see `FilmSpool.plan`.
+        plan: names what is made of the state, see `VideoSpool.plan`.
         """
-        # Another VAE's film of the same latents is another film.
+        # Another VAE's video of the same latents is another video.
         self.path = folder / f"live_{plan}_{self._identity[:12]}.mp4"
         height, width = (side * WAN21.spatial_stride for side in self._before.shape[2:])
         self._writer = VideoWriter(self.path, width, height, crf=DEFAULT_CRF, codec=H264)
@@ -97,12 +97,12 @@ class LiveFilm:
             memory.load_models_gpu([self._patcher], memory_required=self._step, force_full_load=True)
         return [] if self._stream is None else [self._patcher]
 
-    def __enter__(self) -> LiveFilm:
+    def __enter__(self) -> LiveVideo:
         if self._stream is None:
             return self
         with self._expendable():
             self._resources.enter_context(self._writer)
-            say(f"The film grows in {self.path.parent}, for any player.")
+            say(f"The video grows in {self.path.parent}, for any player.")
         for chunk in self._before.chunks:
             self.push(chunk.latents)
         return self
@@ -127,7 +127,7 @@ class LiveFilm:
         return pictures
 
     def record(self, samples: Tensor) -> Mapping[str, LiveRecord]:
-        """What to add to the LATENT that holds `samples` [1, C, T, h, w]; nothing if the film is not whole."""
+        """What to add to the LATENT that holds `samples` [1, C, T, h, w]; nothing if the video is not whole."""
         if not self._is_whole:
             return {}
         return {KEY: LiveRecord(path=self.path, latents=tensor_digest(samples), vae=self._identity)}
@@ -140,11 +140,11 @@ class LiveFilm:
             self._close(interrupt)
             raise
         except Exception as problem:
-            logger.info("No live film: %s", problem, exc_info=not isinstance(problem, OSError))
+            logger.info("No live video: %s", problem, exc_info=not isinstance(problem, OSError))
             self._stream = None
             self._close(problem)
             reason = "there is not enough memory for it" if is_out_of_memory(problem) else str(problem)
-            self._report.add(f"The film is not shown while it is made, because {reason}. It is made all the same.")
+            self._report.add(f"The video is not shown while it is made, because {reason}. It is made all the same.")
 
     def _close(self, error: BaseException) -> None:
         """Remove the unfinished file."""
@@ -158,8 +158,8 @@ def decoder_identity(vae: Any) -> str:
     return f"{module_values(vae.first_stage_model)} {vae.vae_dtype} {vae.device}"
 
 
-def reuse_live_film(latent: Mapping[str, Any], vae: Any, target: Path, metadata: Mapping[str, str]) -> bool:
-    """Copy the film that was made of this very LATENT beside the sampler to `target`, if there is one by this VAE."""
+def reuse_live_video(latent: Mapping[str, Any], vae: Any, target: Path, metadata: Mapping[str, str]) -> bool:
+    """Copy the video that was made of this very LATENT beside the sampler to `target`, if there is one by this VAE."""
     record = latent.get(KEY)
     if not isinstance(record, LiveRecord) or not record.path.is_file():
         return False
@@ -169,7 +169,7 @@ def reuse_live_film(latent: Mapping[str, Any], vae: Any, target: Path, metadata:
         with replacing(target) as temporary:
             make_whole(record.path, temporary, fps=FRAMES_PER_SECOND, metadata=metadata)
     except (FileNotFoundError, av.error.InvalidDataError) as problem:
-        logger.info("The film that grew beside the sampler is gone or damaged; it is decoded anew: %s", problem)
+        logger.info("The video that grew beside the sampler is gone or damaged; it is decoded anew: %s", problem)
         return False
     return True
 

@@ -1,4 +1,4 @@
-"""Memory for a film that is being made: page-locked CPU memory, and the answer when there is not enough of any."""
+"""Memory for a video that is being made: page-locked CPU memory, and the answer when there is not enough of any."""
 
 from __future__ import annotations
 
@@ -29,33 +29,33 @@ CACHE_STORAGES = {
 """By choice, from the smallest change to the largest."""
 AS_COMPUTED = "as computed"
 AS_BEFORE = "as before"
-"""The form in which the film's past has been kept so far, on the card."""
+"""The form in which the video's past has been kept so far, on the card."""
 
 _EFFECTS = (
-    "CPU memory: the same film with hardly any of the card's memory, but slower. int8: half the memory, and a film "
-    "that differs a little. fp8: as much memory as int8, and further from the film as computed."
+    "CPU memory: the same video with hardly any of the card's memory, but slower. int8: half the memory, and a video "
+    "that differs a little. fp8: as much memory as int8, and further from the video as computed."
 )
 
 
 def cache_storage_input() -> io.Input:
-    """For a node that begins a film."""
+    """For a node that begins a video."""
     return io.Combo.Input(
         "cache_storage",
         options=list(CACHE_STORAGES),
         default=AS_COMPUTED,
         optional=True,
-        tooltip=f"How the model's memory of the film is kept, for cards that it does not fit on. {_EFFECTS}",
+        tooltip=f"How the model's memory of the video is kept, for cards that it does not fit on. {_EFFECTS}",
     )
 
 
 def continued_cache_storage_input() -> io.Input:
-    """For a node that continues a film."""
+    """For a node that continues a video."""
     return io.Combo.Input(
         "cache_storage",
         options=[AS_BEFORE, *CACHE_STORAGES],
         default=AS_BEFORE,
         optional=True,
-        tooltip="How the model's memory of the film is kept from here on. As before: in the form that the film was "
+        tooltip="How the model's memory of the video is kept from here on. As before: in the form that the video was "
         f"made with so far, on the card. {_EFFECTS}",
     )
 
@@ -95,7 +95,7 @@ class PinnedMemory:
 
 
 def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> Demand:
-    """What the next chunks of a film need besides the MODEL's weights."""
+    """What the next chunks of a video need besides the MODEL's weights."""
     batch, channels, height, width = state.shape
     return Demand(
         model=wan_config(model),
@@ -111,7 +111,7 @@ def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -
 
 
 def require_memory(device: torch.device, demand: Demand) -> None:
-    """Raise ValueError, saying what to change, if the film could not fit into all the memory that there is.
+    """Raise ValueError, saying what to change, if the video could not fit into all the memory that there is.
 
     Told beforehand, because not every system refuses: some promise more than they have, and end the program later.
     """

@@ -96,9 +96,9 @@ def video_latents(latent: Latent, name: str) -> Tensor:
 
 
 def start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:
-    """The latents [1, 16, T, H, W] of what a film begins with. latent_size: the film's height and width in cells.
+    """The latents [1, 16, T, H, W] of what a video begins with. latent_size: the video's height and width in cells.
 
-    Raises ValueError if there is nothing in them, if they are not of the film's size, and as `video_latents`.
+    Raises ValueError if there is nothing in them, if they are not of the video's size, and as `video_latents`.
     """
     samples = start["samples"]
     if isinstance(samples, Tensor) and not samples.any():

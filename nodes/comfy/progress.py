@@ -1,6 +1,6 @@
 """Progress bar, live preview, messages and interruption of long work, as ComfyUI does them.
 
-The preview of a film at work: its latest seconds, played over and over in the place of ComfyUI's still pictures.
+The preview of a video at work: its latest seconds, played over and over in the place of ComfyUI's still pictures.
 """
 
 from __future__ import annotations
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SECONDS = 5.0
-"""How much of the film is played: what a window of 21 latent frames holds."""
+"""How much of the video is played: what a window of 21 latent frames holds."""
 SMALL_SIDE = 256
-"""Pixels. ComfyUI enlarges previews to twice that and more, which says nothing new of a film that is no larger."""
+"""Pixels. ComfyUI enlarges previews to twice that and more, which says nothing new of a video that is no larger."""
 
 Preview = tuple[str, Any, int | None]
 """What ComfyUI sends: format, PIL image, and the side that it is scaled to."""
 Picture = Callable[[], Preview]
-"""Makes its preview when it is shown. Few of a fast film's are."""
+"""Makes its preview when it is shown. Few of a fast video's are."""
 
 
 class Projector:
-    """A context manager that plays what it is given, in a thread of its own, at the film's own speed.
+    """A context manager that plays what it is given, in a thread of its own, at the video's own speed.
 
     Every client that shows ComfyUI's previews shows this one: it is the same message, sent more often.
     """
 
-    def __init__(self, per_second: float, film_side: int) -> None:
-        """per_second: pictures a second of film. film_side: the longer side of the film in pixels."""
+    def __init__(self, per_second: float, video_side: int) -> None:
+        """per_second: pictures a second of video. video_side: the longer side of the video in pixels."""
         self._per_second = per_second
-        self._most_side = max(film_side, SMALL_SIDE)
-        self._film: deque[Picture] = deque(maxlen=round(SECONDS * per_second))
+        self._most_side = max(video_side, SMALL_SIDE)
+        self._video: deque[Picture] = deque(maxlen=round(SECONDS * per_second))
         self._at_work: Sequence[Picture] = ()
         self._lock = threading.Lock()
         self._is_over = threading.Event()
@@ -80,16 +80,16 @@ class Projector:
         self._thread.join()
 
     def at_work(self, pictures: Sequence[Picture]) -> None:
-        """What follows the film as it looks now; takes the place of what was said before."""
+        """What follows the video as it looks now; takes the place of what was said before."""
         with self._lock:
             self._at_work = tuple(pictures)
         if pictures:
             self._has_something.set()
 
     def finished(self) -> None:
-        """What was at work is film now."""
+        """What was at work is video now."""
         with self._lock:
-            self._film.extend(self._at_work)
+            self._video.extend(self._at_work)
             self._at_work = ()
 
     def stands_at(self, done: float, total: int) -> None:
@@ -101,7 +101,7 @@ class Projector:
         self._has_something.wait()
         while not self._is_over.is_set():
             with self._lock:
-                pictures = [*self._film, *self._at_work]
+                pictures = [*self._video, *self._at_work]
             for picture in pictures:
                 self._send(self._of_its_size(picture()), *self._position)
                 if self._is_over.wait(1 / self._per_second):
@@ -154,7 +154,7 @@ class Pace:
     def finished(self, *, is_reused: bool) -> None:
         """A chunk is there: made, or found on disk."""
         now = self._clock()
-        # The first one made pays for loading weights and warming kernels, and for replaying the film before it.
+        # The first one made pays for loading weights and warming kernels, and for replaying the video before it.
         if not is_reused and not self._is_first:
             self._seconds.append(now - self._last)
         self._is_first = self._is_first and is_reused
@@ -192,7 +192,7 @@ class SamplingProgress:
         *,
         previews_per_second: float | None = None,
     ) -> None:
-        """state: the film before its first new chunk. report: is given what is still to be known after the end.
+        """state: the video before its first new chunk. report: is given what is still to be known after the end.
 
         previews_per_second: of the pictures that `finished` is given; None has ComfyUI's previewer make them.
         """
@@ -226,7 +226,7 @@ class SamplingProgress:
         self._bar.update(done, self._num_chunks)
 
     def finished(self, state: RolloutState, *, is_reused: bool, pictures: Sequence[Picture] = ()) -> None:
-        """A chunk is finished; `state` is the film with it. Raises ComfyUI's interrupt.
+        """A chunk is finished; `state` is the video with it. Raises ComfyUI's interrupt.
 
         pictures: how it looks, if they were not left to ComfyUI's previewer.
         """
@@ -250,12 +250,12 @@ class SamplingProgress:
         if is_last and self._reused:
             self._report.add(f"{self._reused} of {self._num_chunks} chunks were reused from disk.")
 
-    def stopped(self, film: RolloutState, num_kept: int) -> None:
-        """Something ended the making early, when so many of the film's chunks were on disk."""
+    def stopped(self, video: RolloutState, num_kept: int) -> None:
+        """Something ended the making early, when so many of the video's chunks were on disk."""
         if (done := num_kept - len(self._before.chunks)) > 0:
-            seconds = WAN21.seconds(sum(chunk.num_frames for chunk in film.chunks[:num_kept]))
+            seconds = WAN21.seconds(sum(chunk.num_frames for chunk in video.chunks[:num_kept]))
             self._report.add(
-                f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of film. Queue "
+                f"{done} of {self._num_chunks} chunks are finished and kept on disk: {seconds:.1f} s of video. Queue "
                 "the same workflow again to go on from there."
             )
 

@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.checkpoint.errors import first_few
 from ...sfpp_core.chunk_store.eviction import clean
-from ...sfpp_core.chunk_store.store import FilmSpool, Spool, resume_rollout
+from ...sfpp_core.chunk_store.store import Spool, VideoSpool, resume_rollout
 from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.memory import CacheStorage, Demand
 from ...sfpp_core.rollout.prompt_schedule import Direction
@@ -27,7 +27,7 @@ from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.tiny.family import weights_path
 from .fingerprint import Circumstances, circumstances_of
-from .live_video import PREVIEWS_PER_SECOND, LiveFilm
+from .live_video import PREVIEWS_PER_SECOND, LiveVideo
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
 from .model import HostNetwork, Latent, to_latent
 from .progress import SamplingProgress
@@ -61,8 +61,8 @@ DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
 
 
 @contextmanager
-def film_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[FilmSpool]:
-    """The finished chunks of a film that go on from `state`; films that nobody uses make room for it.
+def video_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[VideoSpool]:
+    """The finished chunks of a video that go on from `state`; videos that nobody uses make room for it.
 
     Where the circumstances do not tell all, none is kept or found. Raises ValueError for a limit in the environment
     that is no number.
@@ -73,22 +73,22 @@ def film_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[Fi
     if circumstances.untold:
         # A folder of its own, for what grows beside the sampler.
         parts["untold"] = secrets.token_hex(16)
-    with Spool(root).film(state, parts, keeps=not circumstances.untold) as film:
-        # Now that it is held: this film may be the one that was not used for longest.
+    with Spool(root).video(state, parts, keeps=not circumstances.untold) as video:
+        # Now that it is held: this video may be the one that was not used for longest.
         _clean(root, *limits)
-        yield film
+        yield video
 
 
 def _clean(root: Path, gigabytes: float, days: float) -> None:
     try:
         cleaned = clean(root, most_bytes=int(gigabytes * 1e9), most_seconds=days * 86400)
     except OSError as problem:
-        # A folder that somebody removes by hand meanwhile, or another user's: no reason to make no film.
+        # A folder that somebody removes by hand meanwhile, or another user's: no reason to make no video.
         logger.warning("The spool could not be cleaned: %s", problem)
         return
     if cleaned.folders:
         logger.info(
-            "Removed %d films from the spool (%.2f GB); %.2f GB are left. %s and %s set its limits.",
+            "Removed %d videos from the spool (%.2f GB); %.2f GB are left. %s and %s set its limits.",
             cleaned.folders,
             cleaned.freed / 1e9,
             cleaned.left / 1e9,
@@ -140,16 +140,16 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Wishes:
-    """How a film is to be made, as far as that does not change it."""
+    """How a video is to be made, as far as that does not change it."""
 
     offloaded: bool
     """Whether the cache rests in CPU memory."""
     deliver_on_interrupt: bool
-    """Whether an interrupt ends the film early instead of the workflow, if a chunk is finished."""
+    """Whether an interrupt ends the video early instead of the workflow, if a chunk is finished."""
     upstream: str | None = None
     """Digest of the part of the workflow that made the MODEL, see `upstream_digest`."""
     vae: Any = None
-    """ComfyUI's VAE that shows the film while it is made; None shows what ComfyUI's previewer makes of its latents."""
+    """ComfyUI's VAE that shows the video while it is made; None shows what ComfyUI's previewer makes of its latents."""
 
 
 def sample_chunks(
@@ -161,7 +161,7 @@ def sample_chunks(
     report: Report,
 ) -> tuple[RolloutState, Latent]:
     """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights, and all
-    of the film as LATENT.
+    of the video as LATENT.
 
     Every finished chunk is kept on disk, and none that is there is made again. What the artist should know of it
     afterwards is added to the report, which the page shows even if this fails.
@@ -174,23 +174,23 @@ def sample_chunks(
     demand = demand_of(model, state, storage)
     require_memory(model.load_device, demand)
     with report.shown_on_failure(), answering_out_of_memory(model.load_device, demand):
-        # No name for the film here: it would keep the film's memory while what is free is counted.
-        return _made(_Film(model, state, direction, num_chunks, demand, wishes, report), wishes)
+        # No name for the video here: it would keep the video's memory while what is free is counted.
+        return _made(_Video(model, state, direction, num_chunks, demand, wishes, report), wishes)
 
 
-def _made(film: _Film, wishes: Wishes) -> tuple[RolloutState, Latent]:
-    num_before = len(film.state.chunks)
+def _made(video: _Video, wishes: Wishes) -> tuple[RolloutState, Latent]:
+    num_before = len(video.state.chunks)
     try:
-        film.make()
+        video.make()
     except memory.InterruptProcessingException:
-        if not wishes.deliver_on_interrupt or len(film.state.chunks) == num_before:
+        if not wishes.deliver_on_interrupt or len(video.state.chunks) == num_before:
             raise
         _count_unfinished_delivery()
-    return film.state, film.latent()
+    return video.state, video.latent()
 
 
-class _Film:
-    """A film at work on a MODEL."""
+class _Video:
+    """A video at work on a MODEL."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class _Film:
         self._demand = demand
         self._upstream = wishes.upstream
         self._report = report
-        self._live = None if wishes.vae is None else LiveFilm(model, wishes.vae, state, report)
+        self._live = None if wishes.vae is None else LiveVideo(model, wishes.vae, state, report)
         self._cpu_memory = PinnedMemory()
         self._direction = direction
         self._num_chunks = num_chunks
@@ -225,11 +225,11 @@ class _Film:
 
     @property
     def state(self) -> RolloutState:
-        """The film so far."""
+        """The video so far."""
         return self._rollout.state
 
     def latent(self) -> Latent:
-        """All of it as LATENT, with the live film that was made of it."""
+        """All of it as LATENT, with the live video that was made of it."""
         latent = to_latent(self._model, self.state.latents)
         return latent if self._live is None else latent | self._live.record(latent["samples"])
 
@@ -244,7 +244,7 @@ class _Film:
             circumstances = circumstances_of(self._model, self._upstream)
             if circumstances.untold:
                 self._report.add(_not_kept(circumstances.untold))
-            spool = resources.enter_context(film_spool(self.state, circumstances))
+            spool = resources.enter_context(video_spool(self.state, circumstances))
             if self._live is not None:
                 self._live.grow_in(spool.folder, spool.plan(self._direction, self._num_chunks))
                 resources.enter_context(self._live)
@@ -254,7 +254,7 @@ class _Film:
                 self._progress.stopped(self.state, spool.num_kept())
                 raise
 
-    def _make(self, spool: FilmSpool) -> None:
+    def _make(self, spool: VideoSpool) -> None:
         for stored in resume_rollout(self._rollout, self._direction, self._num_chunks, spool):
             pictures = () if self._live is None else self._live.push(stored.chunk.latents)
             self._progress.finished(self.state, is_reused=stored.is_reused, pictures=pictures)

@@ -62,27 +62,28 @@ def as_frames(pixels: Tensor) -> Tensor:
     return rearrange(pixels.float().cpu().add(1).div(2), "1 c f h w -> f h w c")
 
 
-class Film(Protocol):
+class Video(Protocol):
     """What takes the frames."""
 
     def write(self, frames: Tensor) -> None: ...
 
 
-def decode_film(
+def decode_video(
     vae: Any,
     samples: Tensor,
-    open_film: Callable[[], AbstractContextManager[Film]],
+    open_video: Callable[[], AbstractContextManager[Video]],
     on_frame: Callable[[int, int], None],
     report: Report,
 ) -> None:
-    """Write the pixels of a video [1, 16, T, H, W] into a film, one latent frame at a time.
+    """Write the pixels of a video [1, 16, T, H, W] into a video, one latent frame at a time.
 
     Computes on the device and in the dtype that ComfyUI chose for this VAE, with ComfyUI managing the weights' memory.
-    If memory runs out, the film is begun again in tiles, from its first frame on, so that it looks alike all through;
+    If memory runs out, the video is begun again in tiles, from its first frame on, so that it looks alike all through;
     the report says so.
 
     Args:
-        open_film: opens a film that begins; what was written to one before is dropped when its block ends in an error.
+        open_video: opens a video that begins; what was written to one before is dropped when its block ends in an
+        error.
             It is given [1, 8H, 8W, 3] in [0, 1] first and then [4, ...] each time.
         on_frame: told the latent frames done and T after each.
 
@@ -94,7 +95,7 @@ def decode_film(
     report.add_all(what_of_the_vae_does_not_act(vae))
     tiling = Tiling(height=samples.shape[3], width=samples.shape[4])
     memory.load_models_gpu([patcher], memory_required=_estimate(vae, tiling), force_full_load=True)
-    while not _fits(patcher, vae.vae_dtype, samples, tiling, open_film, on_frame):
+    while not _fits(patcher, vae.vae_dtype, samples, tiling, open_video, on_frame):
         memory.soft_empty_cache()
         tiling = _finer(vae, tiling, report)
 
@@ -104,16 +105,16 @@ def _fits(
     dtype: torch.dtype,
     samples: Tensor,
     tiling: Tiling,
-    open_film: Callable[[], AbstractContextManager[Film]],
+    open_video: Callable[[], AbstractContextManager[Video]],
     on_frame: Callable[[int, int], None],
 ) -> bool:
-    """Make the whole film with this tiling; False if memory ran out, which is free again then."""
+    """Make the whole video with this tiling; False if memory ran out, which is free again then."""
     try:
         stream = DecodeStream(patcher.model) if tiling.num_tiles == 1 else TiledDecodeStream(patcher.model, tiling)
-        with open_film() as film:
+        with open_video() as video:
             for done, latent in enumerate(samples.split(1, dim=2), start=1):
                 pixels = stream.push(latent.to(patcher.load_device, dtype))
-                film.write(as_frames(pixels))
+                video.write(as_frames(pixels))
                 on_frame(done, samples.shape[2])
     except Exception as error:
         if not is_out_of_memory(error):
@@ -133,11 +134,11 @@ def _finer(vae: Any, tiling: Tiling, report: Report) -> Tiling:
     finer = tiling.finer()
     if finer is None:
         raise memory.OOM_EXCEPTION(
-            f"{short} Smaller tiles would not help. Close other programs, or make the film with a smaller width or "
+            f"{short} Smaller tiles would not help. Close other programs, or make the video with a smaller width or "
             "height."
         )
     report.add(
-        f"{short} The film is begun again {_described(finer)}, which overlap: about "
+        f"{short} The video is begun again {_described(finer)}, which overlap: about "
         f"{_gigabytes(_estimate(vae, finer))}, and slower. A smaller width or height, or closing other programs, "
         "avoids this."
     )

@@ -27,7 +27,7 @@ from ...sfpp_core.video.span import Footage
 from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .progress import interrupt_if_asked
 from .report import Report
-from .vae import Film
+from .vae import Video
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def _permitted(path: str) -> Path:
     """The path of a file in ComfyUI's input, output or temp folder.
 
     Load Video opens any path that a workflow names, and workflows come from strangers: without this, one could have any
-    film of this machine sent to a judge that is far away.
+    video of this machine sent to a judge that is far away.
 
     Raises:
         PermissionError: it lies elsewhere.
@@ -140,22 +140,22 @@ TOLERANCE = 1e-3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ContinuedClip:
-    """A VIDEO at the film's rate and size."""
+    """A VIDEO at the video's rate and size."""
 
     video: Any
     width: int
-    """In pixels, of the film."""
+    """In pixels, of the video."""
     height: int
     num_frames: int
-    """At the film's rate."""
+    """At the video's rate."""
     num_given: int
-    """Of these, the last ones that the film begins with: one more than a multiple of 4."""
+    """Of these, the last ones that the video begins with: one more than a multiple of 4."""
 
     @classmethod
     def of(cls, video: Any, *, seconds: float, width: int, height: int) -> ContinuedClip:
-        """The clip, of whose end about `seconds` are given to the film. A side of 0 takes the video's own.
+        """The clip, of whose end about `seconds` are given to the video. A side of 0 takes the video's own.
 
-        Raises ValueError for a size that no film has, and as `footage_of`.
+        Raises ValueError for a size that no video has, and as `footage_of`.
         """
         with footage_of(video, FRAMES_PER_SECOND) as footage:
             own_height, own_width = (side // WAN21.size_multiple * WAN21.size_multiple for side in footage.size)
@@ -171,7 +171,7 @@ class ContinuedClip:
         )
 
     def given(self) -> Iterator[np.ndarray]:
-        """The pictures that the film begins with, uint8 H W C."""
+        """The pictures that the video begins with, uint8 H W C."""
         return self._pictures(self.num_frames - self.num_given, self.num_given)
 
     def all(self) -> Iterator[np.ndarray]:
@@ -185,7 +185,7 @@ class ContinuedClip:
                 yield self._fitted(picture)
 
     def _fitted(self, picture: np.ndarray) -> np.ndarray:
-        """Scaled to cover the film's size, and cut to it evenly on both sides."""
+        """Scaled to cover the video's size, and cut to it evenly on both sides."""
         if picture.shape[:2] == (self.height, self.width):
             return picture
         image = Image.fromarray(picture)
@@ -193,12 +193,12 @@ class ContinuedClip:
 
 
 @contextmanager
-def behind(clip: ContinuedClip, film: AbstractContextManager[Film]) -> Iterator[Film]:
-    """A film that shows the clip's own pictures first; of what it is given, those that the clip has are left out.
+def behind(clip: ContinuedClip, video: AbstractContextManager[Video]) -> Iterator[Video]:
+    """A video that shows the clip's own pictures first; of what it is given, those that the clip has are left out.
 
     Raises ComfyUI's interrupt.
     """
-    with film as opened:
+    with video as opened:
         for picture in clip.all():
             interrupt_if_asked()
             opened.write(torch.from_numpy(picture.copy())[None])
@@ -206,17 +206,17 @@ def behind(clip: ContinuedClip, film: AbstractContextManager[Film]) -> Iterator[
 
 
 class _Rest:
-    """A film without the first pictures that it is given."""
+    """A video without the first pictures that it is given."""
 
-    def __init__(self, film: Film, num_known: int) -> None:
-        self._film = film
+    def __init__(self, video: Video, num_known: int) -> None:
+        self._video = video
         self._num_known = num_known
 
     def write(self, frames: Tensor) -> None:
-        """See Film."""
+        """See Video."""
         known = min(self._num_known, len(frames))
         self._num_known -= known
-        self._film.write(frames[known:])
+        self._video.write(frames[known:])
 
 
 def _from(footage: Footage, start: float) -> Iterator[tuple[float, np.ndarray]]:
@@ -232,8 +232,8 @@ class Audio(TypedDict):
     sample_rate: int
 
 
-def film_sound(audio: Audio | None, before: ContinuedClip | None, seconds: float, report: Report) -> Sound | None:
-    """What is heard in a film of so many seconds: the AUDIO, or else the clip's own sound while the clip is seen.
+def video_sound(audio: Audio | None, before: ContinuedClip | None, seconds: float, report: Report) -> Sound | None:
+    """What is heard in a video of so many seconds: the AUDIO, or else the clip's own sound while the clip is seen.
 
     The report says what of them is not heard. Raises ValueError as `sound_of`.
     """
@@ -255,7 +255,7 @@ def sound_of(audio: Audio) -> Sound:
     waveform = audio["waveform"]
     if waveform.ndim != 3 or waveform.shape[0] != 1:
         raise ValueError(
-            f"audio has shape {tuple(waveform.shape)}; a film takes one recording, [1, channels, samples]. Choose one."
+            f"audio has shape {tuple(waveform.shape)}; a video takes one recording, [1, channels, samples]. Choose one."
         )
     try:
         return Sound(samples=waveform[0], rate=int(audio["sample_rate"]))
@@ -264,7 +264,7 @@ def sound_of(audio: Audio) -> Sound:
 
 
 def _sound_of_clip(clip: ContinuedClip, report: Report) -> Sound | None:
-    """As long as its pictures; None if it has none, or none that can be used, which is no reason not to make a film."""
+    """Return sound as long as the pictures; None if there is none that can be used, which stops no video."""
     try:
         recording = _recording_of(clip)
     except ValueError as error:

@@ -1,6 +1,6 @@
 """Queues a workflow on a ComfyUI server and fetches what it makes: the command line for pipelines and render farms.
 
-python -m sfpp_client.queue workflows/api/tiny_text_to_long_video.json --set prompt="A red ball at sea." --out films
+python -m sfpp_client.queue workflows/api/tiny_text_to_long_video.json --set prompt="A red ball at sea." --out videos
 """
 
 from __future__ import annotations

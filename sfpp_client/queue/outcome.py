@@ -106,7 +106,7 @@ _DELAY_S = 1.0
 def fetch(client: ComfyClient, file: OutputFile, folder: Path, *, patience_s: float) -> Path:
     """Copy a file that a run made into the folder; return where it is.
 
-    It is called as on the server, with a number if that name is taken: every server counts its films from 1, and jobs
+    It is called as on the server, with a number if that name is taken: every server counts its videos from 1, and jobs
     that share a folder may end together.
 
     Args:

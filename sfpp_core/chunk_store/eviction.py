@@ -1,6 +1,6 @@
 """Which folders of the spool are in use: by locks of the operating system, which end with their process.
 
-Where a disk has no locks, or somebody else's cannot be had, films are made all the same; only cleaning holds back.
+Where a disk has no locks, or somebody else's cannot be had, videos are made all the same; only cleaning holds back.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from ..files import let_go, try_lock
 
 GATE = ".gate"
-"""In the spool's folder: held while a film's folder is taken or removed, never for long."""
+"""In the spool's folder: held while a video's folder is taken or removed, never for long."""
 GATE_SECONDS = 10.0
-"""How long a film waits for it. Without it a film that is just begun may be cleaned, and its chunks are made again."""
+"""How long a video waits for it. Without it a video just begun may be cleaned, and its chunks are made again."""
 HOLD = "in_use_*.lock"
-FILM = re.compile(r"seed\d+_\d+x\d+_[0-9a-f]+")
-"""Names of films' folders, see Spool."""
+VIDEO = re.compile(r"seed\d+_\d+x\d+_[0-9a-f]+")
+"""Names of videos' folders, see Spool."""
 
 
 @contextmanager
@@ -59,12 +59,12 @@ class Cleaned:
 
 
 def clean(root: Path, *, most_bytes: int, most_seconds: float) -> Cleaned:
-    """Remove films that nobody uses: those last used more than `most_seconds` ago, and then the oldest ones until all
+    """Remove videos that nobody uses: those last used more than `most_seconds` ago, and then the oldest ones until all
     that is left takes no more than `most_bytes`. Nothing if somebody else is at it.
     """
     left, removed, freed = 0, 0, 0
     with _gate(root, 0.0) as is_ours:
-        folders = _films(root) if is_ours else []
+        folders = _videos(root) if is_ours else []
         sizes = {folder: _size(folder) for folder in folders}
         left = sum(sizes.values())
         for folder in folders:
@@ -79,7 +79,7 @@ def clean(root: Path, *, most_bytes: int, most_seconds: float) -> Cleaned:
 
 @contextmanager
 def _gate(root: Path, timeout: float) -> Iterator[bool]:
-    """Alone among all that take or remove films; whether that is so."""
+    """Alone among all that take or remove videos; whether that is so."""
     lock = try_lock(root / GATE, timeout=timeout) if root.is_dir() else None
     try:
         yield lock is not None
@@ -88,9 +88,9 @@ def _gate(root: Path, timeout: float) -> Iterator[bool]:
             lock.release()
 
 
-def _films(root: Path) -> list[Path]:
-    """Films' folders, those first that were used last the longest time ago; nothing that somebody else put there."""
-    folders = [path for path in root.iterdir() if path.is_dir() and FILM.fullmatch(path.name)]
+def _videos(root: Path) -> list[Path]:
+    """Videos' folders, those first that were used last the longest time ago; nothing that somebody else put there."""
+    folders = [path for path in root.iterdir() if path.is_dir() and VIDEO.fullmatch(path.name)]
     return sorted(folders, key=lambda path: path.stat().st_mtime)
 
 

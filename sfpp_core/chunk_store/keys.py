@@ -1,10 +1,10 @@
 """What a chunk is known by on disk: a digest of everything that decides it.
 
-A film's identity covers what holds for all of it: weights, settings, the form of its cache, seed, size, and the
-circumstances of the computation. From there a chain runs along the film: each chunk adds the text that ruled it and its
-own latents. A chunk is looked for under the chain up to it and the text that is to rule it. So films that begin alike
-share their beginning, a later change of the prompts keeps what was made before it, and a chunk is only ever continued
-by what was made from these very latents.
+A video's identity covers what holds for all of it: weights, settings, the form of its cache, seed, size, and the
+circumstances of the computation. From there a chain runs along the video: each chunk adds the text that ruled it and
+its own latents. A chunk is looked for under the chain up to it and the text that is to rule it. So videos that begin
+alike share their beginning, a later change of the prompts keeps what was made before it, and a chunk is only ever
+continued by what was made from these very latents.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def film_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
-    """What all chunks of a film share, hexadecimal.
+def video_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
+    """What all chunks of a video share, hexadecimal.
 
     circumstances: by name, what else decides the bits, such as the device and the number format of the computation.
     """
@@ -51,13 +51,13 @@ def film_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
 
 
 class Chain:
-    """A film's identity up to the chunk that comes next."""
+    """A video's identity up to the chunk that comes next."""
 
     def __init__(self, state: RolloutState, circumstances: Mapping[str, str]) -> None:
-        self.film = film_identity(state, circumstances)
+        self.video = video_identity(state, circumstances)
         """Hexadecimal, the same for all chunks."""
         self._texts: dict[int, tuple[Tensor, str]] = {}
-        self._position = self.film
+        self._position = self.video
         for chunk in state.chunks:
             self.add(chunk, state)
 

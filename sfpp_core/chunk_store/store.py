@@ -1,8 +1,8 @@
-"""The folder of finished chunks: one folder a film, one file a chunk.
+"""The folder of finished chunks: one folder a video, one file a chunk.
 
-    with Spool(root).film(state, circumstances) as film:
-        latents = film.find(text, recache=False)    # None: not made yet
-        film.keep(chunk, state)
+    with Spool(root).video(state, circumstances) as video:
+        latents = video.find(text, recache=False)    # None: not made yet
+        video.keep(chunk, state)
 
 Chunks are written by a thread while the next is made; no more than a few wait, and after the block all are on disk.
 Nothing here depends on a process ending well: files are whole or not there, and locks end with the process that holds
@@ -59,7 +59,7 @@ def read_chunk(path: Path, key: str, shape: tuple[int, ...]) -> Tensor:
     try:
         with safe_open(path, "pt") as file:
             described = file.metadata() or {}
-            # A copy: what is read is a view of the file, which could not be removed as long as the film is known.
+            # A copy: what is read is a view of the file, which could not be removed as long as the video is known.
             latents = file.get_tensor(LATENTS).clone()
     except (SafetensorError, OSError) as problem:
         raise DamagedChunkError(f"{path.name} cannot be read ({problem})") from problem
@@ -83,21 +83,23 @@ class SpoolError(OSError):
 
 
 class Spool:
-    """Films on their way, under one folder."""
+    """Videos on their way, under one folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     @contextmanager
-    def film(self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True) -> Iterator[FilmSpool]:
+    def video(
+        self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True
+    ) -> Iterator[VideoSpool]:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
-        circumstances: see `film_identity`. keeps: whether chunks are written and found; not where nothing tells a film
-        from another. Raises SpoolError if there is no place for them.
+        circumstances: see `video_identity`. keeps: whether chunks are written and found; not where nothing tells a
+        video from another. Raises SpoolError if there is no place for them.
         """
         chain = Chain(state, circumstances)
         _, _, height, width = state.shape
-        folder = self.root / f"seed{state.seed}_{width}x{height}_{chain.film[:KEY_LENGTH]}"
+        folder = self.root / f"seed{state.seed}_{width}x{height}_{chain.video[:KEY_LENGTH]}"
         with ExitStack() as held:
             try:
                 held.enter_context(in_use(folder))
@@ -109,13 +111,13 @@ class Spool:
                 ) from problem
             # Behind the hold: what is still to be written when the block ends is written while the folder is held.
             writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
-            film = FilmSpool(workplace, chain, state, writer, keeps=keeps)
-            yield film
-            film.finish()
+            video = VideoSpool(workplace, chain, state, writer, keeps=keeps)
+            yield video
+            video.finish()
 
 
-class FilmSpool:
-    """The chunks of one film that come after a state."""
+class VideoSpool:
+    """The chunks of one video that come after a state."""
 
     def __init__(
         self, workplace: Workplace, chain: Chain, state: RolloutState, writer: ThreadPoolExecutor, *, keeps: bool
@@ -156,7 +158,7 @@ class FilmSpool:
         return latents
 
     def keep(self, chunk: Chunk, state: RolloutState) -> None:
-        """Go on behind a chunk that was made or found; `state` is the film with it. What was not found is written.
+        """Go on behind a chunk that was made or found; `state` is the video with it. What was not found is written.
 
         Raises SpoolError if the disk does not take it, or did not take one before it.
         """
@@ -175,7 +177,7 @@ class FilmSpool:
             self._await_oldest()
 
     def num_kept(self) -> int:
-        """Chunks of the film, those of the state that it began with included, that are safe once all is written."""
+        """Chunks of the video, those of the state that it began with included, that are safe once all is written."""
         with suppress(SpoolError):
             self.finish()
         if not self._keeps:
@@ -196,7 +198,7 @@ class FilmSpool:
             ) from problem
 
     def plan(self, direction: Direction, num_chunks: int) -> str:
-        """A short name for what so many chunks under a direction make of this film, always the same."""
+        """A short name for what so many chunks under a direction make of this video, always the same."""
         return self._chain.plan(direction, num_chunks)[:KEY_LENGTH]
 
     def _next_shape(self) -> tuple[int, ...]:
@@ -209,15 +211,15 @@ class FilmSpool:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredChunk:
-    """A chunk of a film."""
+    """A chunk of a video."""
 
     chunk: Chunk
     is_reused: bool
     """Whether it came from the disk."""
 
 
-def resume_rollout(rollout: Rollout, direction: Direction, num_chunks: int, spool: FilmSpool) -> Iterator[StoredChunk]:
-    """Continue the rollout's film by `num_chunks` chunks under the direction, yielding each on its way to disk.
+def resume_rollout(rollout: Rollout, direction: Direction, num_chunks: int, spool: VideoSpool) -> Iterator[StoredChunk]:
+    """Continue the rollout's video by `num_chunks` chunks under the direction, yielding each on its way to disk.
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration.
     Raises SpoolError if a chunk cannot be kept, ValueError if one holds values that are no numbers, and whatever the
@@ -234,7 +236,7 @@ def resume_rollout(rollout: Rollout, direction: Direction, num_chunks: int, spoo
 
 
 def _require_finite(chunk: Chunk, *, number: int) -> None:
-    """A chunk that overflowed would spoil all that follow, and be found again when the film is queued again."""
+    """A chunk that overflowed would spoil all that follow, and be found again when the video is queued again."""
     if not torch.isfinite(chunk.latents).all():
         raise ValueError(
             f"chunk {number} holds values that are no numbers (NaN): the model overflowed. All {number - 1} before it "

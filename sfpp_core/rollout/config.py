@@ -84,13 +84,13 @@ class RolloutConfig:
         return 1 if self.independent_first and first_frame == 0 else self.chunk
 
     def frames_after(self, num_chunks: int, *, made: int = 0) -> int:
-        """Latent frames of a film of `made` latent frames after `num_chunks` more chunks."""
+        """Latent frames of a video of `made` latent frames after `num_chunks` more chunks."""
         for _ in range(num_chunks):
             made += self.chunk_frames(made)
         return made
 
     def chunks_for(self, latent_frames: int, *, made: int = 0) -> int:
-        """Fewest chunks that bring a film of `made` latent frames to at least `latent_frames`."""
+        """Fewest chunks that bring a video of `made` latent frames to at least `latent_frames`."""
         chunks = 0
         while made < latent_frames:
             made += self.chunk_frames(made)
@@ -112,13 +112,13 @@ TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FilmLength:
-    """A film, or an addition to one, that is made of whole chunks."""
+class VideoLength:
+    """A video, or an addition to one, that is made of whole chunks."""
 
     asked_seconds: float
     num_chunks: int
     pixel_frames: int
-    """Frames that the chunks add to the film."""
+    """Frames that the chunks add to the video."""
 
     def __str__(self) -> str:
         seconds = self.pixel_frames / FRAMES_PER_SECOND
@@ -126,16 +126,16 @@ class FilmLength:
         return f"{self.pixel_frames} frames, {seconds:.2f} s{rounded}"
 
 
-def film_length(seconds: float, config: RolloutConfig, *, made: int) -> FilmLength:
-    """The fewest whole chunks that add at least `seconds` to a film of `made` latent frames.
+def video_length(seconds: float, config: RolloutConfig, *, made: int) -> VideoLength:
+    """The fewest whole chunks that add at least `seconds` to a video of `made` latent frames.
 
-    The first latent frame of a film is a single picture: with chunks of 3, films are 9, 21, 33, ... (12c - 3) frames
+    The first latent frame of a video is a single picture: with chunks of 3, videos are 9, 21, 33, ... (12c - 3) frames
     long. Raises ValueError if `seconds` is not above 0 or not finite.
     """
     if not 0 < seconds < math.inf:
-        raise ValueError(f"seconds is {seconds:g}; a film needs more than 0, and an end.")
+        raise ValueError(f"seconds is {seconds:g}; a video needs more than 0, and an end.")
     frames = max(1, math.ceil(seconds * FRAMES_PER_SECOND - TOLERANCE))
     frames_made = WAN21.pixel_frames(made) if made else 0
     num_chunks = config.chunks_for(WAN21.latent_frames(frames_made + frames), made=made)
     added = WAN21.pixel_frames(config.frames_after(num_chunks, made=made)) - frames_made
-    return FilmLength(asked_seconds=seconds, num_chunks=num_chunks, pixel_frames=added)
+    return VideoLength(asked_seconds=seconds, num_chunks=num_chunks, pixel_frames=added)

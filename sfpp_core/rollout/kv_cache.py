@@ -222,7 +222,7 @@ class RollingKVCache:
     gradient beside a past that has none, in the same order, and leaves the ring as it is.
 
     The past may be kept in eight bits, and outside of the device. A chunk attends to itself as computed, and to the
-    past as it is kept: so a film's bits depend on the form, but not on where the past rests, nor on how often it is
+    past as it is kept: so a video's bits depend on the form, but not on where the past rests, nor on how often it is
     interrupted, saved or rebuilt.
     """
 
@@ -333,11 +333,11 @@ class RollingKVCache:
         self._num_frames = num_frames
 
     def clear(self) -> None:
-        """Forget everything: the film's first frame is next."""
+        """Forget everything: the video's first frame is next."""
         self._num_frames = self._skipped = 0
 
     def start_at(self, num_frames: int) -> None:
-        """Continue after latent frame `num_frames` with the sink alone in view, as if the film between had not been."""
+        """Continue after latent frame `num_frames` with the sink alone in view, as if nothing lay between."""
         self._num_frames = max(num_frames, self._sink)
         self._skipped = self._num_frames - self._sink
 

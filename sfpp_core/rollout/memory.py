@@ -1,6 +1,6 @@
 """Where a cache's memory is, and how much of it, before any is taken.
 
-What to say when a film does not fit into memory: what it takes, what there is, and what to change.
+What to say when a video does not fit into memory: what it takes, what there is, and what to change.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class CacheStorage:
     """How the past is kept."""
 
     form: CacheForm = "computed"
-    """Decides the film's bits."""
+    """Decides the video's bits."""
     offloaded: bool = False
     """Whether it rests in CPU memory, a layer at a time fetched for its attention: costs time, changes no bit."""
 
@@ -49,7 +49,7 @@ class CacheMemory:
         tokens_per_frame: int,
         dtype: torch.dtype,
     ) -> CacheMemory:
-        """What the cache of a film needs in `storage`, computed in `dtype`."""
+        """What the cache of a video needs in `storage`, computed in `dtype`."""
         sizes = {"batch": batch, "tokens_per_frame": tokens_per_frame, "dtype": dtype}
         at_rest = RollingKVCache.estimate_nbytes(model, config, **sizes, form=storage.form)
         computed = RollingKVCache.estimate_nbytes(model, config, **sizes)
@@ -74,7 +74,7 @@ class Demand:
     step: int
     """Bytes that a network call is estimated to take besides weights and cache."""
     can_resize: bool
-    """Whether size and window are still open: those of a film that has begun are not."""
+    """Whether size and window are still open: those of a video that has begun are not."""
 
     @property
     def pixels(self) -> tuple[int, int]:
@@ -92,7 +92,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supply:
-    """The memory of this machine, in bytes, with nothing of the film in it."""
+    """The memory of this machine, in bytes, with nothing of the video in it."""
 
     device: str
     """The device's name, as an artist knows it."""
@@ -103,7 +103,7 @@ class Supply:
 
 
 def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
-    """Sentences that say what the film takes, what there is, and the smallest change that fits.
+    """Sentences that say what the video takes, what there is, and the smallest change that fits.
 
     choices: what the widget `cache_storage` offers here, from the smallest change to the largest.
     """
@@ -116,7 +116,7 @@ def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheSto
     width, height = demand.pixels
     sentences = [
         f"Not enough memory for {width}x{height} pixels with a window of {demand.config.window} latent frames.",
-        f"{supply.device} has {_size(supply.total)}, of which {_size(supply.free)} are free for this film. Its past "
+        f"{supply.device} has {_size(supply.total)}, of which {_size(supply.free)} are free for this video. Its past "
         f"needs {_described(now)}, and a step about {_size(demand.step)}.",
     ]
     if smaller:
@@ -124,7 +124,7 @@ def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheSto
         moved = any(storage.offloaded for storage in smaller.values())
         free = f" ({_size(supply.cpu_free)} of CPU memory are free)" if moved else ""
         sentences.append(f"With another cache_storage the past needs: {listed}{free}.")
-    sentences.append(_recommended(fitting) if fitting else _smaller_film(demand, supply, choices))
+    sentences.append(_recommended(fitting) if fitting else _smaller_video(demand, supply, choices))
     return " ".join(sentences)
 
 
@@ -142,7 +142,7 @@ def _described(cache: CacheMemory) -> str:
 
 
 def _recommended(fitting: Mapping[str, CacheStorage]) -> str:
-    """The first that fits, and the first of the other kind: the same film, or the same speed."""
+    """The first that fits, and the first of the other kind: the same video, or the same speed."""
     (name, storage), *others = fitting.items()
     sentence = f'Set cache_storage to "{name}" ({_effect(storage)})'
     for other, alternative in others:
@@ -152,11 +152,11 @@ def _recommended(fitting: Mapping[str, CacheStorage]) -> str:
 
 
 def _effect(storage: CacheStorage) -> str:
-    film = "the same film" if storage.form == "computed" else "a film that differs a little"
-    return f"{film}, made slower" if storage.offloaded else film
+    video = "the same video" if storage.form == "computed" else "a video that differs a little"
+    return f"{video}, made slower" if storage.offloaded else video
 
 
-def _smaller_film(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
+def _smaller_video(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
     """What would fit if no storage does: the longest window, or the largest picture, in whatever storage allows it."""
     windows = {name: _window_that_fits(demand, storage, supply) for name, storage in choices.items()}
     sizes = {name: _latent_size_that_fits(demand, storage, supply) for name, storage in choices.items()}
@@ -167,11 +167,11 @@ def _smaller_film(demand: Demand, supply: Supply, choices: Mapping[str, CacheSto
         width, height = replace(demand, latent_size=sizes[name]).pixels
         wishes.append(f'width to {width} and height to {height} with cache_storage "{name}"')
     if not wishes:
-        return "Neither this nor a smaller film fits: free memory, or use a smaller model."
+        return "Neither this nor a smaller video fits: free memory, or use a smaller model."
     wish = ", or ".join(wishes)
     if demand.can_resize:
         return f"None of these fits. Set {wish}."
-    return f"None of these fits, and a film keeps its size and window. For a new one, set {wish}, in SFPP Sampler."
+    return f"None of these fits, and a video keeps its size and window. For a new one, set {wish}, in SFPP Sampler."
 
 
 def _window_that_fits(demand: Demand, storage: CacheStorage, supply: Supply) -> int | None:

@@ -21,7 +21,7 @@ TIME = re.compile(r"(?:(?:(\d+):)?(\d+):(\d{2}(?:\.\d+)?)|(\d+(?:\.\d+)?)\s?s)(?
 LIKE_A_TIME = re.compile(r"\W*\d+\s*:\s*\d|[^\w\s]+\d+(?:\.\d+)?\s?s\b|\d+(?:\.\d+)?\s?s[^\w\s]")
 """How a line begins whose time was mistyped, such as [0:20], 0:20, or 20s: and a prompt."""
 LATEST_SECONDS = 86400.0
-"""A day of film."""
+"""A day of video."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ def _seconds(time: re.Match[str], line: str) -> float:
         raise ValueError(f"the line {_shortened(line)} begins with {time.group()}; minutes and seconds go up to 59.")
     total = float(alone) if alone is not None else 3600 * float(hours or 0) + 60 * float(minutes) + float(seconds)
     if total > LATEST_SECONDS:
-        raise ValueError(f"the line {_shortened(line)} begins after more than a day of film.")
+        raise ValueError(f"the line {_shortened(line)} begins after more than a day of video.")
     return total
 
 
@@ -90,7 +90,7 @@ def _checked(found: list[tuple[float, str]]) -> list[TimedPrompt]:
         raise ValueError("the schedule is empty. Type lines such as: 0:00 a calm sea")
     for seconds, prompt in found:
         if not prompt:
-            raise ValueError(f"nothing is said of what the film shows at {spoken_time(seconds)}; add a prompt.")
+            raise ValueError(f"nothing is said of what the video shows at {spoken_time(seconds)}; add a prompt.")
     for (first, _), (second, _) in pairwise(found):
         if first == second:
             raise ValueError(f"two prompts begin at {spoken_time(first)}; give each a time of its own.")
@@ -100,7 +100,7 @@ def _checked(found: list[tuple[float, str]]) -> list[TimedPrompt]:
 
 
 def spoken_time(seconds: float) -> str:
-    """A time of a film as it is typed: 0:20, 1:02:03, 0:07.5."""
+    """A time of a video as it is typed: 0:20, 1:02:03, 0:07.5."""
     minutes, rest = divmod(seconds, 60)
     hours, minutes = divmod(int(minutes), 60)
     tail = f"{rest:04.1f}" if rest % 1 else f"{int(rest):02}"
@@ -114,7 +114,7 @@ class Cue:
     text: Tensor
     """[1, L, text_dim]."""
     seconds: float = 0.0
-    """Of the whole film, its given start included."""
+    """Of the whole video, its given start included."""
     crossfade: float = 0.0
     """Seconds over which the text before gives way to this one; 0 changes at once."""
     recache: bool = False
@@ -139,8 +139,8 @@ class Direction:
     """Texts and the times from which they rule, switched at the borders of chunks.
 
     A text rules the chunks whose middle lies at its time or later: the border nearest to the time is where it begins.
-    What rules a chunk depends on the schedule and on the film before it alone, so a film that is made in pieces with
-    the same schedule is the same film.
+    What rules a chunk depends on the schedule and on the video before it alone, so a video that is made in pieces with
+    the same schedule is the same video.
     """
 
     def __init__(self, cues: Sequence[Cue]) -> None:
@@ -163,18 +163,18 @@ class Direction:
             raise ValueError("the schedule's prompts were encoded by different text encoders; use one for all.")
 
     def first_text(self) -> Tensor:
-        """What a film begins with. Raises ValueError if nothing rules at its beginning."""
+        """What a video begins with. Raises ValueError if nothing rules at its beginning."""
         if self.cues[0].seconds > 0:
             raise ValueError(
-                f"the first prompt begins at {spoken_time(self.cues[0].seconds)}; a film needs one at 0:00. Add it, or "
-                "change that time."
+                f"the first prompt begins at {spoken_time(self.cues[0].seconds)}; a video needs one at 0:00. Add it, "
+                "or change that time."
             )
         return self.cues[0].text
 
     def ruling(self, state: RolloutState) -> Ruling:
-        """What the next chunk follows. Before the first cue the film's last text goes on.
+        """What the next chunk follows. Before the first cue the video's last text goes on.
 
-        Raises ValueError if nothing rules at the beginning of an empty film.
+        Raises ValueError if nothing rules at the beginning of an empty video.
         """
         latest = state.texts[state.chunks[-1].text] if state.chunks else None
         begins, ends = _span(state)
@@ -191,13 +191,13 @@ class Direction:
 
 
 def _span(state: RolloutState) -> tuple[float, float]:
-    """Seconds of film at which the next chunk begins and ends."""
+    """Seconds of video at which the next chunk begins and ends."""
     made = state.num_frames
     return WAN21.seconds(made), WAN21.seconds(state.config.frames_after(1, made=made))
 
 
 def _text_before(seconds: float, state: RolloutState) -> Tensor | None:
-    """What ruled the film's last chunk whose middle lies before a time; None if there is none."""
+    """What ruled the video's last chunk whose middle lies before a time; None if there is none."""
     found, made = None, 0
     for chunk in state.chunks:
         begins, made = made, made + chunk.num_frames

@@ -107,7 +107,7 @@ class Progress:
     """Where the making of a chunk stands after a network call."""
 
     chunk: int
-    """The chunk's place in the film, from 0; given ones count."""
+    """The chunk's place in the video, from 0; given ones count."""
     call: int
     """Network calls made for it."""
     num_calls: int
@@ -154,7 +154,7 @@ class Rollout:
         """text: [1 or B, L, text_dim], rules the chunks to come. dtype: what the network computes in.
 
         noise: where noise comes from, the state's seed by default. cache_memory: makes the CPU memory that the cache
-        is to rest in, which changes no bit of the film; by default it rests on the device. on_call: told after every
+        is to rest in, which changes no bit of the video; by default it rests on the device. on_call: told after every
         network call; what it raises (a host's interrupt) ends the run, and `state` still holds every finished chunk.
         Raises ValueError if the text's width is not the network's or its batch neither 1 nor the state's.
         """
@@ -330,7 +330,7 @@ class Rollout:
 
         A frame's keys in layer l come from what layers below saw, each reaching one window further back; layer 0 sees
         nothing but the frame. Frames before that cannot change a bit of what follows, except as part of the sink. The
-        latest frame always counts, even if only the sink is visible: the cache must end where the film does.
+        latest frame always counts, even if only the sink is visible: the cache must end where the video does.
         """
         config = self.state.config
         reach = config.window - config.sink - 1
@@ -345,6 +345,6 @@ class Rollout:
             )
         if text.shape[0] not in (1, state.shape[0]):
             raise ValueError(
-                f"the text holds {text.shape[0]} prompts for a batch of {state.shape[0]} films; "
+                f"the text holds {text.shape[0]} prompts for a batch of {state.shape[0]} videos; "
                 f"give 1 or {state.shape[0]}."
             )

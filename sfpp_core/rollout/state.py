@@ -47,7 +47,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RolloutState:
-    """Everything that decides how a film goes on.
+    """Everything that decides how a video goes on.
 
     The clean latents and the texts are enough: the cache is rebuilt from them by one network call a chunk. A snapshot
     of the cache saves those calls, at the price of its memory.
@@ -65,7 +65,7 @@ class RolloutState:
     texts: tuple[Tensor, ...] = ()
     """Embeddings of the prompts used so far, [1 or B, L, text_dim] on the CPU."""
     cache_form: CacheForm = "computed"
-    """In which form the past is kept. It decides the film's bits; where the past rests does not, and is no part of the
+    """In which form the past is kept. It decides the video's bits; where the past rests does not, and is no part of the
     state. Not a setting of `config`, which says what a student was trained for: this is how it is run."""
     cache: KVSnapshot | None = None
 
@@ -116,7 +116,7 @@ class RolloutState:
         """
         if self.chunks:
             raise ValueError(
-                f"the film has {self.num_frames} latent frames already; only an empty one can be given a start."
+                f"the video has {self.num_frames} latent frames already; only an empty one can be given a start."
             )
         batch, channels, num_frames, height, width = latents.shape
         if (batch, channels, height, width) != self.shape or num_frames < 1:
@@ -141,7 +141,7 @@ class RolloutState:
         if not ModelIdentity.parse(self.model_id).is_same_model(ModelIdentity.parse(model_id)):
             raise ValueError(
                 f"this state was made by another model ({self.model_id[:12]}, not {model_id[:12]}). "
-                "Connect the model, with the same LoRAs, that made it, or start a new film."
+                "Connect the model, with the same LoRAs, that made it, or start a new video."
             )
 
 
@@ -209,7 +209,7 @@ def load_state(path: Path) -> RolloutState:
     except (SafetensorError, KeyError, TypeError, ValueError) as problem:
         if isinstance(problem, StateFileError):
             raise
-        raise StateFileError(f"{path} is a damaged state ({problem}); save it again or start a new film.") from problem
+        raise StateFileError(f"{path} is a damaged state ({problem}); save it again or start a new video.") from problem
 
 
 def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
@@ -218,7 +218,7 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
         raise ValueError(f"its format is version {description['version']}, this program reads versions {versions}")
     shape = tuple(description["shape"])
     # Copies: what is read lies in the file's memory, at any address, and matrix products round by where tensors lie, so
-    # that the film would go on a little differently. The cache is copied when it is taken up.
+    # that the video would go on a little differently. The cache is copied when it is taken up.
     chunks = _split(tensor("latents"), description["chunks"], shape)
     texts = tuple(tensor(f"text.{index}").clone() for index in range(description["num_texts"]))
     _check_texts(texts, chunks, batch=shape[0])
@@ -229,7 +229,7 @@ def _read(description: dict[str, Any], tensor: Any) -> RolloutState:
         shape=shape,
         chunks=chunks,
         texts=texts,
-        # Films that were begun before there was a choice do not name it.
+        # Videos that were begun before there was a choice do not name it.
         cache_form=description.get("cache_form", "computed"),
     )
     return replace(

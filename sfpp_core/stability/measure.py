@@ -137,7 +137,7 @@ class MotionField:
 
     def __init__(self) -> None:
         self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        # Half of the resolution and not a quarter: the objects of small films are a few pixels wide.
+        # Half of the resolution and not a quarter: the objects of small videos are a few pixels wide.
         self._flow.setFinestScale(1)
         self._before: np.ndarray | None = None
         self._grey_before: np.ndarray | None = None

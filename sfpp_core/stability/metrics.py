@@ -8,12 +8,12 @@ must not be mixed in one table.
 
 Axes: F frames, W windows. The first frame has none before it; its flow counts for nothing here.
 
-Whether a film plays its beginning again.
+Whether a video plays its beginning again.
 
 RIFLEx (arXiv 2502.15894) found that models which are run past the length they were trained on often start again from
 the first frame, and gives models a NoRepeat score: the percentage of videos that do not. We read its rule as: the part
 beyond the training length is compared with the part within it, and a video repeats if they come closer than a threshold
-in the L2 distance of frames. The threshold is not published, and a plain distance cannot tell a film that starts again
+in the L2 distance of frames. The threshold is not published, and a plain distance cannot tell a video that starts again
 from one that has come to rest, or shows little change at all. What is computed here, per video:
 
 - frames are the small grey pictures of a `FrameSeries`, each minus its mean, so that a loop under drifting exposure or
@@ -21,9 +21,9 @@ from one that has come to rest, or shows little change at all. What is computed 
 - every run of two seconds beyond the first part is laid over every run of two seconds within it, frame by frame;
 - the match is the share of the earlier run's movement (its variance over time, pixel by pixel) that the later run
   follows: 1 - mean squared distance / variance. An exact copy has 1, a still picture at the earlier run's mean has 0;
-- the film repeats if a match reaches `SAME_RUN`. The NoRepeat score of many films is the percentage that does not.
+- the video repeats if a match reaches `SAME_RUN`. The NoRepeat score of many videos is the percentage that does not.
 
-A run in which nothing moves matches nothing, so a film that stands still or slows down does not repeat: that is a
+A run in which nothing moves matches nothing, so a video that stands still or slows down does not repeat: that is a
 matter for the dynamic degree and the frozen spans. Real periodic motion, such as a pendulum's, does count.
 
 Axes: F frames, L later runs, E early runs, P pixels.
@@ -125,7 +125,7 @@ def flow_spikes(series: FrameSeries) -> NDArray[np.float64]:
 def frozen_spans(series: FrameSeries) -> tuple[tuple[float, float], ...]:
     """Start and end, in seconds, of each stretch in which the same picture is shown for half a second or longer.
 
-    Says nothing about fault: a film that is still on purpose is frozen too.
+    Says nothing about fault: a video that is still on purpose is frozen too.
     """
     same = (series.difference < FROZEN_DIFFERENCE) & (series.flow_top < FROZEN_SPEED)
     same[0] = False
@@ -138,14 +138,14 @@ FIRST_PART_SECONDS: Final = 5.0
 """What the published students were trained on."""
 RUN_SECONDS: Final = 2.0
 SAME_RUN: Final = 0.8
-"""Share of the movement that must be followed; what loops and other films were measured to have: docs/stability.md."""
+"""Share of the movement that must be followed; what loops and other videos were measured to have: docs/stability.md."""
 _STILL: Final = (0.5 / 255) ** 2  # variance of a picture that moves by less than half a grey level
 _FRAMES_AT_A_TIME: Final = 1024
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Repetition:
-    """The closest that a film comes to playing its first seconds again."""
+    """The closest that a video comes to playing its first seconds again."""
 
     match: float
     """1 for an exact copy, 0 or less for none."""
@@ -156,12 +156,12 @@ class Repetition:
 
     @property
     def repeats(self) -> bool:
-        """Whether that is close enough to call the film repeating."""
+        """Whether that is close enough to call the video repeating."""
         return self.match >= SAME_RUN
 
 
 def closest_repetition(series: FrameSeries) -> Repetition | None:
-    """See the file's head. None if nothing can be told: the film is too short, or its beginning does not move."""
+    """See the file's head. None if nothing can be told: the video is too short, or its beginning does not move."""
     run = round(RUN_SECONDS * series.rate)
     num_early = int(np.count_nonzero(series.time - series.time[0] < FIRST_PART_SECONDS))
     if run < 2 or num_early < run or len(series.time) - num_early < run:
@@ -221,7 +221,7 @@ def exposure_drift(series: FrameSeries) -> NDArray[np.float64]:
 def color_drift(series: FrameSeries) -> NDArray[np.float64]:
     """How far the mean colour has moved from that of the first seconds: [F], in units of CIELAB, exposure left out.
 
-    The CIE 1976 colour difference without its lightness, sqrt(da^2 + db^2), so that a film that only gets brighter has
+    The CIE 1976 colour difference without its lightness, sqrt(da^2 + db^2), so that a video that only gets brighter has
     little of it. The channel means are means of display values: their colour stands for the picture's cast and is no
     mean of what each pixel looks like.
     """

@@ -1,4 +1,4 @@
-"""A stability report as one picture: ratings, damages and curves over the seconds of the film.
+"""A stability report as one picture: ratings, damages and curves over the seconds of the video.
 
 Drawn through Matplotlib's objects on an Agg canvas: pyplot would share its state with everything else in the process.
 
@@ -210,14 +210,14 @@ def motion(axes: Axes, report: StabilityReport) -> str:
     axes.set_ylim(0, top)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     degree = report.metrics.dynamic_degree
-    return "Motion" if degree is None else f"Motion: dynamic in {round(100 * degree)} % of the film"
+    return "Motion" if degree is None else f"Motion: dynamic in {round(100 * degree)} % of the video"
 
 
 PANELS: Final = (exposure, detail, color, motion)
 
 
 def _draw(axes: Axes, time: _Values, values: _Values, ink: str, label: str) -> None:
-    """A line, or a dot where the film is a single picture."""
+    """A line, or a dot where the video is a single picture."""
     dot = {"marker": "o", "markersize": 5, "clip_on": False} if len(time) == 1 else {}
     axes.plot(time, values, color=ink, label=label, linewidth=1.4, solid_joinstyle="round", **dot)
 

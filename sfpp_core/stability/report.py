@@ -26,7 +26,7 @@ class Curves:
     """Each field holds one value a point in time, and all as many."""
 
     time: tuple[float, ...]
-    """Seconds of the film, rising."""
+    """Seconds of the video, rising."""
     luminance: tuple[float, ...]
     """Mean luma, display values 0 to 1."""
     highlights: tuple[float, ...]

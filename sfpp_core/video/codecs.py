@@ -1,4 +1,4 @@
-"""The ways to compress pictures that a film may be written in, set so that equal frames give equal bytes.
+"""The ways to compress pictures that a video may be written in, set so that equal frames give equal bytes.
 
 The same frames shall give the same file on every machine, so nothing about an encoder may depend on the processor: not
 the number of its cores, nor the choice of an encoder's routines.
@@ -93,7 +93,7 @@ H265: Final = VideoCodec(
     threads=2,
     # Rows are encoded in parallel by up to 4 threads, fewer where there are fewer cores, to the same bytes; left to
     # itself, x265 makes other bytes with none, and may search motion otherwise with 12. `info` writes the build and all
-    # settings into the film.
+    # settings into the video.
     parameters="pools=4:frame-threads=2:wpp=1:lookahead-slices=0:info=0:log-level=error",
     lossless_parameters=":lossless=1",
 )

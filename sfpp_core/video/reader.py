@@ -116,7 +116,7 @@ class VideoReader:
             yield time, picture.to_ndarray()
 
     def timeline(self) -> Timeline:
-        """When pictures are shown. The file is read, but nothing decoded: milliseconds for minutes of film."""
+        """When pictures are shown. The file is read, but nothing decoded: milliseconds for minutes of video."""
         start, end, num_frames, base = math.inf, -math.inf, 0, self._stream.time_base
         self._container.seek(0)
         try:

@@ -107,11 +107,11 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def times_shown(index: int, *, made: Fraction, shown: Fraction) -> int:
-    """How many frames of a film with `shown` frames a second show the frame `index` of one that has `made`.
+    """How many frames of a video with `shown` frames a second show the frame `index` of one that has `made`.
 
-    A frame is on the screen from its time until the next one's, as in the film it was made for, and nothing is invented
-    between two: so the film keeps its length, but for less than a frame, at which the last ends later. Going from 16 to
-    24, every second frame comes twice; from 16 to 8, every second is left out.
+    A frame is on the screen from its time until the next one's, as in the video it was made for, and nothing is
+    invented between two: so the video keeps its length, but for less than a frame, at which the last ends later. Going
+    from 16 to 24, every second frame comes twice; from 16 to 8, every second is left out.
     """
     ratio = shown / made
     return ceil((index + 1) * ratio) - ceil(index * ratio)
@@ -148,22 +148,22 @@ def rgb_to_yuv420(frame: Tensor) -> Tensor:
 class VideoWriter:
     """A context manager that takes frames and leaves an MP4 (yuv420p) behind, or nothing at all.
 
-    The film grows in the same folder as unfinished.NAME..., which players show as far as it is. When the `with` block
-    ends well, a copy with one index in front takes the film's own name, replacing any file of that name, and the
-    unfinished one goes, as it does on an error or an interrupt inside the block. So for a moment a film takes twice its
-    size on disk; where there is no room for that, the film stays as it has grown. Memory does not grow with the length
-    but for the file's own index, some hundred bytes a frame. Equal frames give equal bytes; with sound, on processors
-    of the same kind.
+    The video grows in the same folder as unfinished.NAME..., which players show as far as it is. When the `with` block
+    ends well, a copy with one index in front takes the video's own name, replacing any file of that name, and the
+    unfinished one goes, as it does on an error or an interrupt inside the block. So for a moment a video takes twice
+    its size on disk; where there is no room for that, the video stays as it has grown. Memory does not grow with the
+    length but for the file's own index, some hundred bytes a frame. Equal frames give equal bytes; with sound, on
+    processors of the same kind.
 
     Args:
         path: the MP4 to be; its folder must exist.
         width, height: size of the frames in pixels, both even; for H.265 at least 16.
         fps: frames per second of the file, above 0; a Fraction keeps rates such as 24000/1001 exact.
         made_fps: frames per second of the frames that are given, if others: then some are shown repeatedly, or left
-            out, and the film keeps its length. See `times_shown`.
+            out, and the video keeps its length. See `times_shown`.
         codec: H.264, which everything plays, or H.265, which is smaller and takes longer.
         crf: quality from 0 (lossless, which browsers may not play) to 51 (worst).
-        sound: heard from the first frame on; what is longer than the film is cut, after a shorter one comes silence.
+        sound: heard from the first frame on; what is longer than the video is cut, after a shorter one comes silence.
         metadata: tags for the container, for instance ComfyUI's `workflow` and `prompt` as JSON text.
 
     Raises:
@@ -276,7 +276,7 @@ class VideoWriter:
             with replacing(self.path) as whole:
                 make_whole(self._growing, whole, fps=self._fps, metadata=self._metadata)
         except OSError as problem:
-            # What has grown is all of the film. Only its index is in pieces.
+            # What has grown is all of the video. Only its index is in pieces.
             os.replace(self._growing, self.path)
             logger.warning(
                 "%s is whole and plays, but its index could not be put in front (%s): dropped on ComfyUI's page it may "
@@ -310,25 +310,25 @@ def _check(
 MAX_SIDE_PX: Final = 512
 
 
-def save_thumbnail(film: Path, *, metadata: Mapping[str, str]) -> Path:
-    """Write the first picture of a film beside it, as a PNG of the same name whose longer side is at most 512 pixels.
+def save_thumbnail(video: Path, *, metadata: Mapping[str, str]) -> Path:
+    """Write the first picture of a video beside it, as a PNG of the same name whose longer side is at most 512 pixels.
 
     Beside it and not into it, because FFmpeg drops a cover from an MP4 that carries a workflow.
 
     metadata: text chunks for the PNG, for instance those from which ComfyUI's page restores a workflow.
 
     Raises:
-        VideoFileError: the film cannot be read.
+        VideoFileError: the video cannot be read.
         OSError: the file cannot be written.
     """
-    with VideoReader(film) as reader:
+    with VideoReader(video) as reader:
         _, first = next(reader.pictures())
     picture = Image.fromarray(first)
     picture.thumbnail((MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.LANCZOS)
     texts = PngInfo()
     for name, value in metadata.items():
         texts.add_text(name, value)
-    path = film.with_suffix(".png")
+    path = video.with_suffix(".png")
     with replacing(path) as unfinished:
         picture.save(unfinished, pnginfo=texts)
     return path

@@ -48,7 +48,7 @@ class LatentGeometry:
         return self.temporal_stride * (latent_frames - 1) + 1
 
     def seconds(self, latent_frames: int) -> float:
-        """Seconds of film that `latent_frames` decode to; 0 for none."""
+        """Seconds of video that `latent_frames` decode to; 0 for none."""
         return self.pixel_frames(latent_frames) / FRAMES_PER_SECOND if latent_frames else 0.0
 
     def latent_frames(self, pixel_frames: int) -> int:

@@ -112,7 +112,7 @@ class TiledDecodeStream:
 
     The device holds the layers' activations and past of one tile at a time; the past of the others waits in CPU memory.
     Pictures differ from those decoded whole: a tile sees no more than itself, and near its rim other tiles fade in. So
-    a film that has begun whole should not go on in tiles.
+    a video that has begun whole should not go on in tiles.
     """
 
     def __init__(self, vae: WanVAE, tiling: Tiling) -> None:

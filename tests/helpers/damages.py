@@ -109,18 +109,18 @@ def salt_and_pepper(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
 
 
 def other_scene(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
-    """From the middle on another film shows through: this one on its head, in other colours."""
+    """From the middle on another video shows through: this one on its head, in other colours."""
     return _each(frames, 0.5, False, lambda x, a, i: (1 - s) * x + s * x[::-1, :, ::-1])
 
 
 def mirrored_shots(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
-    """Cuts to the mirrored film and back: up to ten, evenly spaced."""
+    """Cuts to the mirrored video and back: up to ten, evenly spaced."""
     cuts = round(10 * s)
     return [x[:, ::-1] if (index * (cuts + 1) // len(frames)) % 2 else x for index, x in enumerate(frames)]
 
 
 def loop_in_the_middle(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
-    """Two seconds from before the middle come again and again, for up to half of the film."""
+    """Two seconds from before the middle come again and again, for up to half of the video."""
     first, period, length = len(frames) // 2, int(2 * fps), int(0.5 * s * len(frames))
     out = list(frames)
     for index in range(length):
@@ -129,7 +129,7 @@ def loop_in_the_middle(frames: Frames, fps: float, s: float) -> list[np.ndarray]
 
 
 def loop_from_the_start(frames: Frames, fps: float, s: float) -> list[np.ndarray]:
-    """The film begins again after 40 % of it, at most five seconds, as often as fits into the share 0.6 s."""
+    """The video begins again after 40 % of it, at most five seconds, as often as fits into the share 0.6 s."""
     period = min(int(0.4 * len(frames)), int(5 * fps))
     out = list(frames)
     for index in range(period, min(len(frames), period + int(0.6 * s * len(frames)))):

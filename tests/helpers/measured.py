@@ -11,7 +11,7 @@ THUMBNAIL = (20, 36)
 
 
 def series(num_frames: int, **changed: object) -> FrameSeries:
-    """A film in which nothing happens, but for what is given: a number for all frames, or an array."""
+    """A video in which nothing happens, but for what is given: a number for all frames, or an array."""
     fields: dict[str, object] = {
         "time": np.arange(num_frames) / RATE,
         "luminance": 0.5,
@@ -35,7 +35,7 @@ def series(num_frames: int, **changed: object) -> FrameSeries:
 
 
 def wandering(num_frames: int, seed: int = 0) -> np.ndarray:
-    """Thumbnails of a film that moves on smoothly and never comes back: waves of random speeds and directions."""
+    """Thumbnails of a video that moves on smoothly and never comes back: waves of random speeds and directions."""
     rng = np.random.default_rng(seed)
     height, width = THUMBNAIL
     y, x = np.mgrid[:height, :width]

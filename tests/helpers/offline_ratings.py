@@ -1,4 +1,4 @@
-"""What the offline judge says of some films, kept beside its version, so that neither changes without the other.
+"""What the offline judge says of some videos, kept beside its version, so that neither changes without the other.
 
 After a change that is meant, raise the version in `OfflineJudge.name`, then record with
 `python -m tests.helpers.offline_ratings`.
@@ -18,7 +18,7 @@ from tests.helpers.clips import footage, pan
 from tests.helpers.damages import DESIGNED
 
 RECORD: Final = Path(__file__).parents[1] / "data" / "offline_ratings.json"
-# A share of a film: more than processors and versions of OpenCV differ by, less than a change of a detector.
+# A share of a video: more than processors and versions of OpenCV differ by, less than a change of a detector.
 TOLERANCE: Final = 0.003
 
 _FPS: Final = 12.0
@@ -26,11 +26,11 @@ _FPS: Final = 12.0
 _STRENGTHS: Final = {"cut": 1.0, "contrast loss": 1.0}
 
 Shares = dict[str, dict[str, float]]
-"""For each film, what each kind of damage takes of it, 0..1."""
+"""For each video, what each kind of damage takes of it, 0..1."""
 
 
-def _films() -> dict[str, list[np.ndarray]]:
-    """One film for each kind of damage, one without any, and two that judges have got wrong."""
+def _videos() -> dict[str, list[np.ndarray]]:
+    """One video for each kind of damage, one without any, and two that judges have got wrong."""
     frames = pan(72, _FPS)
     return {
         "undamaged": frames,
@@ -58,17 +58,17 @@ def _faded_in(frames: list[np.ndarray]) -> list[np.ndarray]:
 
 
 def measured_shares() -> Shares:
-    """What the judge of now finds in the films."""
+    """What the judge of now finds in the videos."""
     return {
-        name: {str(kind): round(share, 4) for kind, share in assess(measure(footage(film, _FPS))).shares().items()}
-        for name, film in _films().items()
+        name: {str(kind): round(share, 4) for kind, share in assess(measure(footage(video, _FPS))).shares().items()}
+        for name, video in _videos().items()
     }
 
 
 def differences(recorded: Shares, found: Shares) -> list[str]:
     """Where two lists of shares are apart by more than the tolerance, in words."""
     if recorded.keys() != found.keys():
-        return [f"the films are {sorted(found)} instead of {sorted(recorded)}"]
+        return [f"the videos are {sorted(found)} instead of {sorted(recorded)}"]
     return [
         f"{name}: {kind} takes {share:.4f} instead of {recorded[name].get(kind, 0.0):.4f}"
         for name, shares in found.items()

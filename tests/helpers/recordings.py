@@ -24,7 +24,7 @@ def beeps(seconds: float, rate: int, channels: int) -> np.ndarray:
     return np.stack([wave / 2**channel for channel in range(channels)]).astype(np.float32)
 
 
-def film(
+def video(
     path: Path,
     *,
     seconds: float = 2.0,

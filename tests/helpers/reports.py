@@ -1,4 +1,4 @@
-"""Reports on made-up films, for the tests of reports and of their plots."""
+"""Reports on made-up videos, for the tests of reports and of their plots."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def event(kind: str, start: float, end: float, strength: float = 0.5) -> Event:
 def report(
     seconds: float, events: Sequence[Event] = (), *, video: str = "film.mp4", **changed: object
 ) -> StabilityReport:
-    """A film whose ratings fall from 5 to 0, segment by segment; `changed` as for `series`."""
+    """A video whose ratings fall from 5 to 0, segment by segment; `changed` as for `series`."""
     num_frames = max(1, round(seconds * RATE))
     spans = segment_spans(num_frames / RATE, 10.0)
     falling = np.linspace(5, 0, len(spans)).round(2).tolist()

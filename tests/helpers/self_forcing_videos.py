@@ -1,4 +1,4 @@
-"""Small students and films that the tests of Self-Forcing share."""
+"""Small students and videos that the tests of Self-Forcing share."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
-from training.engine.seeding import FilmNoise
+from training.engine.seeding import VideoNoise
 from training.self_forcing.config import Config
-from training.self_forcing.rollouts import Films, Step
+from training.self_forcing.rollouts import Step, Videos
 from training.self_forcing.task import SelfForcingTask
 
 CPU = torch.device("cpu")
 SEEDS = (11, 12)
 
 
-def films(*seeds: int, text: Tensor | None = None) -> Films:
-    """One film a seed, each with a text of its own unless one is given."""
+def videos(*seeds: int, text: Tensor | None = None) -> Videos:
+    """One video a seed, each with a text of its own unless one is given."""
     texts = torch.cat([random_text(seed=seed) for seed in seeds]) if text is None else text
-    return Films(text=texts, noise=FilmNoise(seeds), device=CPU, dtype=torch.float32)
+    return Videos(text=texts, noise=VideoNoise(seeds), device=CPU, dtype=torch.float32)
 
 
 def beginning(config: RolloutConfig, *, batch: int = 1, seed: int = 0) -> RolloutState:
-    """Films with no frame yet."""
+    """Videos with no frame yet."""
     shape = (batch, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
     return RolloutState(config=config, seed=seed, model_id="random", shape=shape)
 
 
 @torch.inference_mode()
 def inferred(network: WanTransformer, config: RolloutConfig, *, seed: int, chunks: int) -> Tensor:
-    """The film of a seed as inference makes it, knowing nothing of training."""
+    """The video of a seed as inference makes it, knowing nothing of training."""
     rollout = Rollout(network, beginning(config, seed=seed), random_text(seed=seed))
     for _ in rollout.run(chunks):
         pass
@@ -57,7 +57,7 @@ def gradients_of_a_step(config: Config) -> tuple[dict[str, float], dict[str, Ten
             return {}
 
         trained.update = keep
-    # Past the ramp, and in films that go on their second window.
+    # Past the ramp, and in videos that go on their second window.
     task.train_step(None, 3)
     return task.train_step(None, 4), gradients
 

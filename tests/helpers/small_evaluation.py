@@ -1,4 +1,4 @@
-"""An evaluation at its smallest: two prompts, films of 16x16 pixels, a reader that has learnt nothing."""
+"""An evaluation at its smallest: two prompts, videos of 16x16 pixels, a reader that has learnt nothing."""
 
 from __future__ import annotations
 

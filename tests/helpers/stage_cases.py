@@ -65,10 +65,10 @@ MADE = {
 TRAINS = ("steps=2", "optimizer.lr=5e-6", "optimizer.warmup=0", "optimizer.decay=0", "optimizer.clip=1e9")
 TRAINS += ("optimizer.muon_precision=float32", "run.workers=0", "run.log_every=1")
 START = (*TRAINS, *STEPS, "student.first_chunk_steps=[]", TEACHER, VAE, "batch=2", "frames=6")
-OWN_FILMS = (*TRAINS, *PROMPT_FILE, *SIZE, *STEPS, f"init={HERE}/student.safetensors", VAE)
-JUDGED = (*OWN_FILMS, TEACHER, "batch=4", "watch_frames=6", "critic.updates=1", "critic.warmup_updates=1")
+OWN_VIDEOS = (*TRAINS, *PROMPT_FILE, *SIZE, *STEPS, f"init={HERE}/student.safetensors", VAE)
+JUDGED = (*OWN_VIDEOS, TEACHER, "batch=4", "watch_frames=6", "critic.updates=1", "critic.warmup_updates=1")
 JUDGED += ("critic.optimizer.lr=5e-6", "critic.optimizer.warmup=0", "critic.optimizer.clip=1e9")
-# With these the second step's window is from mid-film, if rollouts are that long.
+# With these the second step's window is from mid-video, if rollouts are that long.
 JUDGED += ("seed=17", "window.first_window_probability=0")
 # The ways of training are all written out: no case is to change with the configuration that comes along.
 FRESH = ("critic.windows=fresh", "critic.learns_first=false")
@@ -115,8 +115,8 @@ TRAINED = {
     "grpo": Case(
         stage="grpo",
         words=(
-            *(*OWN_FILMS, "accumulate=1", "groups=2", "group_size=2", "frames=3", "starting_films=1"),
-            # One transition a film.
+            *(*OWN_VIDEOS, "accumulate=1", "groups=2", "group_size=2", "frames=3", "starting_films=1"),
+            # One transition a video.
             "policy.transitions=0.5",
         ),
     ),
@@ -154,7 +154,7 @@ GOING_ON = {
         ),
     ),
 }
-"""Runs to be stopped: with Muon, and with two networks and films that go on, two chunks a window."""
+"""Runs to be stopped: with Muon, and with two networks and videos that go on, two chunks a window."""
 CASES = FINISHED | TRAINED | GOING_ON
 
 
@@ -177,7 +177,7 @@ def write_files(folder: Path) -> None:
 
 def run_commands(commands: Mapping[str, Sequence[str]]) -> None:
     """Run commands, by a free port each, one after the other; they look at less of what they have made than usual."""
-    vae.NORMALISING_SCENES = vae.WATCHED_SCENES = reader.WATCHED_SCENES = grpo.WATCHED_FILMS = 1
+    vae.NORMALISING_SCENES = vae.WATCHED_SCENES = reader.WATCHED_SCENES = grpo.WATCHED_VIDEOS = 1
     causal_init.WATCHED_FRAMES, vae.HELD_OUT_FRAMES = 6, 5
     for port, command in commands.items():
         os.environ[PORT] = port

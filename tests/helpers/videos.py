@@ -1,4 +1,4 @@
-"""Small films that the tests of video files share."""
+"""Small videos that the tests of video files share."""
 
 from __future__ import annotations
 

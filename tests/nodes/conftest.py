@@ -37,7 +37,8 @@ class Comfy:
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
     """The server that all tests share; they see each other's cached results and files, as runs of one artist do.
 
-    It keeps no finished chunks: a film that a test compares with another must not be read from where that one was kept.
+    It keeps no finished chunks: a video that a test compares with another must not be read from where that one was
+    kept.
     """
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("SFPP_SPOOL_GB", "0")

@@ -46,7 +46,7 @@ class Graph:
     def text(self, clip: Link, text: str = PROMPT) -> Link:
         return [self.add("CLIPTextEncode", clip=clip, text=text), 0]
 
-    def film(self, model: Link, positive: Link, *, seconds: float = ONE_CHUNK, **inputs: Any) -> tuple[Link, Link]:
+    def video(self, model: Link, positive: Link, *, seconds: float = ONE_CHUNK, **inputs: Any) -> tuple[Link, Link]:
         """SFPPSampler at the built-in model's size, everything else as its preset: LATENT, SFPP_STATE."""
         settings = {"seed": 7, "width": 64, "height": 64, "seconds": seconds, **AS_PRESET} | inputs
         node_id = self.add("SFPPSampler", model=model, positive=positive, **settings)

@@ -199,7 +199,7 @@ class ComfyPage:
         return self.page.evaluate(WIDGET_VALUES)
 
     def videos(self, count: int) -> list[Locator]:
-        """The films on the page, once there are so many. Raises TimeoutError if there are not."""
+        """The videos on the page, once there are so many. Raises TimeoutError if there are not."""
         videos = self.page.locator("video")
         videos.nth(count - 1).wait_for(state="attached")
         return videos.all()

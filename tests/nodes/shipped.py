@@ -1,4 +1,4 @@
-"""The workflows that come with the pack, and how tests make their films short."""
+"""The workflows that come with the pack, and how tests make their videos short."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FRAMES = {
     "tiny_prompt_schedule": [21],
     "tiny_text_to_long_video": [21],
 }
-"""Lengths of the films when every node that makes some is asked for SHORT."""
+"""Lengths of the videos when every node that makes some is asked for SHORT."""
 
 
 def page_path(name: str) -> Path:
@@ -43,7 +43,7 @@ def read_api(name: str) -> Workflow:
 
 
 def short_inputs(workflow: Workflow, *, seed: int) -> dict[str, dict[str, Any]]:
-    """What to set at which node for SHORT films; with a seed of its own, ComfyUI finds nothing of them in its cache."""
+    """What to set at which node for SHORT videos; with its own seed, ComfyUI finds nothing of them in its cache."""
     found: dict[str, dict[str, Any]] = {}
     for node_id, node in workflow.items():
         if node["class_type"] in SHORT:

@@ -29,14 +29,14 @@ def start_demo(*arguments: str | Path) -> subprocess.Popen[str]:
     )
 
 
-def test_film_of_the_asked_length_is_where_the_demo_says(tmp_path: Path):
+def test_video_of_the_asked_length_is_where_the_demo_says(tmp_path: Path):
     demo = start_demo("--seconds", "2", "--prompt", "a red ball rolls over the beach", "--seed", "7", "--out", tmp_path)
     output, _ = demo.communicate(timeout=500)
     assert demo.returncode == 0, output
-    assert re.search(r"making: \d+\.\d of 2\.0 s of film", output), output
-    (film,) = tmp_path.iterdir()
-    assert str(film) in output.splitlines()[-1]
-    with av.open(film) as container:
+    assert re.search(r"making: \d+\.\d of 2\.0 s of video", output), output
+    (video,) = tmp_path.iterdir()
+    assert str(video) in output.splitlines()[-1]
+    with av.open(video) as container:
         num_frames = sum(1 for _ in container.decode(video=0))
         assert container.streams.video[0].average_rate == 16
     # 2 s are 32 frames; chunks of 3 latent frames make 33 of them.
@@ -57,7 +57,7 @@ def test_demo_that_is_stopped_takes_its_server_along(tmp_path: Path, request_to_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_place_for_no_film_is_refused_before_there_is_one(tmp_path: Path):
+def test_a_place_for_no_video_is_refused_before_there_is_one(tmp_path: Path):
     (tmp_path / "notes").touch()
     demo = start_demo("--seconds", "600", "--out", tmp_path / "notes")
     output, _ = demo.communicate(timeout=60)

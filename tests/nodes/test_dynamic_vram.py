@@ -89,7 +89,7 @@ def begun(model):
     return RolloutState(config=CONFIG, seed=5, model_id=str(model_identity(model)), shape=(1, 16, 8, 8))
 
 
-def film(model, num_chunks, state=None, between=lambda: None):
+def video(model, num_chunks, state=None, between=lambda: None):
     state = state or begun(model)
     ready(model)
     rollout = Rollout(HostNetwork(model), state, text, device=model.load_device, dtype=compute_dtype(model))
@@ -119,13 +119,13 @@ def look(model):
 
 def identities(model):
     seen, parts = [look(model)], [told(model)]
-    for change in (lambda: None, unload, lambda: film(model, 1), lambda: evict(model), lambda: take_away(model)):
+    for change in (lambda: None, unload, lambda: video(model, 1), lambda: evict(model), lambda: take_away(model)):
         change()
         seen.append(look(model))
         parts.append(told(model))
     changed = with_lora(model)
     changed_seen = [look(changed)]
-    film(changed, 1)
+    video(changed, 1)
     seen.append(look(model))
     changed_seen.append(look(changed))
     parts.append(told(model))
@@ -143,18 +143,18 @@ def take_away(model):
 
 
 def pieces(model):
-    whole = film(model, 3)
+    whole = video(model, 3)
     faults = vbar_of(model).num_faults
-    evicted = film(model, 3, between=lambda: evict(model))
+    evicted = video(model, 3, between=lambda: evict(model))
     faults_evicted = vbar_of(model).num_faults - faults
     unload()
-    piece = film(model, 1)
+    piece = video(model, 1)
     unload()
-    in_pieces = film(model, 2, state=piece)
+    in_pieces = video(model, 2, state=piece)
     unload()
     ample, vbar_of(model).most_pages = vbar_of(model).most_pages, 40
     refused = vbar_of(model).num_refused
-    crowded = film(model, 3)
+    crowded = video(model, 3)
     vbar_of(model).most_pages = ample
     compared = dict(evicted=evicted, in_pieces=in_pieces, crowded=crowded)
     return dict(
@@ -165,8 +165,8 @@ def pieces(model):
 
 
 def loras(model, static):
-    plain, changed, again = film(model, 2), film(with_lora(model), 2), film(model, 2)
-    static_plain, static_changed = film(static, 2), film(with_lora(static), 2)
+    plain, changed, again = video(model, 2), video(with_lora(model), 2), video(model, 2)
+    static_plain, static_changed = video(static, 2), video(with_lora(static), 2)
     return dict(
         plain=apart(plain, static_plain),
         changed=apart(changed, static_changed),
@@ -176,14 +176,14 @@ def loras(model, static):
 
 
 def control(model):
-    first, changed, words = film(model, 1), with_lora(model, form="control"), []
+    first, changed, words = video(model, 1), with_lora(model, form="control"), []
     for before in (lambda: None, lambda: mm.load_models_gpu([changed])):
         before()
         try:
             wan_config(changed)
         except ValueError as error:
             words.append(str(error))
-    return dict(words=words, again=apart(film(model, 1), first), config=str(wan_config(model)))
+    return dict(words=words, again=apart(video(model, 1), first), config=str(wan_config(model)))
 
 
 def everything(stored, weight_dtype):

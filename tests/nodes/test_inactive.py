@@ -41,9 +41,9 @@ def said_by_sampler(bench: Bench, wire: Wire = plain, prompt: Wire = plain, *, f
     graph = Graph()
     _, clip, _ = graph.tiny()
     model = wire(graph, Bench.model(graph, file))
-    film, _ = graph.film(model, prompt(graph, graph.text(clip)), steps=ONE_STEP)
-    graph.keep(film)
-    return of_wires(sentences(bench.studio.run(graph), film[0]))
+    video, _ = graph.video(model, prompt(graph, graph.text(clip)), steps=ONE_STEP)
+    graph.keep(video)
+    return of_wires(sentences(bench.studio.run(graph), video[0]))
 
 
 def of_wires(said: list[str]) -> list[str]:
@@ -214,7 +214,7 @@ def test_what_is_said_of_the_sampler_is_said_of_extend(bench: Bench):
     graph = Graph()
     _, clip, _ = graph.tiny()
     model = Bench.model(graph, STUDENT)
-    _, state = graph.film(model, graph.text(clip), steps=ONE_STEP)
+    _, state = graph.video(model, graph.text(clip), steps=ONE_STEP)
     hooked = OF_PROMPT["range"][0](graph, graph.text(clip))
     longer, _, _ = graph.more(EASY_CACHE(graph, model), state, seconds=ONE_CHUNK, positive=hooked)
     graph.keep(longer)
@@ -229,9 +229,9 @@ def test_a_mask_on_the_start_is_told(bench: Bench):
     start = [graph.add("VAEEncode", pixels=image, vae=vae), 0]
     solid = [graph.add("SolidMask", value=0.5, width=64, height=64), 0]
     masked = [graph.add("SetLatentNoiseMask", samples=start, mask=solid), 0]
-    film, _ = graph.film(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP, start=masked)
-    graph.keep(film)
-    (sentence,) = of_wires(sentences(bench.studio.run(graph), film[0]))
+    video, _ = graph.video(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP, start=masked)
+    graph.keep(video)
+    (sentence,) = of_wires(sentences(bench.studio.run(graph), video[0]))
     assert "The mask of start (noise_mask) does not act" in sentence
 
 
@@ -240,7 +240,7 @@ def test_several_latents_in_one_are_refused_in_a_sentence(bench: Bench):
     _, clip, _ = graph.tiny()
     video = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
     start = [graph.add("WiredSeveralLatents", video=video), 0]
-    graph.keep(graph.film(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP, start=start)[0])
+    graph.keep(graph.video(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP, start=start)[0])
     with pytest.raises(NodeFailed, match="start holds several latents in one.*from VAE Encode or SFPP Sampler"):
         bench.studio.run(graph)
 
@@ -253,21 +253,21 @@ def test_a_model_without_a_preset_is_told(bench: Bench):
 def _run_of(bench: Bench, file: str) -> tuple[RunResult, str]:
     graph = Graph()
     _, clip, _ = graph.tiny()
-    film, _ = graph.film(Bench.model(graph, file), graph.text(clip), steps=ONE_STEP)
-    graph.keep(film)
-    return bench.studio.run(graph), film[0]
+    video, _ = graph.video(Bench.model(graph, file), graph.text(clip), steps=ONE_STEP)
+    graph.keep(video)
+    return bench.studio.run(graph), video[0]
 
 
 @pytest.mark.parametrize("number, node", list(enumerate(["WiredCompileVAE", "WiredCompileWholeVAE", None])))
 def test_a_compiled_vae_is_told_where_it_is_decoded(bench: Bench, number: int, node: str | None):
     graph = Graph()
     _, clip, _ = graph.tiny()
-    film, _ = graph.film(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP)
+    video, _ = graph.video(Bench.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP)
     vae = [graph.add("VAELoader", vae_name=copy_of(VAE, number)), 0]
     if node is not None:
         parts = {"compile_encoder": True, "compile_decoder": True} if node == "WiredCompileVAE" else {}
         vae = [graph.add(node, vae=vae, **parts), 0]
     settings = {"filename_prefix": "compiled", "crf": 18, "thumbnail": False}
-    decode = graph.add("SFPPDecodeToVideo", latent=film, vae=vae, **settings)
+    decode = graph.add("SFPPDecodeToVideo", latent=video, vae=vae, **settings)
     said = "".join(bench.studio.run(graph).outputs[decode].get("text", ()))
     assert ("torch.compile of VAE does not act" in said) == (node is not None), said

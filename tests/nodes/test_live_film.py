@@ -1,4 +1,4 @@
-"""The film while it is made: it grows on disk, plays in the preview, and is not decoded a second time."""
+"""The video while it is made: it grows on disk, plays in the preview, and is not decoded a second time."""
 
 from __future__ import annotations
 
@@ -39,44 +39,44 @@ def saved(comfy: Comfy, result: RunResult, node_id: str) -> Path:
     return comfy.server.output_directory / file.subfolder / file.filename
 
 
-def film_and_decode(graph: Graph, seconds: float, *, live: bool, **decode: object) -> tuple[Link, str]:
+def video_and_decode(graph: Graph, seconds: float, *, live: bool, **decode: object) -> tuple[Link, str]:
     model, clip, vae = graph.tiny()
     inputs = {"vae": vae} if live else {}
-    film, _ = graph.film(model, graph.text(clip), seconds=seconds, seed=71, **inputs)
+    video, _ = graph.video(model, graph.text(clip), seconds=seconds, seed=71, **inputs)
     settings = {"filename_prefix": "live", "crf": 18, "thumbnail": False} | decode
-    return film, graph.add("SFPPDecodeToVideo", latent=film, vae=vae, **settings)
+    return video, graph.add("SFPPDecodeToVideo", latent=video, vae=vae, **settings)
 
 
 def test_it_can_be_watched_while_it_grows_and_is_not_decoded_again(comfy: Comfy, studio: Studio):
     watched: list[int] = []
     events: list[object] = []
     graph = Graph()
-    film, decode = film_and_decode(graph, 20.0, live=True)
+    video, decode = video_and_decode(graph, 20.0, live=True)
 
     def watch(event: object) -> None:
         events.append(event)
-        if isinstance(event, Progress) and event.node_id == film[0] and event.value > 20 and len(watched) < 3:
+        if isinstance(event, Progress) and event.node_id == video[0] and event.value > 20 and len(watched) < 3:
             (growing,) = live_files(comfy, "unfinished.live_*.mp4")
             watched.append(frames_in(growing))
 
     result = studio.run(graph, on_event=watch)
-    assert watched and min(watched) > 12 * 10, "seconds of film are there while more is made"
+    assert watched and min(watched) > 12 * 10, "seconds of video are there while more is made"
     assert not [event for event in events if isinstance(event, Progress) and event.node_id == decode]
     again = Graph()
-    _, decode_again = film_and_decode(again, 20.0, live=False)
+    _, decode_again = video_and_decode(again, 20.0, live=False)
     whole = saved(comfy, studio.run(again), decode_again)
     assert packets_of(saved(comfy, result, decode)) == packets_of(whole)
     assert frames_in(whole) == 12 * 27 - 3
     shown = [event.image for event in events if isinstance(event, Preview)]
     assert len(shown) > 8
-    assert max(distance_from_film(image, whole) for image in shown) < 4, "the film's own pictures, not latents"
+    assert max(distance_from_video(image, whole) for image in shown) < 4, "the video's own pictures, not latents"
 
 
-def distance_from_film(image: bytes, film: Path) -> float:
-    """Of a preview from the film's nearest frame, mean difference of bytes; ComfyUI enlarges small previews."""
+def distance_from_video(image: bytes, video: Path) -> float:
+    """Of a preview from the video's nearest frame, mean difference of bytes; ComfyUI enlarges small previews."""
     with Image.open(BytesIO(image)) as picture:
         preview = np.asarray(picture.resize((64, 64), Image.Resampling.BOX)).astype(int)
-    with av.open(str(film)) as container:
+    with av.open(str(video)) as container:
         frames = [frame.to_ndarray(format="rgb24").astype(int) for frame in container.decode(video=0)]
     return min(float(np.abs(frame - preview).mean()) for frame in frames)
 
@@ -84,7 +84,7 @@ def distance_from_film(image: bytes, film: Path) -> float:
 @pytest.mark.parametrize("changes", [{"crf": 30}, {"fps": 24}, {"codec": "H.265"}], ids=str)
 def test_other_settings_are_decoded_as_they_say(comfy: Comfy, studio: Studio, changes: dict[str, object]):
     graph = Graph()
-    _, decode = film_and_decode(graph, 2.0, live=True, **changes)
+    _, decode = video_and_decode(graph, 2.0, live=True, **changes)
     events: list[object] = []
     result = studio.run(graph, on_event=events.append)
     assert [event for event in events if isinstance(event, Progress) and event.node_id == decode]
@@ -94,21 +94,21 @@ def test_other_settings_are_decoded_as_they_say(comfy: Comfy, studio: Studio, ch
 def test_a_latent_that_another_node_changed_is_decoded(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, vae = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=2.0, seed=72, vae=vae)
-    darker = [graph.add("LatentMultiply", samples=film, multiplier=0.5), 0]
+    video, _ = graph.video(model, graph.text(clip), seconds=2.0, seed=72, vae=vae)
+    darker = [graph.add("LatentMultiply", samples=video, multiplier=0.5), 0]
     decodes = [
         graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="changed", crf=18, thumbnail=False)
-        for latent in (film, darker)
+        for latent in (video, darker)
     ]
     result = studio.run(graph)
     first, second = (packets_of(saved(comfy, result, decode)) for decode in decodes)
     assert first != second
 
 
-def test_branches_have_a_live_film_each(comfy: Comfy, studio: Studio):
+def test_branches_have_a_live_video_each(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, vae = graph.tiny()
-    _, state = graph.film(model, graph.text(clip), seed=73)
+    _, state = graph.video(model, graph.text(clip), seed=73)
     branches = [
         graph.more(model, state, vae=vae)[1],
         graph.more(model, state, positive=graph.text(clip, OTHER_PROMPT), vae=vae)[1],
@@ -123,30 +123,30 @@ def test_branches_have_a_live_film_each(comfy: Comfy, studio: Studio):
     assert frames_in(first) == frames_in(second) == 21
 
 
-def test_why_there_is_no_live_film_stays_under_the_node(comfy: Comfy, studio: Studio):
+def test_why_there_is_no_live_video_stays_under_the_node(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, vae = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seed=75, vae=vae)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seed=75, vae=vae)
+    graph.keep(video)
     studio.run(graph)
     (live,) = live_files(comfy)
     live.unlink()
     live.mkdir()
     comfy.client.free()
-    (text,) = studio.run(graph).outputs[film[0]]["text"]
+    (text,) = studio.run(graph).outputs[video[0]]["text"]
     live.rmdir()
-    assert "The film is not shown while it is made, because" in text and "It is made all the same." in text
+    assert "The video is not shown while it is made, because" in text and "It is made all the same." in text
     assert "1 of 1 chunks were reused from disk." in text
 
 
-def test_an_interrupted_film_leaves_no_half_file(comfy: Comfy, studio: Studio):
+def test_an_interrupted_video_leaves_no_half_file(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, vae = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=60.0, seed=74, vae=vae)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=60.0, seed=74, vae=vae)
+    graph.keep(video)
 
     def interrupt(event: object) -> None:
-        if isinstance(event, Progress) and event.node_id == film[0] and event.value > 4:
+        if isinstance(event, Progress) and event.node_id == video[0] and event.value > 4:
             comfy.client.interrupt()
 
     with pytest.raises(RunInterrupted):

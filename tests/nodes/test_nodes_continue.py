@@ -1,4 +1,4 @@
-"""An existing clip goes on: its end is what the film begins with, and the file shows both as one."""
+"""An existing clip goes on: its end is what the video begins with, and the file shows both as one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sfpp_core.video.recording import read_recording
 from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.vae import WanVAE
 from tests.helpers.recordings import HEARD, damage_sound, loudness
-from tests.helpers.recordings import film as sounding_film
+from tests.helpers.recordings import video as sounding_video
 from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import ONE_CHUNK, Graph, Link, Studio
 
@@ -62,26 +62,32 @@ def frames_of(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def test_the_film_begins_with_the_clips_end_and_the_file_with_the_clip(comfy: Comfy):
+def test_the_video_begins_with_the_clips_end_and_the_file_with_the_clip(comfy: Comfy):
     graph = Graph()
     model, text_encoder, vae = graph.tiny()
     node = continued(graph, vae)
     size = {"width": [node, 1], "height": [node, 2]}
-    film, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seconds=ONE_CHUNK, seed=61, **size)
-    kept = graph.keep([node, 0]), graph.keep(film)
+    video, _ = graph.video(model, graph.text(text_encoder), start=[node, 0], seconds=ONE_CHUNK, seed=61, **size)
+    kept = graph.keep([node, 0]), graph.keep(video)
     decode = graph.add(
-        "SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="continued", crf=4, before=[node, 3], thumbnail=False
+        "SFPPDecodeToVideo",
+        latent=video,
+        vae=vae,
+        filename_prefix="continued",
+        crf=4,
+        before=[node, 3],
+        thumbnail=False,
     )
     studio = Studio(comfy)
     result = studio.run(graph)
-    start, film = (studio.latent(result, node_id) for node_id in kept)
+    start, video = (studio.latent(result, node_id) for node_id in kept)
 
     # 2 s are 32 pictures; 29 of them are 8 latent frames, and 33 would be more than was asked for.
     expected = torch.from_numpy(np.stack([fitted(index) for index in TICKS[-29:]])).permute(3, 0, 1, 2)[None]
     vae_core = WanVAE.from_state_dict({name: weight.float() for name, weight in load_file(weights_path("vae")).items()})
     assert start.shape == (1, 16, 8, 8, 8)
     assert (start - vae_core.eval().encode(expected.float() / 127.5 - 1)).abs().mean() < 0.05
-    assert (film[:, :, :8] - start).abs().max() < 1e-5 and film.shape[2] == 8 + 3
+    assert (video[:, :, :8] - start).abs().max() < 1e-5 and video.shape[2] == 8 + 3
 
     (file,) = (file for file in result.files() if file.node_id == decode)
     shown = frames_of(comfy.server.output_directory / file.subfolder / file.filename)
@@ -102,8 +108,8 @@ def test_without_the_clip_the_file_begins_with_its_encoded_end(comfy: Comfy):
     graph = Graph()
     model, text_encoder, vae = graph.tiny()
     node = continued(graph, vae, seconds=0.5)
-    film, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seconds=ONE_CHUNK, seed=62)
-    decode = graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="alone", crf=18, thumbnail=False)
+    video, _ = graph.video(model, graph.text(text_encoder), start=[node, 0], seconds=ONE_CHUNK, seed=62)
+    decode = graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="alone", crf=18, thumbnail=False)
     (file,) = (file for file in Studio(comfy).run(graph).files() if file.node_id == decode)
     assert len(frames_of(comfy.server.output_directory / file.subfolder / file.filename)) == 5 + 12
 
@@ -112,9 +118,9 @@ def test_a_clip_of_another_size_is_refused(comfy: Comfy):
     graph = Graph()
     model, text_encoder, vae = graph.tiny()
     node = continued(graph, vae, width=0, height=0, seconds=0.5)
-    film, _ = graph.film(model, graph.text(text_encoder), seed=63)
-    graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="wrong", crf=18, before=[node, 3])
-    with pytest.raises(NodeFailed, match="before is 96x80 pixels, the film 64x64"):
+    video, _ = graph.video(model, graph.text(text_encoder), seed=63)
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="wrong", crf=18, before=[node, 3])
+    with pytest.raises(NodeFailed, match="before is 96x80 pixels, the video 64x64"):
         Studio(comfy).run(graph)
 
 
@@ -132,7 +138,7 @@ class Sounding:
         clip = video(graph)
         settings = {"seconds": 0.5, "width": 64, "height": 64}
         node = graph.add("SFPPContinueVideo", video=clip, vae=vae, **settings)
-        latent, _ = graph.film(model, graph.text(text_encoder), start=[node, 0], seed=64)
+        latent, _ = graph.video(model, graph.text(text_encoder), start=[node, 0], seed=64)
         inputs = {name: value(graph) if callable(value) else value for name, value in inputs.items()}
         settings = {"filename_prefix": "sounding", "crf": 18, "thumbnail": False, "before": [node, 3]}
         decode = graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, **settings | inputs)
@@ -146,7 +152,7 @@ class Sounding:
 
     def file(self, name: str, **settings: Any) -> Callable[[Graph], Link]:
         """A clip in ComfyUI's input folder, for Load Video."""
-        sounding_film(self.comfy.server.input_directory / name, **settings)
+        sounding_video(self.comfy.server.input_directory / name, **settings)
         return lambda graph: [graph.add("LoadVideo", file=name), 0]
 
 
@@ -173,7 +179,7 @@ def test_the_clips_own_sound_is_heard_while_it_is_shown(sounding: Sounding):
     assert is_beeping(samples, 2) and "sound" not in said
 
 
-def test_a_clip_without_sound_makes_a_film_without(sounding: Sounding):
+def test_a_clip_without_sound_makes_a_video_without(sounding: Sounding):
     said, samples, _ = sounding.made(sounding.file("silent.mp4", layouts=()))
     assert samples is None and "sound" not in said
 
@@ -196,7 +202,7 @@ def test_sound_that_is_longer_than_the_clips_pictures_is_cut_and_this_is_told(so
 
 
 @pytest.mark.parametrize("share", (0.5, 1.0))
-def test_sound_that_cannot_be_decoded_is_told_and_the_film_is_made(sounding: Sounding, share: float):
+def test_sound_that_cannot_be_decoded_is_told_and_the_video_is_made(sounding: Sounding, share: float):
     name = f"damaged{share}.mkv"
     clip = sounding.file(name, codec="flac")
     damage_sound(sounding.comfy.server.input_directory / name, share=share)

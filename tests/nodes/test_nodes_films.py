@@ -1,4 +1,4 @@
-"""Films made through a real ComfyUI: how they go on, what starts them, and that states are values."""
+"""Videos made through a real ComfyUI: how they go on, what starts them, and that states are values."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def studio(comfy) -> Studio:
     return Studio(comfy)
 
 
-def test_a_film_in_pieces_is_the_film_in_one_go(studio: Studio):
+def test_a_video_in_pieces_is_the_video_in_one_go(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
     text = graph.text(clip)
-    whole, _ = graph.film(model, text, seconds=2.0)
-    begun, state = graph.film(model, text)
+    whole, _ = graph.video(model, text, seconds=2.0)
+    begun, state = graph.video(model, text)
     _, longer, state = graph.more(model, state)
     added, in_pieces, _ = graph.more(model, state)
     whole, begun, longer, added, in_pieces = studio.latents(graph, whole, begun, longer, added, in_pieces)
@@ -32,13 +32,13 @@ def test_a_film_in_pieces_is_the_film_in_one_go(studio: Studio):
     assert equal(begun, whole[:, :, :3]) and equal(longer, whole[:, :, :6]) and equal(added, whole[:, :, 6:])
 
 
-def test_extending_twice_from_one_state_gives_the_same_film_twice(studio: Studio):
+def test_extending_twice_from_one_state_gives_the_same_video_twice(studio: Studio):
     """The second run edits Extend and the third undoes it, so that ComfyUI runs the node anew on the state it kept."""
     results = []
     for seconds in (ONE_CHUNK, 2 * ONE_CHUNK, ONE_CHUNK):
         graph = Graph()
         model, clip, _ = graph.tiny()
-        _, state = graph.film(model, graph.text(clip), seed=11)
+        _, state = graph.video(model, graph.text(clip), seed=11)
         _, whole, _ = graph.more(model, state, seconds=seconds)
         kept = graph.keep(whole)
         executed: set[str] = set()
@@ -53,7 +53,7 @@ def test_extending_twice_from_one_state_gives_the_same_film_twice(studio: Studio
 def test_branches_from_one_state_do_not_touch_each_other(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    _, state = graph.film(model, graph.text(clip))
+    _, state = graph.video(model, graph.text(clip))
     _, alone, _ = graph.more(model, state)
     _, other, _ = graph.more(model, state, positive=graph.text(clip, OTHER_PROMPT))
     _, continued, _ = graph.more(model, graph.more(model, state)[2])
@@ -63,12 +63,12 @@ def test_branches_from_one_state_do_not_touch_each_other(studio: Studio):
     assert equal(alone, continued[:, :, :6])
 
 
-def test_seed_and_settings_decide_the_film(studio: Studio):
+def test_seed_and_settings_decide_the_video(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
     text = graph.text(clip)
-    films = [
-        graph.film(model, text, seconds=1.0, **changes)[0]
+    videos = [
+        graph.video(model, text, seconds=1.0, **changes)[0]
         for changes in (
             {},
             {"seed": 8},
@@ -80,7 +80,7 @@ def test_seed_and_settings_decide_the_film(studio: Studio):
             {"context_noise": 100.0},
         )
     ]
-    reference, *others = studio.latents(graph, *films)
+    reference, *others = studio.latents(graph, *videos)
     for other in others[:4]:
         assert not equal(reference, other)
     # What only the past can change leaves the first chunk alone.
@@ -89,28 +89,28 @@ def test_seed_and_settings_decide_the_film(studio: Studio):
 
 
 @pytest.mark.parametrize("given_frames, length", ((1, 1), (9, 3), (13, 4)))
-def test_a_start_becomes_the_beginning_of_the_film(studio: Studio, given_frames: int, length: int):
+def test_a_start_becomes_the_beginning_of_the_video(studio: Studio, given_frames: int, length: int):
     graph = Graph()
     model, clip, vae = graph.tiny()
     picture = [graph.add("EmptyImage", width=64, height=64, batch_size=given_frames, color=0x3366CC), 0]
     given = [graph.add("VAEEncode", pixels=picture, vae=vae), 0]
-    film, state = graph.film(model, graph.text(clip), start=given)
+    video, state = graph.video(model, graph.text(clip), start=given)
     _, longer, _ = graph.more(model, state)
-    given, film, longer = studio.latents(graph, given, film, longer)
-    assert given.shape[2] == length and film.shape[2] == length + 3 and longer.shape[2] == length + 6
+    given, video, longer = studio.latents(graph, given, video, longer)
+    assert given.shape[2] == length and video.shape[2] == length + 3 and longer.shape[2] == length + 6
     # To the model's normalised space and back.
-    assert (film[:, :, :length] - given).abs().max() < 1e-5
-    assert equal(film, longer[:, :, : length + 3])
+    assert (video[:, :, :length] - given).abs().max() < 1e-5
+    assert equal(video, longer[:, :, : length + 3])
 
 
 def test_progress_is_counted_in_chunks_and_moves_within_them(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=2.0, seed=21)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=2.0, seed=21)
+    graph.keep(video)
     events = []
     studio.run(graph, on_event=events.append)
-    progress = [event for event in events if isinstance(event, Progress) and event.node_id == film[0]]
+    progress = [event for event in events if isinstance(event, Progress) and event.node_id == video[0]]
     assert {event.maximum for event in progress} == {3}
     values = [event.value for event in progress]
     # Newer servers pass on no more than ten of these a second.
@@ -120,34 +120,34 @@ def test_progress_is_counted_in_chunks_and_moves_within_them(studio: Studio):
 def test_the_preview_plays_the_latest_seconds_again_and_again(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=60.0, seed=23)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=60.0, seed=23)
+    graph.keep(video)
     previews: list[tuple[float, Preview]] = []
     after = []
 
     def watch(event: object) -> None:
         if isinstance(event, Preview):
             previews.append((time.monotonic(), event))
-        elif isinstance(event, Message) and event.kind == "executing" and event.data.get("node") != film[0]:
+        elif isinstance(event, Message) and event.kind == "executing" and event.data.get("node") != video[0]:
             after.append(len(previews))
 
     studio.run(graph, on_event=watch)
-    assert {event.node_id for _, event in previews} == {film[0]}
+    assert {event.node_id for _, event in previews} == {video[0]}
     gaps = [later - earlier for (earlier, _), (later, _) in itertools.pairwise(previews)]
     assert 0.2 < statistics.median(gaps) < 0.4, "a latent frame is a quarter of a second"
     assert len({event.image for _, event in previews}) > len(previews) / 2, "the same picture all the time"
     assert after and after[-1] == len(previews), "the preview went on after the node was over"
 
 
-def test_interrupt_stops_within_a_network_call_and_the_next_film_is_whole(studio: Studio, comfy):
+def test_interrupt_stops_within_a_network_call_and_the_next_video_is_whole(studio: Studio, comfy):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=600.0, seed=22)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=600.0, seed=22)
+    graph.keep(video)
     after_interrupt = []
 
     def interrupt_at_first_progress(event: object) -> None:
-        if isinstance(event, Progress) and event.node_id == film[0]:
+        if isinstance(event, Progress) and event.node_id == video[0]:
             if not after_interrupt:
                 comfy.client.interrupt()
             after_interrupt.append(event.value)
@@ -159,15 +159,15 @@ def test_interrupt_stops_within_a_network_call_and_the_next_film_is_whole(studio
 
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seed=22)
-    (film,) = studio.latents(graph, film)
-    assert film.shape[2] == 3 and film.isfinite().all()
+    video, _ = graph.video(model, graph.text(clip), seed=22)
+    (video,) = studio.latents(graph, video)
+    assert video.shape[2] == 3 and video.isfinite().all()
 
 
 def test_a_state_file_can_be_moved_to_the_input_folder(studio: Studio, comfy):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    _, state = graph.film(model, graph.text(clip))
+    _, state = graph.video(model, graph.text(clip))
     save = graph.add("SFPPSaveState", state=state, filename_prefix="moved")
     result = studio.run(graph)
     (saved,) = result.outputs[save]["text"]

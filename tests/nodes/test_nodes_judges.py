@@ -1,4 +1,5 @@
-"""Films rated by a remote judge through a real ComfyUI, with Google's own client and a server on loopback that answers.
+"""Videos rated by a remote judge through a real ComfyUI, with Google's own client and a server on loopback that
+answers.
 
 A ComfyUI of its own, since keys and addresses come from the environment in which it is started.
 """
@@ -21,7 +22,7 @@ from tests.nodes.graphs import Graph, Link, Studio
 from tools.comfy_server import ComfyServer, ServerConfig
 
 KEY = "planted-key-A1b2C3d4E5f6"
-FILM = "film.mp4"
+VIDEO = "film.mp4"
 GOOD = gemini_says(rating_json(4, "Balanced to the end."))
 OTHER_SETTINGS = ("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "OPENAI_API_KEY", *BASE_URLS)
 PAGE = {"nodes": [], "links": [], "version": 0.4}
@@ -44,8 +45,8 @@ class InMemory(io.ComfyNode):
 
     @classmethod
     def execute(cls, file):
-        with open(folder_paths.get_annotated_filepath(file), "rb") as film:
-            return io.NodeOutput(InputImpl.VideoFromFile(BytesIO(film.read())))
+        with open(folder_paths.get_annotated_filepath(file), "rb") as video:
+            return io.NodeOutput(InputImpl.VideoFromFile(BytesIO(video.read())))
 
 
 class TrimmedFile(InputImpl.VideoFromFile):
@@ -118,7 +119,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     for name in ("custom_nodes", "input"):
         (base / name).mkdir()
     (base / "custom_nodes" / "test_nodes.py").write_text(NODES)
-    write(base / "input" / FILM, moving_square(64), fps=16)
+    write(base / "input" / VIDEO, moving_square(64), fps=16)
     gemini = GeminiServer()
     gemini.replies = [GOOD]
     with gemini.running() as url, pytest.MonkeyPatch.context() as environment:
@@ -137,9 +138,9 @@ def comfy(stage: Stage) -> Comfy:
 
 
 def rated(prompt: str, source: str = "LoadVideo", *, segment_seconds: float = 2.0) -> tuple[Graph, str]:
-    """A graph that rates the film, and the id of the rating node."""
+    """A graph that rates the video, and the id of the rating node."""
     graph = Graph()
-    video: Link = [graph.add(source, file=FILM), 0]
+    video: Link = [graph.add(source, file=VIDEO), 0]
     settings = {"judge": "gemini", "segment_seconds": segment_seconds, "model": "", "fps": 16.0}
     return graph, graph.add("SFPPVisualStability", video=video, prompt=prompt, **settings)
 
@@ -233,7 +234,7 @@ def test_a_refusal_is_a_sentence_without_the_key(stage: Stage, comfy: Comfy):
     refusal = gemini_error(400, "INVALID_ARGUMENT", f"API key not valid: {KEY}")
     with stage.answering(refusal), pytest.raises(NodeFailed) as failed:
         stage.studio.run(graph)
-    assert "could not rate film.mp4" in str(failed.value)
+    assert "could not rate video.mp4" in str(failed.value)
     assert KEY not in str(failed.value)
 
 

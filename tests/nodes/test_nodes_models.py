@@ -59,26 +59,26 @@ def with_lora(graph: Graph, model: Link, strength: float) -> Link:
     return [graph.add("LoraLoaderModelOnly", model=model, lora_name=LORA, strength_model=strength), 0]
 
 
-def test_every_loader_gives_the_same_film(studio: Studio):
+def test_every_loader_gives_the_same_video(studio: Studio):
     """Also where the window has left the beginning: settings come with the weights, or are told by their size."""
     graph = Graph()
     built_in, clip, _ = graph.tiny()
     text = graph.text(clip)
-    films = [graph.film(model, text, seconds=6.5, seed=41)[0] for model in (built_in, ours(graph), stock(graph))]
-    first, *others = studio.latents(graph, *films)
+    videos = [graph.video(model, text, seconds=6.5, seed=41)[0] for model in (built_in, ours(graph), stock(graph))]
+    first, *others = studio.latents(graph, *videos)
     assert all(equal(first, other) for other in others)
 
 
-def test_a_lora_changes_the_film_and_leaves_no_trace(studio: Studio):
+def test_a_lora_changes_the_video_and_leaves_no_trace(studio: Studio):
     graph = Graph()
     _, clip, _ = graph.tiny()
     text = graph.text(clip)
     model = ours(graph)
     models = (model, with_lora(graph, model, 1.0), with_lora(graph, model, 0.5), with_lora(graph, stock(graph), 1.0))
-    films = [graph.film(each, text, seed=42)[0] for each in models]
+    videos = [graph.video(each, text, seed=42)[0] for each in models]
     # Made last, after the LoRA was patched onto the very weights that all of these share.
-    films.append(graph.film(model, text, seed=42, seconds=1.0)[0])
-    plain, full, half, full_on_stock, plain_again = studio.latents(graph, *films)
+    videos.append(graph.video(model, text, seed=42, seconds=1.0)[0])
+    plain, full, half, full_on_stock, plain_again = studio.latents(graph, *videos)
     assert not equal(plain, full) and not equal(plain, half) and not equal(full, half)
     assert equal(full, full_on_stock)
     assert equal(plain, plain_again[:, :, :3])
@@ -88,7 +88,7 @@ def test_a_state_knows_its_model_by_the_weights(studio: Studio):
     """The same weights from another loader and in another precision go on; another LoRA is another model."""
     graph = Graph()
     built_in, clip, _ = graph.tiny()
-    _, state = graph.film(built_in, graph.text(clip), seed=43)
+    _, state = graph.video(built_in, graph.text(clip), seed=43)
     same = (built_in, stock(graph), ours(graph, weight_dtype="bf16"), ours(graph, weight_dtype="fp8_e4m3fn"))
     as_begun, from_stock, bf16, fp8 = studio.latents(graph, *(graph.more(model, state)[1] for model in same))
     assert equal(as_begun, from_stock)
@@ -98,7 +98,7 @@ def test_a_state_knows_its_model_by_the_weights(studio: Studio):
         assert 0 < error < tolerance * scale
     refused = Graph()
     model, clip, _ = refused.tiny()
-    _, state = refused.film(model, refused.text(clip), seed=43)
+    _, state = refused.video(model, refused.text(clip), seed=43)
     refused.keep(refused.more(with_lora(refused, model, 0.7), state)[1])
     with pytest.raises(NodeFailed, match="made by another model"):
         studio.run(refused)
@@ -111,8 +111,8 @@ def test_saved_states_go_on_bit_for_bit_in_a_new_process(studio: Studio, comfy):
     model, clip, _ = graph.tiny()
     text = graph.text(clip)
     models = [model if strength is None else with_lora(graph, model, strength) for strength in strengths]
-    in_one_go = [graph.keep(graph.film(each, text, seconds=1.5, seed=44)[0]) for each in models]
-    states = [graph.film(each, text, seed=44)[1] for each in models]
+    in_one_go = [graph.keep(graph.video(each, text, seconds=1.5, seed=44)[0]) for each in models]
+    states = [graph.video(each, text, seed=44)[1] for each in models]
     saves = [graph.add("SFPPSaveState", state=state, filename_prefix="states/test/half") for state in states]
     result = studio.run(graph)
     expected = [studio.latent(result, kept) for kept in in_one_go]
@@ -128,8 +128,8 @@ def test_saved_states_go_on_bit_for_bit_in_a_new_process(studio: Studio, comfy):
     pairs = zip(models, loaded, strict=True)
     continued = Studio(comfy).latents(graph, *(graph.more(each, state, seconds=1.5)[1] for each, state in pairs))
     assert not equal(*expected)
-    for film, whole in zip(continued, expected, strict=True):
-        assert equal(film[:, :, : whole.shape[2]], whole)
+    for video, whole in zip(continued, expected, strict=True):
+        assert equal(video[:, :, : whole.shape[2]], whole)
 
 
 def test_the_preset_travels_with_the_model(studio: Studio):
@@ -138,8 +138,8 @@ def test_the_preset_travels_with_the_model(studio: Studio):
     _, clip, _ = graph.tiny()
     text = graph.text(clip)
     model = with_lora(graph, ours(graph, preset="Causal-Forcing frame-wise, 4 steps"), 1.0)
-    films = [graph.film(model, text, seconds=0.8, **changes)[0] for changes in ({}, {"chunk": 3})]
-    frame_wise, by_widget = studio.latents(graph, *films)
+    videos = [graph.video(model, text, seconds=0.8, **changes)[0] for changes in ({}, {"chunk": 3})]
+    frame_wise, by_widget = studio.latents(graph, *videos)
     assert frame_wise.shape[2] == 4 and by_widget.shape[2] == 6
 
 
@@ -148,6 +148,6 @@ def test_an_unknown_choice_is_refused(studio: Studio, widget: str, value: str):
     """By the server where it checks the combos of V3 nodes, otherwise by the node."""
     graph = Graph()
     _, clip, _ = graph.tiny()
-    graph.keep(graph.film(ours(graph, **{widget: value}), graph.text(clip))[0])
+    graph.keep(graph.video(ours(graph, **{widget: value}), graph.text(clip))[0])
     with pytest.raises(Exception, match=value):
         studio.run(graph)

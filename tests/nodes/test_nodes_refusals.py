@@ -85,13 +85,13 @@ def refusal(studio: Studio, graph: Graph, latent: Link) -> str:
 def test_widgets(studio: Studio, widgets: dict[str, object], sentence: str):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    assert sentence in refusal(studio, graph, graph.film(model, graph.text(clip), **widgets)[0])
+    assert sentence in refusal(studio, graph, graph.video(model, graph.text(clip), **widgets)[0])
 
 
 def test_impossible_sizes_are_refused_before_the_queue(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    graph.keep(graph.film(model, graph.text(clip), width=100)[0])
+    graph.keep(graph.video(model, graph.text(clip), width=100)[0])
     with pytest.raises(WorkflowRefused, match="Try 96"):
         studio.run(graph)
 
@@ -101,7 +101,7 @@ def test_a_size_that_is_wired_in_has_the_same_limits(studio: Studio):
     model, clip, _ = graph.tiny()
     width = [graph.add("PrimitiveInt", value=100_000), 0]
     assert "it can be 8192 pixels at most" in refusal(
-        studio, graph, graph.film(model, graph.text(clip), width=width)[0]
+        studio, graph, graph.video(model, graph.text(clip), width=width)[0]
     )
 
 
@@ -109,9 +109,9 @@ def test_a_size_that_is_wired_in_has_the_same_limits(studio: Studio):
 def test_a_missing_widget_is_called_missing(studio: Studio, widget: str):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip))
-    del graph.workflow[film[0]]["inputs"][widget]
-    assert f"Required input is missing: {widget}" in refusal(studio, graph, film)
+    video, _ = graph.video(model, graph.text(clip))
+    del graph.workflow[video[0]]["inputs"][widget]
+    assert f"Required input is missing: {widget}" in refusal(studio, graph, video)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_other_models_from_the_stock_loader(studio: Studio, file: str, sentence:
     graph = Graph()
     _, clip, _ = graph.tiny()
     model = [graph.add("UNETLoader", unet_name=file, weight_dtype="default"), 0]
-    said = refusal(studio, graph, graph.film(model, graph.text(clip))[0])
+    said = refusal(studio, graph, graph.video(model, graph.text(clip))[0])
     assert sentence in said and "Wire a Wan 2.1 text-to-video model" in said
 
 
@@ -135,21 +135,21 @@ def test_other_files_in_our_loader(studio: Studio, file: str):
     _, clip, _ = graph.tiny()
     settings = {"weight_dtype": "default", "prefer_ema": True, "preset": "auto"}
     model = [graph.add("SFPPLoadModel", model_name=file, **settings), 0]
-    assert file in refusal(studio, graph, graph.film(model, graph.text(clip))[0])
+    assert file in refusal(studio, graph, graph.video(model, graph.text(clip))[0])
 
 
 def test_conditioning_of_another_model(studio: Studio):
     graph = Graph()
     model, _, _ = graph.tiny()
     clip = [graph.add("CLIPLoader", clip_name="clip_l.safetensors", type="stable_diffusion"), 0]
-    said = refusal(studio, graph, graph.film(model, graph.text(clip))[0])
+    said = refusal(studio, graph, graph.video(model, graph.text(clip))[0])
     assert "positive is 768 wide, but this MODEL reads prompts that are 4096 wide" in said
 
 
 def test_a_new_prompt_of_another_model(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    _, state = graph.film(model, graph.text(clip))
+    _, state = graph.video(model, graph.text(clip))
     studio.latents(graph, graph.more(model, state)[0])
     other = [graph.add("CLIPLoader", clip_name="clip_l.safetensors", type="stable_diffusion"), 0]
     said = refusal(studio, graph, graph.more(model, state, positive=graph.text(other))[0])
@@ -160,7 +160,7 @@ def test_several_prompts_at_once(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
     both = [graph.add("ConditioningCombine", conditioning_1=graph.text(clip), conditioning_2=graph.text(clip)), 0]
-    assert "positive holds 2 prompts" in refusal(studio, graph, graph.film(model, both)[0])
+    assert "positive holds 2 prompts" in refusal(studio, graph, graph.video(model, both)[0])
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_starts_of_another_size_or_number(studio: Studio, width: int, num: int, 
     image = [graph.add("EmptyImage", width=width, height=64, batch_size=1, color=0), 0]
     one = [graph.add("VAEEncode", pixels=image, vae=vae), 0]
     start = [graph.add("RepeatLatentBatch", samples=one, amount=num), 0]
-    assert sentence in refusal(studio, graph, graph.film(model, graph.text(clip), start=start)[0])
+    assert sentence in refusal(studio, graph, graph.video(model, graph.text(clip), start=start)[0])
 
 
 @pytest.mark.parametrize("node, length", (("EmptyHunyuanLatentVideo", {"length": 9}), ("EmptyLatentImage", {})))
@@ -184,7 +184,7 @@ def test_an_empty_start(studio: Studio, node: str, length: dict[str, int]):
     graph = Graph()
     model, clip, _ = graph.tiny()
     start = [graph.add(node, width=64, height=64, batch_size=1, **length), 0]
-    said = refusal(studio, graph, graph.film(model, graph.text(clip), start=start)[0])
+    said = refusal(studio, graph, graph.video(model, graph.text(clip), start=start)[0])
     assert "start is an empty latent (all zeros)" in said and "Take the wire off" in said
 
 
@@ -200,9 +200,9 @@ def test_a_latent_of_another_kind(studio: Studio):
 def test_a_state_in_a_latent_socket_and_the_other_way_round(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, state = graph.film(model, graph.text(clip))
+    video, state = graph.video(model, graph.text(clip))
     graph.keep(state)
-    graph.keep(graph.more(model, film)[0])
+    graph.keep(graph.more(model, video)[0])
     with pytest.raises(WorkflowRefused) as refused:
         studio.run(graph)
     assert str(refused.value).count("SFPP_STATE") >= 2
@@ -232,12 +232,12 @@ def test_states_outside_the_folders(studio: Studio, name: str):
 def test_names_that_no_file_can_have_are_refused_before_the_queue(studio: Studio, comfy, prefix: str, reason: str):
     graph = Graph()
     model, clip, vae = graph.tiny()
-    film, state = graph.film(model, graph.text(clip))
+    video, state = graph.video(model, graph.text(clip))
     graph.add("SFPPSaveState", state=state, filename_prefix=prefix)
     with pytest.raises(WorkflowRefused, match=reason):
         studio.run(graph)
     graph.workflow.popitem()
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix=prefix, crf=18)
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix=prefix, crf=18)
     with pytest.raises(WorkflowRefused, match=reason):
         studio.run(graph)
     assert not list(comfy.server.base_directory.glob("*escaped*")) and not list(Path("/tmp").glob("escaped*"))
@@ -246,9 +246,9 @@ def test_names_that_no_file_can_have_are_refused_before_the_queue(studio: Studio
 def test_a_name_that_is_wired_in_stays_in_the_output_folder(studio: Studio, comfy):
     graph = Graph()
     _, _, vae = graph.tiny()
-    film = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
+    video = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
     prefix = [graph.add("PrimitiveString", value="../escaped"), 0]
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix=prefix, crf=18)
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix=prefix, crf=18)
     with pytest.raises(NodeFailed, match="outside the output folder. Type a name such as video/film"):
         studio.run(graph)
     assert not list(comfy.server.base_directory.glob("*escaped*"))
@@ -270,7 +270,7 @@ def test_a_decoding_that_fails_leaves_no_weights_behind(studio: Studio, comfy):
     with pytest.raises(NodeFailed, match="no numbers"):
         studio.run(graph)
     graph.workflow.popitem()
-    graph.keep(graph.film(model, graph.text(clip), seed=11)[0])
+    graph.keep(graph.video(model, graph.text(clip), seed=11)[0])
     log = comfy.server.log_path
     before = log.stat().st_size
     studio.run(graph)
@@ -280,8 +280,8 @@ def test_a_decoding_that_fails_leaves_no_weights_behind(studio: Studio, comfy):
 def test_a_vae_of_another_kind(studio: Studio, comfy):
     graph = Graph()
     vae = [graph.add("VAELoader", vae_name="pixel_space"), 0]
-    film = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="never", crf=18)
+    video = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0]
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="never", crf=18)
     with pytest.raises(NodeFailed) as refused:
         studio.run(graph)
     assert "VAE does not fit: this is not a Wan 2.1 VAE" in str(refused.value)
@@ -292,7 +292,7 @@ def test_a_vae_of_another_kind(studio: Studio, comfy):
 def test_a_latent_of_another_kind_in_the_decoder(studio: Studio):
     graph = Graph()
     _, _, vae = graph.tiny()
-    film = [graph.add("EmptyLatentImage", width=64, height=64, batch_size=1), 0]
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="never", crf=18)
+    video = [graph.add("EmptyLatentImage", width=64, height=64, batch_size=1), 0]
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="never", crf=18)
     with pytest.raises(NodeFailed, match=r"latent has shape \(1, 4, 8, 8\)"):
         studio.run(graph)

@@ -1,4 +1,4 @@
-"""Films rated offline through a real ComfyUI: what the nodes give and show, what they accept, and what they refuse."""
+"""Videos rated offline through a real ComfyUI: what the nodes give and show, what they accept, and what they refuse."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def studio(comfy) -> Studio:
 
 
 @pytest.fixture(scope="module")
-def films(comfy) -> dict[str, str]:
-    """Makes films in ComfyUI's input folder, named by what is wrong with them; gives the ways to one beside it."""
+def videos(comfy) -> dict[str, str]:
+    """Makes videos in ComfyUI's input folder, named by what is wrong with them; gives the ways to one beside it."""
     folder = comfy.server.input_directory
-    film = drifting_clouds()
-    whole = write(folder / "whole.mp4", film, fps=16)
-    write(folder / "burnt.mp4", overexposed(film), fps=16)
+    video = drifting_clouds()
+    whole = write(folder / "whole.mp4", video, fps=16)
+    write(folder / "burnt.mp4", overexposed(video), fps=16)
     (folder / "cut.mp4").write_bytes(whole.read_bytes()[: whole.stat().st_size * 3 // 4])
-    (folder / "notes.mp4").write_text("no film " * 100)
-    private = write(comfy.server.base_directory / "private.mp4", film, fps=16)
+    (folder / "notes.mp4").write_text("no video " * 100)
+    private = write(comfy.server.base_directory / "private.mp4", video, fps=16)
     return {"outside": "../private.mp4", "absolute": str(private)}
 
 
 def drifting_clouds() -> Tensor:
-    """A film with nothing to find fault with: colours that drift by in mid tones. T H W C in [0, 1]."""
+    """A video with nothing to find fault with: colours that drift by in mid tones. T H W C in [0, 1]."""
     seconds, y, x = torch.meshgrid(
         torch.arange(FRAMES) / 16, torch.arange(64) / 64, torch.arange(96) / 96, indexing="ij"
     )
@@ -51,11 +51,11 @@ def drifting_clouds() -> Tensor:
     return torch.stack((red, green, blue), dim=-1)
 
 
-def overexposed(film: Tensor) -> Tensor:
-    """The second half of a film grows until it is blown out."""
-    half = len(film) // 2
-    gain = torch.linspace(1, 3, len(film) - half)[:, None, None, None]
-    return torch.cat((film[:half], (film[half:] * gain).clamp(max=1)))
+def overexposed(video: Tensor) -> Tensor:
+    """The second half of a video grows until it is blown out."""
+    half = len(video) // 2
+    gain = torch.linspace(1, 3, len(video) - half)[:, None, None, None]
+    return torch.cat((video[:half], (video[half:] * gain).clamp(max=1)))
 
 
 def load(graph: Graph, file: str) -> Link:
@@ -91,7 +91,7 @@ def ticks(events: list[Event], node_id: str) -> int:
     return sum(isinstance(event, Progress) and event.node_id == node_id for event in events)
 
 
-def test_a_film_in_a_file_is_rated_and_drawn(studio: Studio, comfy, films):
+def test_a_video_in_a_file_is_rated_and_drawn(studio: Studio, comfy, videos):
     graph = Graph()
     rating = rate(graph, load(graph, "whole.mp4"), prompt="clouds")
     report, report_json = plotted(graph, rating)
@@ -107,7 +107,7 @@ def test_a_film_in_a_file_is_rated_and_drawn(studio: Studio, comfy, films):
     assert said["video"] == "whole.mp4" and said["prompt"] == "clouds"
     assert [(part["start"], part["end"]) for part in said["segments"]] == [(0.0, 2.0), (2.0, SECONDS)]
     assert said["curves"]["time"][-1] == pytest.approx(SECONDS - 1 / 16)
-    assert ticks(events, rating) > 3, "the bar does not move while the film is measured"
+    assert ticks(events, rating) > 3, "the bar does not move while the video is measured"
     plot = shown_picture(comfy, result, report)
     assert plot.width == 1024 and plot.height > 500
     assert len(plot.convert("RGB").getcolors(1 << 24)) > 20, "the plot is empty"
@@ -119,7 +119,7 @@ def shown_picture(comfy, result: RunResult, node_id: str) -> Image.Image:
     return Image.open(io.BytesIO(comfy.client.read(file)))
 
 
-def test_the_plot_is_an_image_for_stock_nodes(studio: Studio, comfy, films):
+def test_the_plot_is_an_image_for_stock_nodes(studio: Studio, comfy, videos):
     graph = Graph()
     report = graph.add("SFPPStabilityReport", report=[rate(graph, load(graph, "whole.mp4")), 2])
     saved = graph.add("SaveImage", images=[report, 0], filename_prefix="plot")
@@ -129,7 +129,7 @@ def test_the_plot_is_an_image_for_stock_nodes(studio: Studio, comfy, films):
         assert image.tobytes() == shown_picture(comfy, result, report).tobytes()
 
 
-def test_a_damaged_film_rates_lower_and_its_damage_has_a_time(studio: Studio, films):
+def test_a_damaged_video_rates_lower_and_its_damage_has_a_time(studio: Studio, videos):
     graph = Graph()
     ratings = [rate(graph, load(graph, file)) for file in ("whole.mp4", "burnt.mp4")]
     scores = [shown(graph, [rating, 0]) for rating in ratings]
@@ -142,7 +142,7 @@ def test_a_damaged_film_rates_lower_and_its_damage_has_a_time(studio: Studio, fi
     assert any(event["kind"] == "over-exposure" and 1.5 < event["start"] < 2.5 for event in said["events"])
 
 
-def test_pictures_count_like_the_same_film_as_a_video(studio: Studio, films):
+def test_pictures_count_like_the_same_video_as_a_video(studio: Studio, videos):
     """IMAGE with its fps, VIDEO that a node holds as pictures; and the second one has been measured already."""
     graph = Graph()
     images = [graph.add("GetVideoComponents", video=load(graph, "burnt.mp4")), 0]
@@ -171,13 +171,13 @@ def test_a_batch_of_almost_nothing(studio: Studio, count: int):
     assert any(file.node_id == report for file in result.files())
 
 
-def test_a_film_as_a_whole_has_one_rating(studio: Studio, films):
+def test_a_video_as_a_whole_has_one_rating(studio: Studio, videos):
     graph = Graph()
     rating = rate(graph, load(graph, "whole.mp4"), segment_seconds=0.0)
     assert text(studio.run(graph), rating).startswith("0:00.0-0:04.0  ")
 
 
-def test_interrupt_stops_within_a_frame_and_the_next_film_is_rated(studio: Studio, comfy):
+def test_interrupt_stops_within_a_frame_and_the_next_video_is_rated(studio: Studio, comfy):
     graph = Graph()
     frames = 2000
     rating = rate(graph, pictures(graph, frames, side=32))
@@ -213,7 +213,7 @@ def refusal(studio: Studio, make: Callable[[Graph], object]) -> str:
         ("notes.mp4", "notes.mp4 is no video that can be read"),
     ),
 )
-def test_files_that_are_no_whole_film(studio: Studio, films, file: str, sentence: str):
+def test_files_that_are_no_whole_video(studio: Studio, videos, file: str, sentence: str):
     with pytest.raises(NodeFailed, match=sentence):
         graph = Graph()
         rate(graph, load(graph, file))
@@ -221,15 +221,15 @@ def test_files_that_are_no_whole_film(studio: Studio, films, file: str, sentence
 
 
 @pytest.mark.parametrize("where", ("outside", "absolute"))
-def test_files_outside_the_folders(studio: Studio, films, where: str):
-    """ComfyUI's own Load Video opened them: a stranger's workflow could send any film here to a remote judge."""
-    said = refusal(studio, lambda graph: rate(graph, load(graph, films[where])))
+def test_files_outside_the_folders(studio: Studio, videos, where: str):
+    """ComfyUI's own Load Video opened them: a stranger's workflow could send any video here to a remote judge."""
+    said = refusal(studio, lambda graph: rate(graph, load(graph, videos[where])))
     ours = "video is private.mp4, which is not in ComfyUI's input, output or temp folder."
     # Load Video itself refuses them in ComfyUI 0.28 and later.
-    assert ours in said or f"Invalid video file: {films[where]}" in said
+    assert ours in said or f"Invalid video file: {videos[where]}" in said
 
 
-def test_what_is_no_film(studio: Studio):
+def test_what_is_no_video(studio: Studio):
     def latent(graph: Graph) -> None:
         rate(graph, [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=9, batch_size=1), 0])
 

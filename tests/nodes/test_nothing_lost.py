@@ -89,17 +89,17 @@ def studio(keeping: Comfy) -> Studio:
 
 
 def chunks(server: ComfyServer) -> list[Path]:
-    """Finished chunks on disk, of all films."""
+    """Finished chunks on disk, of all videos."""
     return sorted((server.output_directory / SPOOL).glob("*/0*.safetensors"))
 
 
-def film_graph(seconds: float, *, seed: int, **inputs: Any) -> tuple[Graph, str, str]:
-    """A film that is sampled, decoded and saved: the graph, its sampler and its decoder."""
+def video_graph(seconds: float, *, seed: int, **inputs: Any) -> tuple[Graph, str, str]:
+    """A video that is sampled, decoded and saved: the graph, its sampler and its decoder."""
     graph = Graph()
     model, clip, vae = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=seconds, seed=seed, **inputs)
-    decode = graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="kept", crf=18)
-    return graph, film[0], decode
+    video, _ = graph.video(model, graph.text(clip), seconds=seconds, seed=seed, **inputs)
+    decode = graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="kept", crf=18)
+    return graph, video[0], decode
 
 
 def mp4_of(server: ComfyServer, result: RunResult) -> bytes:
@@ -118,13 +118,13 @@ def forget(comfy: Comfy) -> None:
     shutil.rmtree(comfy.server.output_directory / SPOOL, ignore_errors=True)
 
 
-def test_an_interrupted_film_goes_on_where_it_was_and_is_the_same(keeping: Comfy, studio: Studio):
+def test_an_interrupted_video_goes_on_where_it_was_and_is_the_same(keeping: Comfy, studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=12.0, seed=31)
-    kept = graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=12.0, seed=31)
+    kept = graph.keep(video)
     with pytest.raises(RunInterrupted):
-        studio.run(graph, on_event=interrupt_after(keeping, film[0], 5.5))
+        studio.run(graph, on_event=interrupt_after(keeping, video[0], 5.5))
     finished = len(chunks(keeping.server))
     assert finished >= 5
     assert f"{finished} of 17 chunks are finished and kept on disk" in said(keeping.server)
@@ -135,10 +135,10 @@ def test_an_interrupted_film_goes_on_where_it_was_and_is_the_same(keeping: Comfy
     assert equal(continued, whole)
 
 
-def test_an_interrupted_film_is_delivered_if_the_artist_asks_and_goes_on_when_queued_again(
+def test_an_interrupted_video_is_delivered_if_the_artist_asks_and_goes_on_when_queued_again(
     keeping: Comfy, studio: Studio
 ):
-    graph, sampler, _ = film_graph(12.0, seed=32, deliver_on_interrupt=True)
+    graph, sampler, _ = video_graph(12.0, seed=32, deliver_on_interrupt=True)
     before = len(chunks(keeping.server))
     partial = studio.run(graph, on_event=_once(interrupt_after(keeping, sampler, 4.5)))
     finished = len(chunks(keeping.server)) - before
@@ -170,7 +170,7 @@ def _num_frames(server: ComfyServer, content: bytes) -> int:
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_the_same_weights_in_another_form_make_another_film(keeping: Comfy, studio: Studio):
+def test_the_same_weights_in_another_form_make_another_video(keeping: Comfy, studio: Studio):
     """Rounded to eight bits and loaded in float32, they have the same signs, sizes and types as before."""
     forget(keeping)
     folder = keeping.server.models_directory("diffusion_models")
@@ -178,28 +178,28 @@ def test_the_same_weights_in_another_form_make_another_film(keeping: Comfy, stud
     with safe_open(weights_path("student"), "pt") as file:
         description = file.metadata()
     rounded = {name: weight.to(torch.float8_e4m3fn).to(weight.dtype) for name, weight in weights.items()}
-    films = []
+    videos = []
     for name, stored in (("exact.safetensors", weights), ("rounded.safetensors", rounded)):
         save_file(stored, folder / name, description)
         graph = Graph()
         _, clip, _ = graph.tiny()
         settings = {"model_name": name, "weight_dtype": "default", "prefer_ema": True, "preset": "auto"}
         model = [graph.add("SFPPLoadModel", **settings), 0]
-        films += studio.latents(graph, graph.film(model, graph.text(clip), seconds=1.0, seed=311)[0])
-    assert not equal(*films)
+        videos += studio.latents(graph, graph.video(model, graph.text(clip), seconds=1.0, seed=311)[0])
+    assert not equal(*videos)
     assert len({path.parent for path in chunks(keeping.server)}) == 2
 
 
 def test_kernels_that_one_factory_made_are_told_apart(keeping: Comfy, studio: Studio):
     forget(keeping)
-    films = []
+    videos = []
     for scale in (1.0, 0.5, 1.0):
         graph = Graph()
         model, clip, _ = graph.tiny()
         model = [graph.add("TestAttention", model=model, scale=scale), 0]
-        films += studio.latents(graph, graph.film(model, graph.text(clip), seconds=1.0, seed=313)[0])
+        videos += studio.latents(graph, graph.video(model, graph.text(clip), seconds=1.0, seed=313)[0])
         keeping.client.free()
-    first, other, again = films
+    first, other, again = videos
     assert not equal(first, other) and equal(first, again)
     assert len({path.parent for path in chunks(keeping.server)}) == 2, "a kernel that was used before was not found"
 
@@ -207,21 +207,21 @@ def test_kernels_that_one_factory_made_are_told_apart(keeping: Comfy, studio: St
 def test_a_model_with_compiled_blocks_goes_on(keeping: Comfy, studio: Studio):
     """Once it was loaded with them, and until another model is, its weights have other names."""
     forget(keeping)
-    films = []
+    videos = []
     for is_compiled in (False, True):
         graph = Graph()
         model, clip, _ = graph.tiny()
         if is_compiled:
             model = [graph.add("TestCompileBlocks", model=model), 0]
-        _, whole, _ = graph.more(model, graph.film(model, graph.text(clip), seed=314)[1])
-        films += studio.latents(graph, whole)
+        _, whole, _ = graph.more(model, graph.video(model, graph.text(clip), seed=314)[1])
+        videos += studio.latents(graph, whole)
         forget(keeping)
-    assert equal(*films)
+    assert equal(*videos)
 
 
 def test_a_number_that_another_server_is_writing_to_is_left_to_it(keeping: Comfy, studio: Studio):
     """It has no file of that name yet, only a hold on it."""
-    graph, _, decode = film_graph(0.5, seed=312)
+    graph, _, decode = video_graph(0.5, seed=312)
     graph.workflow[decode]["inputs"]["filename_prefix"] = "shared/film"
     folder = keeping.server.output_directory / "shared"
     folder.mkdir()
@@ -235,7 +235,7 @@ def test_a_number_that_another_server_is_writing_to_is_left_to_it(keeping: Comfy
 
 
 def test_a_node_that_fails_further_on_costs_no_sampling(keeping: Comfy, studio: Studio):
-    graph, sampler, decode = film_graph(3.0, seed=33)
+    graph, sampler, decode = video_graph(3.0, seed=33)
     wrong = Graph()
     wrong.workflow = {name: dict(node, inputs=dict(node["inputs"])) for name, node in graph.workflow.items()}
     wrong.workflow["9"] = {"class_type": "VAELoader", "inputs": {"vae_name": "pixel_space"}}
@@ -248,12 +248,12 @@ def test_a_node_that_fails_further_on_costs_no_sampling(keeping: Comfy, studio: 
     assert "5 reused from disk" in said(keeping.server)
 
 
-def test_a_longer_film_and_a_later_change_of_prompt_find_what_is_there(keeping: Comfy, studio: Studio):
+def test_a_longer_video_and_a_later_change_of_prompt_find_what_is_there(keeping: Comfy, studio: Studio):
     def scheduled(seconds: float, lines: str) -> Graph:
         graph = Graph()
         model, clip, _ = graph.tiny()
         schedule = [graph.add("SFPPPromptSchedule", clip=clip, lines=lines, crossfade=0.0, recache=True), 0]
-        graph.keep(graph.film(model, schedule, seconds=seconds, seed=34)[0])
+        graph.keep(graph.video(model, schedule, seconds=seconds, seed=34)[0])
         return graph
 
     lines = "0:00 {}\n0:0{} {}".format
@@ -269,10 +269,10 @@ def test_a_longer_film_and_a_later_change_of_prompt_find_what_is_there(keeping: 
 
 @pytest.mark.timeout(2400)
 def test_twenty_kills_cost_nothing_but_the_chunk_at_work(tmp_path: Path):
-    """Kill -9 at random moments of a minute of film: eight while it is sampled and written down, eight while it is
+    """Kill -9 at random moments of a minute of video: eight while it is sampled and written down, eight while it is
     decoded, four while its file is finished.
     """
-    graph, sampler, decode = film_graph(MINUTE, seed=35)
+    graph, sampler, decode = video_graph(MINUTE, seed=35)
     with ComfyServer(ServerConfig(base_directory=tmp_path / "whole")) as server:
         whole = mp4_of(server, ComfyClient(server.url).run(graph.workflow, timeout_s=TIMEOUT_S))
 
@@ -302,7 +302,7 @@ def test_twenty_kills_cost_nothing_but_the_chunk_at_work(tmp_path: Path):
 
 
 def _kill_at(server: ComfyServer, graph: Graph, node_id: str, share: float, *, delay: float) -> None:
-    """Queue the film, and kill the server a moment after the node's bar has passed a share of its way."""
+    """Queue the video, and kill the server a moment after the node's bar has passed a share of its way."""
     was_there = []
 
     def on_event(event: object) -> None:
@@ -317,12 +317,12 @@ def _kill_at(server: ComfyServer, graph: Graph, node_id: str, share: float, *, d
 
 
 @pytest.mark.parametrize("is_live", [False, True], ids=["sampling alone", "shown while it is made"])
-def test_a_full_disk_is_told_and_the_film_goes_on_when_there_is_space(tmp_path: Path, is_live: bool):
+def test_a_full_disk_is_told_and_the_video_goes_on_when_there_is_space(tmp_path: Path, is_live: bool):
     graph = Graph()
     model, clip, vae = graph.tiny()
     shown = {"vae": vae} if is_live else {}
-    film, _ = graph.film(model, graph.text(clip), seconds=30.0, seed=36, **shown)
-    kept = graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=30.0, seed=36, **shown)
+    kept = graph.keep(video)
     base = tmp_path / "base"
     output = base / "output"
     output.mkdir(parents=True)

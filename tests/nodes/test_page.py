@@ -120,7 +120,7 @@ def test_a_template_opens_as_it_was_laid_out(page: ComfyPage, comfy: Comfy, name
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_run_shows_progress_and_a_film_that_plays(page: ComfyPage, name: str):
+def test_run_shows_progress_and_a_video_that_plays(page: ComfyPage, name: str):
     page.open_workflow(page_path(name))
     workflow = read_api(name)
     changes = short_inputs(workflow, seed=700 + TINY.index(name))

@@ -46,14 +46,14 @@ class Bench:
         if FORMS[form].format not in self.formats:
             pytest.skip(f"this ComfyUI does not know {FORMS[form].format}; that it is refused is another test")
 
-    def film(self, file: str) -> tuple[Graph, Link, Link]:
+    def video(self, file: str) -> tuple[Graph, Link, Link]:
         graph = Graph()
         _, clip, _ = graph.tiny()
-        latent, state = graph.film(load(graph, file), graph.text(clip), **SETTINGS)
+        latent, state = graph.video(load(graph, file), graph.text(clip), **SETTINGS)
         return graph, latent, state
 
     def latent(self, file: str) -> Tensor:
-        graph, latent, _ = self.film(file)
+        graph, latent, _ = self.video(file)
         (made,) = self.studio.latents(graph, latent)
         return made
 
@@ -130,7 +130,7 @@ def test_settings_of_attention_layers_do_not_keep_a_file_from_opening(bench: Ben
 def test_a_state_of_the_plain_file_goes_on_with_it_and_its_own_with_the_plain_file(form: str, bench: Bench):
     bench.require(form)
     for first, second in ((STUDENT, file_of(form)), (file_of(form), STUDENT)):
-        graph, _, state = bench.film(first)
+        graph, _, state = bench.video(first)
         new, _, _ = graph.more(load(graph, second), state)
         graph.keep(new)
         bench.studio.run(graph)
@@ -139,7 +139,7 @@ def test_a_state_of_the_plain_file_goes_on_with_it_and_its_own_with_the_plain_fi
 @pytest.mark.parametrize("file", [STUDENT, file_of("int8_channels")])
 def test_a_state_does_not_go_on_with_a_quantised_file_of_other_weights(file: str, bench: Bench):
     bench.require("int8_channels")
-    graph, _, state = bench.film(file)
+    graph, _, state = bench.video(file)
     graph.keep(graph.more(load(graph, OTHER_INT8), state)[0])
     with pytest.raises(NodeFailed, match="made by another model"):
         bench.studio.run(graph)

@@ -25,8 +25,8 @@ from tests.nodes.graphs import Graph
 from tests.nodes.test_client import picture, slow
 from tools.comfy_server import ROOT, ComfyServer, ServerConfig, free_port
 
-FILM = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
-SCORED_FILM = FILM.with_name("tiny_film_with_stability_report.json")
+VIDEO = ROOT / "workflows" / "api" / "tiny_text_to_long_video.json"
+SCORED_VIDEO = VIDEO.with_name("tiny_film_with_stability_report.json")
 LIMIT_S = 300
 
 
@@ -108,36 +108,38 @@ def nothing_is_left_in(client: ComfyClient) -> bool:
     return not any(client.get_json("/queue").values())
 
 
-def test_a_film_is_made_as_set_and_fetched(jobs: Start, comfy, tmp_path: Path):
+def test_a_video_is_made_as_set_and_fetched(jobs: Start, comfy, tmp_path: Path):
     settings = ("prompt=A green boat glides quickly.", "seconds=1.3", "SFPPSampler.seed=21", "4.crf=30", "steps=preset")
     words = [word for setting in settings for word in ("--set", setting)]
-    job = jobs(FILM, *words, "--out", tmp_path / "films")
+    job = jobs(VIDEO, *words, "--out", tmp_path / "films")
     code, (line,) = job.end()
     assert code == 0
-    film = Path(line)
-    assert list((tmp_path / "films").iterdir()) == [film]
-    with av.open(film) as container:
+    video = Path(line)
+    assert list((tmp_path / "films").iterdir()) == [video]
+    with av.open(video) as container:
         assert sum(1 for _ in container.decode(video=0)) == 21
         made_with = json.loads({key.lower(): value for key, value in container.metadata.items()}["prompt"])
     inputs = {name: value for node in made_with.values() for name, value in node["inputs"].items()}
     assert (inputs["text"], inputs["seconds"], inputs["seed"]) == ("A green boat glides quickly.", 1.3, 21)
     assert re.search(r"^queue: SFPP Sampler|^queue: SFPPSampler", job.stderr, re.MULTILINE), job.stderr
 
-    again = jobs(FILM, *words, "--out", tmp_path / "films", "--quiet", "--json")
+    again = jobs(VIDEO, *words, "--out", tmp_path / "films", "--quiet", "--json")
     code, record = again.record()
     assert (code, record["status"], record["attempts"]) == (0, "done", 1) and again.stderr == ""
     assert record["settings"]["4.crf"] == 30 and "3" in record["cached_nodes"]
     (made,) = record["files"]
     assert (made["folder"], made["subfolder"]) == ("output", "video")
-    assert Path(made["path"]) != film and Path(made["path"]).read_bytes() == film.read_bytes(), "nothing is overwritten"
+    assert Path(made["path"]) != video and Path(made["path"]).read_bytes() == video.read_bytes(), (
+        "nothing is overwritten"
+    )
 
 
 def test_list_says_what_can_be_set(jobs: Start):
-    code, lines = jobs(FILM, "--list").end()
+    code, lines = jobs(VIDEO, "--list").end()
     assert code == 0
     assert any(re.match(r'prompt +=.*"A red ball .*text', line) for line in lines), lines
     assert any(re.match(r"seconds += 60\.0 .*a number from 0\.1 to 3600", line) for line in lines), lines
-    code, (line,) = jobs(FILM, "--list", "--json").end()
+    code, (line,) = jobs(VIDEO, "--list", "--json").end()
     names = {entry["name"]: entry for entry in json.loads(line)}
     assert names["seed"]["full_name"] == "3.seed" and names["seed"]["value"] == 42
 
@@ -163,7 +165,7 @@ def test_a_local_picture_is_uploaded_and_comes_back(jobs: Start, comfy, tmp_path
 def test_a_saved_state_is_uploaded_to_a_node_that_only_lists_files(jobs: Start, comfy, tmp_path: Path):
     first = Graph()
     model, clip, vae = first.tiny()
-    _, state = first.film(model, first.text(clip), seed=4711)
+    _, state = first.video(model, first.text(clip), seed=4711)
     first.add("SFPPSaveState", state=state, filename_prefix="queue/first")
     comfy.client.run(first.workflow, timeout_s=LIMIT_S)
     (saved,) = (comfy.server.output_directory / "queue").glob("first*.sfpp.safetensors")
@@ -193,14 +195,14 @@ def test_a_saved_state_is_uploaded_to_a_node_that_only_lists_files(jobs: Start, 
     ],
 )
 def test_a_job_that_cannot_be_is_refused_before_it_is_queued(jobs: Start, words: list[str], code: int, message: str):
-    job = jobs(SCORED_FILM, *(word.format(here=__file__) for word in words))
+    job = jobs(SCORED_VIDEO, *(word.format(here=__file__) for word in words))
     assert job.end() == (code, [])
     assert re.search(message, job.stderr), job.stderr
 
 
 def test_files_that_hold_no_workflow_are_refused(jobs: Start, tmp_path: Path):
-    page = jobs(ROOT / "workflows" / FILM.name)
-    assert page.end() == (65, []) and str(FILM) in page.stderr
+    page = jobs(ROOT / "workflows" / VIDEO.name)
+    assert page.end() == (65, []) and str(VIDEO) in page.stderr
     missing = jobs(tmp_path / "none.json")
     assert missing.end() == (66, []) and "none.json cannot be read: No such file" in missing.stderr
 
@@ -313,8 +315,8 @@ def test_a_killed_server_is_noticed_and_a_restarted_one_is_queued_on_again(jobs:
     config = ServerConfig(base_directory=tmp_path / "server", port=free_port())
     with ComfyServer(config) as server:
         url = server.url
-        film = ("--set", "seconds=6", "--out", tmp_path / "films")
-        retrying = jobs(FILM, *film, "--retries", "1", "--patience", LIMIT_S, "--json", server=url)
+        video = ("--set", "seconds=6", "--out", tmp_path / "films")
+        retrying = jobs(VIDEO, *video, "--retries", "1", "--patience", LIMIT_S, "--json", server=url)
         retrying.wait_for("SFPPSampler")
         hasty = jobs(picture(1), "--patience", "0", "--json", server=url)
         patient = jobs(picture(2), "--patience", LIMIT_S, "--json", server=url)

@@ -80,19 +80,19 @@ def links_may_lead_out(comfy: Comfy) -> bool:
     return True
 
 
-def film_saved_as(prefix: str, *, seed: int) -> Graph:
-    """A film that is decoded, and whose state is saved, under a prefix."""
+def video_saved_as(prefix: str, *, seed: int) -> Graph:
+    """A video that is decoded, and whose state is saved, under a prefix."""
     graph = Graph()
     model, clip, vae = graph.tiny()
-    film, state = graph.film(model, graph.text(clip), seed=seed)
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix=prefix, crf=18)
+    video, state = graph.video(model, graph.text(clip), seed=seed)
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix=prefix, crf=18)
     graph.add("SFPPSaveState", state=state, filename_prefix=f"{prefix}_state")
     return graph
 
 
 def assert_all_is_found_again(studio: Studio, comfy: Comfy, prefix: str, tmp_path: Path, *, seed: int) -> None:
-    """Save a film under a prefix: clients get its file, its state can be loaded, and it can be rated."""
-    graph = film_saved_as(prefix, seed=seed)
+    """Save a video under a prefix: clients get its file, its state can be loaded, and it can be rated."""
+    graph = video_saved_as(prefix, seed=seed)
     result = studio.run(graph)
     files = {file.filename: file for file in result.files()}
     for name in ("_00001_.mp4", "_state_00001_.sfpp.safetensors"):
@@ -132,7 +132,7 @@ def test_a_link_that_leads_out_works_where_comfyui_takes_it_and_is_refused_befor
         assert (elsewhere / "linked" / "deep" / "film_00001_.mp4").is_file()
         return
     for class_type in ("SFPPDecodeToVideo", "SFPPSaveState"):
-        graph = film_saved_as("linked/film", seed=2)
+        graph = video_saved_as("linked/film", seed=2)
         graph.workflow = {
             node_id: node
             for node_id, node in graph.workflow.items()
@@ -143,7 +143,7 @@ def test_a_link_that_leads_out_works_where_comfyui_takes_it_and_is_refused_befor
             studio.run(graph, on_event=events.append)
         assert not any(isinstance(event, Progress) for event in events)
         said = str(refused.value)
-        assert "filename_prefix is 'linked/film" in said and "a link leads from there out of the output folder" in said
+        assert "filename_prefix is 'linked/video" in said and "a link leads from there out of the output folder" in said
         assert "Type the name of a folder that is no such link" in said
     assert not list((elsewhere / "linked").rglob("*film*"))
 
@@ -156,19 +156,19 @@ def test_a_link_whose_name_comes_from_a_placeholder(
     name = name.replace("%width%", "64").replace("%height%", "64")
     link = comfy.server.output_directory / name
     link.symlink_to(elsewhere / "linked", target_is_directory=True)
-    graph = film_saved_as(prefix, seed=3)
+    graph = video_saved_as(prefix, seed=3)
     del graph.workflow[find(graph, "SFPPSaveState")]
     if links_may_lead_out:
         studio.run(graph)
         return
-    # What the size will be is known only when the film is there.
+    # What the size will be is known only when the video is there.
     kind = WorkflowRefused if "year" in prefix else NodeFailed
     with pytest.raises(kind, match="a link leads from there out of the output folder"):
         studio.run(graph)
 
 
 def test_chunks_are_kept_and_found_behind_a_link(studio: Studio, comfy: Comfy, elsewhere: Path):
-    graph = film_saved_as("kept/film", seed=4)
+    graph = video_saved_as("kept/film", seed=4)
     studio.run(graph)
     assert list((elsewhere / "spool").rglob("seed4_*/*.safetensors"))
     shutil.rmtree(comfy.server.output_directory / "kept")

@@ -24,13 +24,13 @@ def test_every_node_reports_what_became_of_its_run(studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
     schedule = graph.add("SFPPPromptSchedule", clip=clip, lines=f"0:00 {PROMPT}", crossfade=0.0, recache=False)
-    film, state = graph.film(model, [schedule, 0], seconds=1.3, seed=81)
+    video, state = graph.video(model, [schedule, 0], seconds=1.3, seed=81)
     more, _, longer = graph.more(model, state, seconds=0.7)
     graph.keep(more)
     save = graph.add("SFPPSaveState", state=longer, filename_prefix="reported")
     outputs = studio.run(graph).outputs
     assert outputs[schedule]["text"] == [f"0:00 {PROMPT}"]
-    assert outputs[film[0]]["text"] == ["21 frames, 1.31 s, rounded up from 1.3 s"]
+    assert outputs[video[0]]["text"] == ["21 frames, 1.31 s, rounded up from 1.3 s"]
     assert outputs[more[0]]["text"] == ["12 frames, 0.75 s, rounded up from 0.7 s"]
     assert outputs[save]["text"] == ["reported_00001_.sfpp.safetensors"]
     assert outputs[save]["said"] == ["Saved in the output folder: reported_00001_.sfpp.safetensors"]
@@ -39,29 +39,29 @@ def test_every_node_reports_what_became_of_its_run(studio: Studio):
 def test_what_is_kept_of_an_interrupted_run_is_sent_as_the_nodes_output(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=60.0, seed=82)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=60.0, seed=82)
+    graph.keep(video)
     events: list[object] = []
 
     def interrupt(event: object) -> None:
         events.append(event)
-        if isinstance(event, Progress) and event.node_id == film[0] and event.value > 2:
+        if isinstance(event, Progress) and event.node_id == video[0] and event.value > 2:
             comfy.client.interrupt()
 
     with pytest.raises(RunInterrupted):
         studio.run(graph, on_event=interrupt)
-    (text,) = executed(events, film[0])
+    (text,) = executed(events, video[0])
     length, kept = text.split("\n")
     assert length.startswith("969 frames, ")
     assert "of 81 chunks are finished and kept on disk: " in kept
-    assert kept.endswith(" s of film. Queue the same workflow again to go on from there.")
+    assert kept.endswith(" s of video. Queue the same workflow again to go on from there.")
 
 
 def test_what_was_said_before_an_error_is_sent_too(comfy: Comfy, studio: Studio):
     graph = Graph()
     model, clip, _ = graph.tiny()
-    film, _ = graph.film(model, graph.text(clip), seconds=1.3, seed=83)
-    graph.keep(film)
+    video, _ = graph.video(model, graph.text(clip), seconds=1.3, seed=83)
+    graph.keep(video)
     in_the_way = comfy.server.output_directory / "sfpp_spool"
     aside = in_the_way.with_name("spool_aside")
     if in_the_way.exists():
@@ -75,4 +75,4 @@ def test_what_was_said_before_an_error_is_sent_too(comfy: Comfy, studio: Studio)
         in_the_way.unlink()
         if aside.exists():
             aside.rename(in_the_way)
-    assert executed(events, film[0]) == ["21 frames, 1.31 s, rounded up from 1.3 s"]
+    assert executed(events, video[0]) == ["21 frames, 1.31 s, rounded up from 1.3 s"]

@@ -1,4 +1,4 @@
-"""The whole distillation at its smallest, from a teacher to a film that ComfyUI makes with what came out."""
+"""The whole distillation at its smallest, from a teacher to a video that ComfyUI makes with what came out."""
 
 from __future__ import annotations
 
@@ -87,16 +87,16 @@ def test_all_stages_together_take_less_than_five_minutes(chain: Chain) -> None:
     assert chain.seconds < LONGEST
 
 
-def test_what_the_chain_exports_makes_a_film_in_comfyui(chain: Chain, comfy) -> None:
+def test_what_the_chain_exports_makes_a_video_in_comfyui(chain: Chain, comfy) -> None:
     student = comfy.server.models_directory("diffusion_models") / "chain_student.safetensors"
     shutil.copyfile(chain.folder / "export" / "student.safetensors", student)
     graph, studio = Graph(), Studio(comfy)
     _, clip, _ = graph.tiny()
     settings = {"weight_dtype": "default", "prefer_ema": True, "preset": "auto"}
     model = [graph.add("SFPPLoadModel", model_name=student.name, **settings), 0]
-    latent, _ = graph.film(model, graph.text(clip), width=SIZE, height=SIZE, seconds=1.0)
+    latent, _ = graph.video(model, graph.text(clip), width=SIZE, height=SIZE, seconds=1.0)
     kept = graph.keep(latent)
-    film = studio.latent(studio.run(graph), kept)
-    assert film.shape == (1, 16, 6, SIZE // 8, SIZE // 8)
-    assert film.isfinite().all()
+    video = studio.latent(studio.run(graph), kept)
+    assert video.shape == (1, 16, 6, SIZE // 8, SIZE // 8)
+    assert video.isfinite().all()
     student.unlink()

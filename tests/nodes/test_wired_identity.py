@@ -136,8 +136,8 @@ class Workshop:
         _, clip, _ = graph.tiny()
         text = [graph.add("WiredAgain", conditioning=graph.text(clip), number=next(again)), 0]
         model = wire(graph, [graph.add("UNETLoader", unet_name=file, weight_dtype="default"), 0])
-        film, _ = graph.film(model, text, seconds=seconds, seed=seed, steps="1000")
-        return graph, film[0], graph.keep(film)
+        video, _ = graph.video(model, text, seconds=seconds, seed=seed, steps="1000")
+        return graph, video[0], graph.keep(video)
 
     def make(self, wire: Wire, *, seed: int) -> Made:
         graph, _, kept = self.graph(wire, seed=seed, file=copy_of(STUDENT, seed))
@@ -259,7 +259,7 @@ def continued(workshop: Workshop, begun: Wire, goes_on: Wire) -> str:
     _, clip, _ = graph.tiny()
     text = graph.text(clip)
     load = [graph.add("UNETLoader", unet_name=STUDENT, weight_dtype="default"), 0]
-    _, state = graph.film(begun(graph, load), text, seed=79, steps="1000")
+    _, state = graph.video(begun(graph, load), text, seed=79, steps="1000")
     graph.keep(graph.more(goes_on(graph, load), state)[1])
     try:
         Studio(workshop.comfy).run(graph)

@@ -67,7 +67,7 @@ def _widget_values(node: Mapping[str, Any], info: Mapping[str, Any]) -> Iterator
 
 def test_there_is_one_of_each_format():
     assert NAMES and NAMES == sorted(path.stem for path in PAGE.glob("*.json"))
-    assert TINY == sorted(path.stem for path in PAGE.glob("*.jpg")), "pictures of its own film, where one can be made"
+    assert TINY == sorted(path.stem for path in PAGE.glob("*.jpg")), "pictures of its own video, where one can be made"
 
 
 def test_the_files_are_what_their_descriptions_say(comfy):
@@ -127,12 +127,12 @@ def test_nodes_and_choices_exist(comfy, name: str):
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_it_makes_the_promised_film(studio: Studio, comfy, name: str):
+def test_it_makes_the_promised_video(studio: Studio, comfy, name: str):
     workflow = shortened(name, seed=100 + TINY.index(name))
     page = read_page(name)
     events = []
     result = studio.run(workflow, on_event=events.append, extra_data={"extra_pnginfo": {"workflow": page}})
-    paths = film_paths(comfy.server, result)
+    paths = video_paths(comfy.server, result)
     for path, num_frames in zip(paths, FRAMES[name], strict=True):
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -168,8 +168,8 @@ def test_three_endings_share_their_beginning(studio: Studio):
         assert not equal(first[:, :, made_before:], other[:, :, made_before:])
 
 
-def test_the_film_is_rated_and_drawn(studio: Studio, comfy):
-    """Score, explanation and plot of the workflow's own film; the offline judge needs nothing."""
+def test_the_video_is_rated_and_drawn(studio: Studio, comfy):
+    """Score, explanation and plot of the workflow's own video; the offline judge needs nothing."""
     workflow = dict(shortened("tiny_film_with_stability_report", seed=400))
     workflow["9"] = {"class_type": "PreviewAny", "inputs": {"source": ["6", 0]}}
     workflow["10"] = {"class_type": "PreviewAny", "inputs": {"source": ["7", 1]}}
@@ -185,13 +185,13 @@ def test_the_film_is_rated_and_drawn(studio: Studio, comfy):
         assert image.width == 1024 and image.height > 500
 
 
-def film_paths(server: ComfyServer, result: RunResult) -> list[Path]:
-    films = (file for file in result.files() if file.filename.endswith(".mp4"))
-    return [server.output_directory / film.subfolder / film.filename for film in films]
+def video_paths(server: ComfyServer, result: RunResult) -> list[Path]:
+    videos = (file for file in result.files() if file.filename.endswith(".mp4"))
+    return [server.output_directory / video.subfolder / video.filename for video in videos]
 
 
-def film_path(server: ComfyServer, result: RunResult) -> Path:
-    (path,) = film_paths(server, result)
+def video_path(server: ComfyServer, result: RunResult) -> Path:
+    (path,) = video_paths(server, result)
     return path
 
 
@@ -201,14 +201,14 @@ def assert_starts_with_its_index(path: Path) -> None:
     assert content.index(b"moov") < content.index(b"mdat")
 
 
-def test_the_film_is_what_stock_nodes_decode(studio: Studio, comfy):
+def test_the_video_is_what_stock_nodes_decode(studio: Studio, comfy):
     """Streamed by the core and compressed without loss, against ComfyUI's own VAE in one piece."""
     workflow = dict(with_inputs(shortened("tiny_text_to_long_video", seed=200), "SFPPDecodeToVideo", crf=0))
     workflow["8"] = {"class_type": "VAEDecode", "inputs": {"samples": ["3", 0], "vae": ["1", 2]}}
     workflow["9"] = {"class_type": "SaveImage", "inputs": {"images": ["8", 0], "filename_prefix": "stock"}}
     result = studio.run(workflow)
     stock = [file for file in result.files() if file.node_id == "9"]
-    with av.open(str(film_path(comfy.server, result))) as container:
+    with av.open(str(video_path(comfy.server, result))) as container:
         ours = [frame.to_ndarray(format="rgb24").astype(float) for frame in container.decode(video=0)]
     assert len(stock) == len(ours) == 21
     for file, frame in zip(stock, ours, strict=True):
@@ -223,7 +223,7 @@ def test_other_flags_of_comfyui(tmp_path: Path):
     flags = ("--disable-metadata", "--use-split-cross-attention", "--cache-none", "--preview-method", "none")
     with ComfyServer(ServerConfig(base_directory=tmp_path, arguments=flags)) as server:
         result = Studio(Comfy(server)).run(shortened("tiny_extend_with_second_prompt", seed=300))
-        with av.open(str(film_path(server, result))) as container:
+        with av.open(str(video_path(server, result))) as container:
             assert [sum(1 for _ in container.decode(video=0))] == FRAMES["tiny_extend_with_second_prompt"]
             assert not {"prompt", "workflow"} & {key.lower() for key in container.metadata}
 
@@ -231,8 +231,8 @@ def test_other_flags_of_comfyui(tmp_path: Path):
 def test_an_interrupted_decoding_leaves_no_file(studio: Studio, comfy):
     graph = Graph()
     _, _, vae = graph.tiny()
-    film = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=1601, batch_size=1), 0]
-    graph.add("SFPPDecodeToVideo", latent=film, vae=vae, filename_prefix="half/film", crf=18)
+    video = [graph.add("EmptyHunyuanLatentVideo", width=64, height=64, length=1601, batch_size=1), 0]
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="half/film", crf=18)
     seen_unfinished = []
 
     def interrupt(event: object) -> None:

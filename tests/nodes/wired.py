@@ -192,7 +192,7 @@ class Bench:
 
         def video(graph: Graph, text: Link) -> Link:
             model = wire(graph, self.model(graph, file, load))
-            return graph.film(model, text, seconds=seconds, steps=ONE_STEP)[0]
+            return graph.video(model, text, seconds=seconds, steps=ONE_STEP)[0]
 
         return self.outcome(video)
 
@@ -214,7 +214,7 @@ class Bench:
         """The frames of SFPP Decode To Video behind what is wired after the VAE; the latent is of little noise."""
         graph = Graph()
         _, clip, _ = graph.tiny()
-        latent, _ = graph.film(self.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP)
+        latent, _ = graph.video(self.model(graph, STUDENT), graph.text(clip), steps=ONE_STEP)
         latent = [graph.add("WiredAgainLatent", conditioning=latent, number=next(again)), 0]
         vae = wire(graph, [graph.add("VAELoader", vae_name=file), 0])
         decode = graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="wired", crf=4, thumbnail=False)
@@ -245,7 +245,7 @@ class Bench:
 
         def video(graph: Graph, text: Link) -> Link:
             vae = wire(graph, [graph.add("VAELoader", vae_name=file), 0])
-            return graph.film(self.model(graph, STUDENT), text, steps=ONE_STEP, vae=vae)[0]
+            return graph.video(self.model(graph, STUDENT), text, steps=ONE_STEP, vae=vae)[0]
 
         return self.outcome(video)
 

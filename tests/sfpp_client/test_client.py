@@ -27,7 +27,7 @@ from sfpp_client import client as client_module
 from sfpp_client.queue.outcome import ExitCode, exit_code_of
 from tests.helpers.stand_in import NOTHING_QUEUED, PAGE, Answer, StandIn, of_json, page, standing_in
 
-FILM = OutputFile(node_id="1", filename="film.mp4", subfolder="", folder="output")
+VIDEO = OutputFile(node_id="1", filename="film.mp4", subfolder="", folder="output")
 
 
 @pytest.fixture
@@ -170,26 +170,26 @@ def test_a_run_that_is_unknown_right_after_a_cut_was_lost_by_a_restart(
         client.run({}, patience_s=60)
 
 
-def test_a_film_that_breaks_off_leaves_no_file(server: StandIn, client: ComfyClient, tmp_path: Path):
+def test_a_video_that_breaks_off_leaves_no_file(server: StandIn, client: ComfyClient, tmp_path: Path):
     server.answers["view"] = [Answer(body=b"a part", headers={"Content-Length": "1000"})]
-    with pytest.raises(ServerUnreachable, match="lost in the middle of film.mp4"):
-        client.download(FILM, tmp_path)
+    with pytest.raises(ServerUnreachable, match="lost in the middle of video.mp4"):
+        client.download(VIDEO, tmp_path)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_film_that_is_gone_is_named(server: StandIn, client: ComfyClient, tmp_path: Path):
+def test_a_video_that_is_gone_is_named(server: StandIn, client: ComfyClient, tmp_path: Path):
     server.answers["view"] = [Answer(status=404)]
     for fetch in (client.read, lambda file: client.download(file, tmp_path)):
-        with pytest.raises(ResultGone, match="does not have film.mp4 any more.*queue the workflow again") as gone:
-            fetch(FILM)
+        with pytest.raises(ResultGone, match="does not have video.mp4 any more.*queue the workflow again") as gone:
+            fetch(VIDEO)
         assert exit_code_of(gone.value) == ExitCode.INTERRUPTED
     assert not list(tmp_path.iterdir())
 
 
-def test_a_page_is_no_film(server: StandIn, client: ComfyClient, tmp_path: Path):
+def test_a_page_is_no_video(server: StandIn, client: ComfyClient, tmp_path: Path):
     server.answers["view"] = [page()]
-    with pytest.raises(StrangeAnswer, match="with a page and not with film.mp4"):
-        client.download(FILM, tmp_path)
+    with pytest.raises(StrangeAnswer, match="with a page and not with video.mp4"):
+        client.download(VIDEO, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

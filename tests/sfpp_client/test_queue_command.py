@@ -25,8 +25,8 @@ from tests.test_packaging import PROJECT
 from tools import locales
 from tools.comfy_server import ROOT
 
-FILM = OutputFile(node_id="1", filename="film_00001_.mp4", subfolder="", folder="output")
-WHOLE = Answer(body=b"a film")
+VIDEO = OutputFile(node_id="1", filename="film_00001_.mp4", subfolder="", folder="output")
+WHOLE = Answer(body=b"a video")
 BROKEN_OFF = Answer(body=b"a", headers={"Content-Length": "1000"})
 
 
@@ -52,39 +52,39 @@ def queue(workflow: Path, *words: str, server: str, **environment: str) -> subpr
     )
 
 
-def test_two_jobs_that_end_together_lose_no_film(server: StandIn, tmp_path: Path):
+def test_two_jobs_that_end_together_lose_no_video(server: StandIn, tmp_path: Path):
     both_are_at_it = threading.Barrier(2, timeout=30)
-    films = iter([b"one", b"the other"])
+    videos = iter([b"one", b"the other"])
 
-    def film() -> Answer:
+    def video() -> Answer:
         both_are_at_it.wait()
-        return Answer(body=next(films))
+        return Answer(body=next(videos))
 
-    server.answers["view"] = [film]
+    server.answers["view"] = [video]
     with ThreadPoolExecutor(2) as jobs:
         clients = [ComfyClient(server.url) for _ in range(2)]
-        made = [jobs.submit(fetch, client, FILM, tmp_path, patience_s=0) for client in clients]
+        made = [jobs.submit(fetch, client, VIDEO, tmp_path, patience_s=0) for client in clients]
         paths = {job.result() for job in made}
-    assert {path.name for path in paths} == {"film_00001_.mp4", "film_00001_ (1).mp4"}
+    assert {path.name for path in paths} == {"film_00001_.mp4", "video_00001_ (1).mp4"}
     assert {path.read_bytes() for path in paths} == {b"one", b"the other"}
     assert set(tmp_path.iterdir()) == paths, "and nothing else is left there"
 
 
-def test_a_film_that_is_there_is_kept(server: StandIn, tmp_path: Path):
+def test_a_video_that_is_there_is_kept(server: StandIn, tmp_path: Path):
     server.answers["view"] = [WHOLE]
-    there = tmp_path / FILM.filename
-    there.write_bytes(b"an older film")
-    path = fetch(ComfyClient(server.url), FILM, tmp_path, patience_s=0)
-    assert path.name == "film_00001_ (1).mp4" and path.read_bytes() == WHOLE.body
-    assert there.read_bytes() == b"an older film"
+    there = tmp_path / VIDEO.filename
+    there.write_bytes(b"an older video")
+    path = fetch(ComfyClient(server.url), VIDEO, tmp_path, patience_s=0)
+    assert path.name == "video_00001_ (1).mp4" and path.read_bytes() == WHOLE.body
+    assert there.read_bytes() == b"an older video"
 
 
-def test_a_server_that_is_away_for_a_moment_costs_no_film(
+def test_a_server_that_is_away_for_a_moment_costs_no_video(
     server: StandIn, tmp_path: Path, hurried: None, capsys: pytest.CaptureFixture[str]
 ):
     server.answers["view"] = [page(503), page(500), page(), BROKEN_OFF, WHOLE]
-    path = fetch(ComfyClient(server.url), FILM, tmp_path, patience_s=60)
-    assert path == tmp_path / FILM.filename and path.read_bytes() == WHOLE.body
+    path = fetch(ComfyClient(server.url), VIDEO, tmp_path, patience_s=60)
+    assert path == tmp_path / VIDEO.filename and path.read_bytes() == WHOLE.body
     assert len(capsys.readouterr().err.splitlines()) == 1, "it is said once"
 
 
@@ -97,22 +97,22 @@ def test_a_server_that_is_away_for_a_moment_costs_no_film(
         (Answer(status=404), 60, ResultGone),
     ],
 )
-def test_a_film_that_cannot_be_fetched_leaves_nothing(
+def test_a_video_that_cannot_be_fetched_leaves_nothing(
     server: StandIn, tmp_path: Path, hurried: None, answer: Answer, patience_s: float, kind: type[Exception]
 ):
     server.answers["view"] = [answer]
     with pytest.raises(kind):
-        fetch(ComfyClient(server.url), FILM, tmp_path, patience_s=patience_s)
+        fetch(ComfyClient(server.url), VIDEO, tmp_path, patience_s=patience_s)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_command_waits_for_a_film_as_long_as_it_is_told(server: StandIn, tmp_path: Path):
+def test_the_command_waits_for_a_video_as_long_as_it_is_told(server: StandIn, tmp_path: Path):
     (tmp_path / "workflow.json").write_text("{}")
-    images = [{"filename": FILM.filename, "subfolder": "", "type": "output"}]
+    images = [{"filename": VIDEO.filename, "subfolder": "", "type": "output"}]
     server.answers["history"] = [lambda: server.has_made(**{"1": {"images": images}})]
     server.answers["view"] = [page(503), WHOLE]
     job = queue(tmp_path / "workflow.json", "--out", str(tmp_path / "films"), server=server.url)
-    assert (job.returncode, job.stdout.splitlines()) == (0, [str(tmp_path / "films" / FILM.filename)]), job.stderr
+    assert (job.returncode, job.stdout.splitlines()) == (0, [str(tmp_path / "films" / VIDEO.filename)]), job.stderr
     server.answers["view"] = [page(503), WHOLE]
     job = queue(tmp_path / "workflow.json", "--out", str(tmp_path / "films"), "--patience", "0", server=server.url)
     assert job.returncode == 69, job.stderr

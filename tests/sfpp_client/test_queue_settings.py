@@ -257,7 +257,7 @@ def test_a_page_workflow_is_refused_with_its_sibling_that_can_be_queued(tmp_path
     (tmp_path / "api").mkdir()
     (tmp_path / "api" / "film.json").write_text("{}")
     (tmp_path / "film.json").write_text('{"nodes": [], "links": []}')
-    with pytest.raises(ValueError, match=r"queue .*api.film\.json"):
+    with pytest.raises(ValueError, match=r"queue .*api.video\.json"):
         load_workflow(tmp_path / "film.json")
 
 
@@ -266,7 +266,7 @@ def test_a_page_workflow_is_refused_with_its_sibling_that_can_be_queued(tmp_path
 )
 def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
     (tmp_path / "film.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"film\.json is no workflow"):
+    with pytest.raises(ValueError, match=r"video\.json is no workflow"):
         load_workflow(tmp_path / "film.json")
 
 
@@ -277,7 +277,7 @@ def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
         ("MemoryError", "", OutOfMemory),
         ("RuntimeError", "MPS backend out of memory (MPS allocated: 1 GB)", OutOfMemory),
         ("RuntimeError", "[enforce fail at alloc_cpu.cpp:118] DefaultCPUAllocator: can't allocate memory", OutOfMemory),
-        ("OSError", "[Errno 28] No space left on device: 'film.mp4'", OutputNotWritten),
+        ("OSError", "[Errno 28] No space left on device: 'video.mp4'", OutputNotWritten),
         ("SafetensorError", "Error while serializing: I/O error: File too large (os error 27)", OutputNotWritten),
         ("SafetensorError", 'Os { code: 28, kind: StorageFull, message: "..." }', OutputNotWritten),
         ("OSError", "[WinError 112] There is not enough space on the disk", OutputNotWritten),

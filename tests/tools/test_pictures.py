@@ -17,7 +17,7 @@ COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
 
 
 @pytest.fixture
-def film(tmp_path: Path) -> Path:
+def video(tmp_path: Path) -> Path:
     """A second of each colour."""
     path = tmp_path / "film.mp4"
     with VideoWriter(path, 64, 64, fps=8, crf=4) as writer:
@@ -30,14 +30,14 @@ def means(picture: Image.Image) -> np.ndarray:
     return np.asarray(picture, dtype=float).mean(axis=(0, 1))
 
 
-def test_frames_are_of_their_moment(film: Path):
-    for picture, colour in zip(frames_at(film, (0.0, 1.5, 2.8)), COLOURS, strict=True):
+def test_frames_are_of_their_moment(video: Path):
+    for picture, colour in zip(frames_at(video, (0.0, 1.5, 2.8)), COLOURS, strict=True):
         assert np.abs(means(picture) - colour).max() < 8
 
 
-def test_a_film_that_is_too_short_is_named(film: Path):
-    with pytest.raises(ValueError, match=r"film\.mp4 shows nothing at 3\.5 s"):
-        frames_at(film, (0.0, 3.5))
+def test_a_video_that_is_too_short_is_named(video: Path):
+    with pytest.raises(ValueError, match=r"video\.mp4 shows nothing at 3\.5 s"):
+        frames_at(video, (0.0, 3.5))
 
 
 def test_a_grid_has_white_lines_between():

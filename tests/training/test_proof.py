@@ -75,10 +75,10 @@ def small_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stability = {"title": "Visual Stability", "digits": 1, "mean": means, "change_since_shortest": change}
     stability |= {"difference_from_first": difference}
     by_motion = {arm: {"50": {"bounce": 0.104, "left": 1.0}} for arm in means}
-    of_films = {"first": {"5": [[96.0], [96.0], [97.0]], "50": [[90.0], [80.0], [77.0]]}}
-    of_films |= {"second": {"5": [[90.0], [96.0], [97.0]]}}
+    of_videos = {"first": {"5": [[96.0], [96.0], [97.0]], "50": [[90.0], [80.0], [77.0]]}}
+    of_videos |= {"second": {"5": [[90.0], [96.0], [97.0]]}}
     report = {
-        "stability_of_films": of_films,
+        "stability_of_films": of_videos,
         "config": {"arms": [{"name": "first"}, {"name": "second"}], "prompts": 4, "takes": 2, "seed": 21}
         | {"precision": "bfloat16"},
         "machine": {"device": "x86_64", "threads": 1, "torch": "2.11.0"},
@@ -117,9 +117,9 @@ def test_tables_say_what_the_report_says() -> None:
         "| second | 10 | 100 |",
     ]
     against = findings.against("small", ["first"], "second", "small").splitlines()
-    assert against[:3] == ["Visual Stability, film so far, less that of `second`:", "", "| arm | 5 s |"]
+    assert against[:3] == ["Visual Stability, video so far, less that of `second`:", "", "| arm | 5 s |"]
     assert against[4].startswith("| first | +2.0 [+0.0, ")
-    assert "4 held-out prompts, 2 films of each, seed 21, bfloat16, on x86_64, threads" in findings.how("small")
+    assert "4 held-out prompts, 2 videos of each, seed 21, bfloat16, on x86_64, threads" in findings.how("small")
 
 
 @pytest.mark.usefixtures("small_report")

@@ -34,7 +34,7 @@ from training.scaling.passes import Passes, Training
 from training.scaling.schedule import Calls, restarting, streaming
 from training.scaling.traffic import received_bytes
 from training.scaling.work import methods, work
-from training.self_forcing.rollouts import Films, Stage, Streaming, backpropagate, record, roll, windows_in_film
+from training.self_forcing.rollouts import Stage, Streaming, Videos, backpropagate, record, roll, windows_in_video
 from training.self_forcing.windows import WARMUP_FRAMES, WindowConfig
 from training.stages import causal_init, self_forcing, sfpp
 
@@ -124,7 +124,7 @@ def test_deep_networks_are_counted_from_shallow_ones(checkpointing: bool) -> Non
     assert count(passes.chunk(deep, 4, training)) == grown
 
 
-def test_a_long_film_is_watched_in_the_memory_of_a_short_one(costs: PassCosts) -> None:
+def test_a_long_video_is_watched_in_the_memory_of_a_short_one(costs: PassCosts) -> None:
     longer = count(Passes(CONFIG, device=META, dtype=torch.bfloat16).watch(8))
     assert longer.peak_bytes == costs.watch[3].peak_bytes
     assert longer.flops == pytest.approx(costs.watch[3].flops + 5 * costs.frame_flops)
@@ -160,12 +160,12 @@ def _allocated(trace: profile) -> tuple[int, int]:
     return int(totals[-1]), int(totals.max())
 
 
-def test_calls_of_restarting_films_are_those_that_training_makes() -> None:
-    network, films = Counting(), films_of(CONFIG)
+def test_calls_of_restarting_videos_are_those_that_training_makes() -> None:
+    network, videos = Counting(), videos_of(CONFIG)
     starts = range(0, CONFIG.window.rollout_frames - CONFIG.window.frames + 1, CONFIG.rollout.chunk)
     for start in starts:
-        before = roll(network, beginning(CONFIG), films, chunks=start // CONFIG.rollout.chunk)
-        recording = record(network, before, films, chunks=CONFIG.window_chunks)
+        before = roll(network, beginning(CONFIG), videos, chunks=start // CONFIG.rollout.chunk)
+        recording = record(network, before, videos, chunks=CONFIG.window_chunks)
         network.turn_to_replay()
         gradient = torch.ones_like(recording.after.latents[:, :, start:])
         if start:
@@ -175,9 +175,9 @@ def test_calls_of_restarting_films_are_those_that_training_makes() -> None:
     assert_same_calls(restarting(CONFIG, CONFIG.window), network, windows=len(starts))
 
 
-def test_calls_of_films_that_go_on_are_those_that_training_makes() -> None:
+def test_calls_of_videos_that_go_on_are_those_that_training_makes() -> None:
     network = Counting()
-    text = films_of(CONFIG).text
+    text = videos_of(CONFIG).text
     stage = Stage(
         conditioning=SimpleNamespace(prompts=["one"], text=lambda indices: text),
         config=CONFIG.rollout,
@@ -189,7 +189,7 @@ def test_calls_of_films_that_go_on_are_those_that_training_makes() -> None:
         device=CPU,
         dtype=torch.float32,
     )
-    source, windows = Streaming(stage), windows_in_film(CONFIG.window, CONFIG.rollout.chunk)
+    source, windows = Streaming(stage), windows_in_video(CONFIG.window, CONFIG.rollout.chunk)
     assert windows > 2
     for update in range(windows):
         recording = source.roll(network, update, dropped_steps=0).recording
@@ -225,9 +225,9 @@ def assert_same_calls(computed: Calls, network: Counting, *, windows: int) -> No
         assert dict(getattr(computed, name)) == pytest.approx(made), name
 
 
-def films_of(config: ScalingConfig) -> Films:
+def videos_of(config: ScalingConfig) -> Videos:
     text = torch.randn(1, config.text_tokens, config.student.text_dim)
-    return Films(text=text, noise=SeededNoise(0), device=CPU, dtype=torch.float32)
+    return Videos(text=text, noise=SeededNoise(0), device=CPU, dtype=torch.float32)
 
 
 def beginning(config: ScalingConfig) -> RolloutState:
@@ -377,21 +377,21 @@ WAN_RUNS = {"causal_init": causal_init.Config, "self_forcing": self_forcing.Conf
 
 
 def test_the_published_configurations_fit_the_gpus_that_they_name() -> None:
-    """By what is counted: a film's pass grows with the films that are taken at once."""
+    """By what is counted: a video's pass grows with the videos that are taken at once."""
     full = ScalingConfig()
     costs = count_passes(full)
     for stage, kind in WAN_RUNS.items():
         path = CONFIGS / f"{stage}.yaml"
         assert "for 8 GPUs of 80 GB" in path.read_text(encoding="utf-8"), stage
         config = load_config(kind, path)
-        films, left = divmod(config.batch, 8 * config.accumulate)
-        assert films and not left, f"{stage}: 8 processes share out a batch in equal parts"
+        videos, left = divmod(config.batch, 8 * config.accumulate)
+        assert videos and not left, f"{stage}: 8 processes share out a batch in equal parts"
         checkpointing = config.run.checkpoint_activations
         needed = memory(full, costs, gpus=8, teacher="1.3B teacher", checkpointing=checkpointing)
         largest = max(needed.phases.values())
         if stage == "causal_init":
             largest = max(costs.causal_init[checkpointing].peak_bytes, needed.phases["watching"])
-        assert sum(needed.stays.values()) + films * largest < 80e9, stage
+        assert sum(needed.stays.values()) + videos * largest < 80e9, stage
 
 
 def test_the_document_quotes_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:

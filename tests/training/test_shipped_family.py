@@ -74,8 +74,8 @@ def test_the_student_paints_the_place_that_the_prompt_names(clips: Tensor) -> No
     student, rollout = load_student()
     text = encode_prompts(load_family_text_encoder(), [prompt_for(scene) for scene in HELD_OUT])
     latents = sample_student(student, text, config=rollout, seed=1, frames=6, size=(8, 8))
-    films = decode(load_vae(), latents)
-    colours, truth = (video.mean(dim=(2, 4)) for video in (films, clips[:, :, : films.shape[2]]))
+    videos = decode(load_vae(), latents)
+    colours, truth = (video.mean(dim=(2, 4)) for video in (videos, clips[:, :, : videos.shape[2]]))
     distances = torch.cdist(colours.flatten(1), truth.flatten(1))
     places = [scene.attributes.place for scene in HELD_OUT]
     for row, place in zip(distances, places, strict=True):
@@ -91,7 +91,7 @@ def test_the_initialisation_that_ships_for_training_is_a_student_of_the_family()
 
 
 def test_the_reader_that_ships_tells_true_scenes_by_what_they_show() -> None:
-    """Whom evaluations ask whether films show what was prompted."""
+    """Whom evaluations ask whether videos show what was prompted."""
     readings = read(load_reader(FOR_TRAINING / "reader.safetensors"), render(HELD_OUT, 0, 81, 64, 64))
     right = accuracy(readings, [scene.attributes for scene in HELD_OUT])
     assert set(right.values()) == {1.0}

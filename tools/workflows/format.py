@@ -3,7 +3,7 @@
 Where the nodes of a workflow stand on the page, and how large they are.
 
 Sizes are ComfyUI's own: a node is as high as its slots and widgets, and higher once it has run, when a line of text, a
-picture or a film appears in it. The room for these is left free from the start, so that no node grows over another.
+picture or a video appears in it. The room for these is left free from the start, so that no node grows over another.
 
 What is said of a workflow by hand: its nodes, what they are wired to, and which of them belong together.
 
@@ -66,7 +66,7 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Graph:
-    """A workflow. Its note is what an artist reads first: what to change, what it costs, how films get longer."""
+    """A workflow. Its note is what an artist reads first: what to change, what it costs, how videos get longer."""
 
     name: str
     note: str

@@ -1,6 +1,6 @@
 """The workflows that come with the pack, described by hand. Names and node ids stay: people link to them.
 
-What stands in the note of each workflow: what to change first, what it costs in time, how films get longer.
+What stands in the note of each workflow: what to change first, what it costs in time, how videos get longer.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ yellow, green, blue, purple or white** and moves **left or right** or **bounces*
 **desert, sea, meadow or mountains**."""
 
 _KEPT = """\
-What is finished is kept on disk, in pieces of 0.75 s of film: after Cancel or a crash, queue the same workflow again
+What is finished is kept on disk, in pieces of 0.75 s of video: after Cancel or a crash, queue the same workflow again
 and it goes on from there."""
 
 _WRAPPED = {
@@ -29,10 +29,10 @@ Press **Run**. Nothing to download; it runs on any CPU.
 
 {_WORLD}
 
-**Time:** about half a second a second of film on one CPU core. The node says how much is left.
-The film plays in **SFPP Sampler** and grows on disk while it is made, because **vae** is wired into it.
+**Time:** about half a second a second of video on one CPU core. The node says how much is left.
+The video plays in **SFPP Sampler** and grows on disk while it is made, because **vae** is wired into it.
 
-**Longer films:** set **seconds**. The last second costs what the first does, and memory does not grow. {_KEPT}
+**Longer videos:** set **seconds**. The last second costs what the first does, and memory does not grow. {_KEPT}
 
 **-1** and **preset** leave a setting to the model. The MP4 is in `output/video`; drop it on the page to get this
 workflow back.""",
@@ -48,27 +48,27 @@ Files it needs (choose yours in the lists if they are called otherwise):
 
 **Change first:** the prompt. Long, descriptive ones work best. Then **seed**.
 
-**Time:** every 0.75 s of film takes five passes of the model: four steps, and one to remember. After two chunks the
+**Time:** every 0.75 s of video takes five passes of the model: four steps, and one to remember. After two chunks the
 node says how long it will take. Try 5 **seconds** first.
 
-**Memory:** the model's memory of the film takes 6 GB in bf16 at 832x480, whatever the length. Smaller pictures take
+**Memory:** the model's memory of the video takes 6 GB in bf16 at 832x480, whatever the length. Smaller pictures take
 less.
 
-**Longer films:** set **seconds**. {_KEPT} Students that were trained on five seconds drift over minutes;
+**Longer videos:** set **seconds**. {_KEPT} Students that were trained on five seconds drift over minutes;
 Self-Forcing++ students hold.
 
 Wan LoRAs go between **SFPP Load Model** and **SFPP Sampler** (LoraLoaderModelOnly).""",
     "tiny_extend_with_second_prompt": f"""\
 ## Go on under another prompt
 
-**SFPP Extend** goes on where the film ended. Without `positive` the first prompt would go on, exactly as if the film
+**SFPP Extend** goes on where the video ended. Without `positive` the first prompt would go on, exactly as if the video
 had been made in one go.
 
 **Change first:** the second prompt. Only what follows it is made again.
 
-**Time:** about half a second a second of film on one CPU core.
+**Time:** about half a second a second of video on one CPU core.
 
-**Longer films:** wire `state` into one more **SFPP Extend**, as often as you like. **SFPP Save State** keeps the end
+**Longer videos:** wire `state` into one more **SFPP Extend**, as often as you like. **SFPP Save State** keeps the end
 in `output/states`: tomorrow, **SFPP Load State** takes the place of the sampler.
 
 {_WORLD}""",
@@ -76,50 +76,50 @@ in `output/states`: tomorrow, **SFPP Load State** takes the place of the sampler
 ## One beginning, three endings
 
 The beginning is made once. Its `state` goes into three **SFPP Extend** nodes, each with a prompt of its own: three
-films whose first ten seconds are the same, bit for bit. A state is never changed by what is done with it.
+videos whose first ten seconds are the same, bit for bit. A state is never changed by what is done with it.
 
 **Change first:** an ending's prompt. Only that ending is made again. Another **seed** makes another beginning, and
 all three anew.
 
-**Time:** forty seconds of film are made and sixty written: about a minute on two CPU cores.
+**Time:** forty seconds of video are made and sixty written: about a minute on two CPU cores.
 
-**Longer films:** extend an ending again from its own `state`, or try more endings: copy one of the rows and wire the
+**Longer videos:** extend an ending again from its own `state`, or try more endings: copy one of the rows and wire the
 state into it.""",
     "tiny_prompt_schedule": f"""\
-## What the film shows when
+## What the video shows when
 
 One line a prompt, each with its time in front: `0:20`, `1:02:03` or `90s`. A line without a time goes on with the
 prompt above it.
 
-**Change first:** the lines, then **seconds**: the film's length. Prompts change at the border of the nearest chunk
+**Change first:** the lines, then **seconds**: the video's length. Prompts change at the border of the nearest chunk
 (0.75 s).
 
 **recache** decides how a change looks. *Renew the memory*: at once, in the same picture. *Keep the memory*: slowly,
 as old frames leave the model's sight (5 s). **crossfade** blends two prompts over some seconds.
 
-**Time:** about half a second a second of film on one CPU core.
+**Time:** about half a second a second of video on one CPU core.
 
-**Longer films:** more lines and more **seconds**. A schedule that changes late finds what came before the change on
+**Longer videos:** more lines and more **seconds**. A schedule that changes late finds what came before the change on
 disk, and goes on from there.
 
 {_WORLD}""",
     "tiny_image_to_video": """\
-## A film that begins with a picture
+## A video that begins with a picture
 
-The picture goes through **VAE Encode** into `start` of the sampler and becomes the film's first frame. Here it is the
+The picture goes through **VAE Encode** into `start` of the sampler and becomes the video's first frame. Here it is the
 last of nine frames that the model made itself, so that the workflow runs without a file.
 
-**Your own picture:** select *Your picture*, press Ctrl+M, choose a file, and drag its IMAGE to *To the film's size*.
+**Your own picture:** select *Your picture*, press Ctrl+M, choose a file, and drag its IMAGE to *To the video's size*.
 The built-in model only understands pictures of its own toy world; a causal Wan 2.1 student takes any picture, at the
-film's width and height.
+video's width and height.
 
 **Change first:** the picture, then the prompt, which should describe what is in it.
 
-**Time:** about half a second a second of film on one CPU core. `seconds` come on top of the picture.
+**Time:** about half a second a second of video on one CPU core. `seconds` come on top of the picture.
 
-**Longer films:** set **seconds**, or wire `state` into **SFPP Extend**.""",
+**Longer videos:** set **seconds**, or wire `state` into **SFPP Extend**.""",
     "tiny_continue_video": """\
-## A film that continues a clip
+## A video that continues a clip
 
 **SFPP Continue Video** gives the end of a clip to the sampler, which goes on from there. **SFPP Decode To
 Video** writes
@@ -132,13 +132,13 @@ SFPP Continue Video to 64. A causal Wan 2.1 student takes any clip.
 
 **Change first:** the prompt of what follows; it should fit the clip's end.
 
-**Time:** about half a second a second of film on one CPU core, and some seconds to read the clip's end.
+**Time:** about half a second a second of video on one CPU core, and some seconds to read the clip's end.
 
-**Longer films:** set **seconds** of *What follows*, or wire its `state` into **SFPP Extend**.""",
+**Longer videos:** set **seconds** of *What follows*, or wire its `state` into **SFPP Extend**.""",
     "tiny_film_with_stability_report": f"""\
-## Does the film hold up?
+## Does the video hold up?
 
-One minute of film, and a judgement of it: no network, no GPU.
+One minute of video, and a judgement of it: no network, no GPU.
 
 **Change first:** the prompt. It is written once and goes to the sampler and to the judge. Then **judge**: *offline*
 measures pixels and sends nothing anywhere; *gemini* is the paper's judge and needs the package `google-genai` and
@@ -148,9 +148,9 @@ GEMINI_API_KEY in the environment of ComfyUI.
 and when. **SFPP Stability Report** draws exposure, contrast, sharpness, colour and motion over time, with the damages
 marked.
 
-**Time:** about half a second a second of film on one CPU core, and some seconds for the judge.
+**Time:** about half a second a second of video on one CPU core, and some seconds for the judge.
 
-**Longer films:** set **seconds** of the sampler. The film is read from its file piece by piece, however long.
+**Longer videos:** set **seconds** of the sampler. The video is read from its file piece by piece, however long.
 
 {_WORLD}""",
 }
@@ -181,7 +181,7 @@ def _prompt(node_id: int, text: str | Wire, *, clip: Wire = CLIP, title: str | N
     return Node(id=node_id, type="CLIPTextEncode", inputs=inputs, title=title, height=PROMPT_HEIGHT)
 
 
-def _film(node_id: int, positive: Wire, seconds: float, *, title: str | None = None, **inputs: Any) -> Node:
+def _video(node_id: int, positive: Wire, seconds: float, *, title: str | None = None, **inputs: Any) -> Node:
     settings = {"model": MODEL, "positive": positive, "seed": SEED, **TINY_SIZE, "seconds": seconds, **inputs}
     return Node(id=node_id, type="SFPPSampler", inputs=settings, title=title)
 
@@ -213,7 +213,7 @@ def _text_to_long_video() -> Graph:
                 TINY,
                 _prompt(2, "A red ball glides slowly to the left in the desert."),
             ),
-            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 60.0, vae=VAE)),
+            _group("2  Video", GREEN, MIDDLE, _video(3, Wire(2, "CONDITIONING"), 60.0, vae=VAE)),
             _group("3  MP4", PURPLE, WIDE, _mp4(4, Wire(3, "latent"), "video/tiny_long_video")),
         ),
     )
@@ -236,13 +236,13 @@ def _wan_text_to_long_video() -> Graph:
         Node(id=3, type="VAELoader", inputs={"vae_name": "wan_2.1_vae.safetensors"}),
         _prompt(4, text, clip=clip),
     )
-    film = {"model": model, "positive": Wire(4, "CONDITIONING"), "seed": SEED, "seconds": 60.0}
+    video = {"model": model, "positive": Wire(4, "CONDITIONING"), "seed": SEED, "seconds": 60.0}
     return Graph(
         name="wan_1.3b_text_to_long_video",
         note=NOTES["wan_1.3b_text_to_long_video"],
         columns=(
             _group("1  Model and prompt", BLUE, WIDE, *loaders),
-            _group("2  Film", GREEN, MIDDLE, Node(id=5, type="SFPPSampler", inputs=film)),
+            _group("2  Video", GREEN, MIDDLE, Node(id=5, type="SFPPSampler", inputs=video)),
             _group("3  MP4", PURPLE, 480, _mp4(6, Wire(5, "latent"), "video/wan_long_video", vae=vae)),
         ),
     )
@@ -262,7 +262,7 @@ def _extend_with_second_prompt() -> Graph:
                 _prompt(2, "A red ball glides slowly to the left in the desert.", title="First prompt"),
                 _prompt(4, "A red ball bounces quickly up and down in the mountains.", title="Second prompt"),
             ),
-            _group("2  Ten seconds", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 10.0)),
+            _group("2  Ten seconds", GREEN, MIDDLE, _video(3, Wire(2, "CONDITIONING"), 10.0)),
             _group(
                 "3  Ten more",
                 BROWN,
@@ -287,8 +287,8 @@ ENDINGS = (
 
 
 def _ending(number: int, text: str) -> Group:
-    """Prompt, extension and film of one branch, in a row."""
-    prompt, extension, film = 10 * number, 10 * number + 1, 10 * number + 2
+    """Prompt, extension and video of one branch, in a row."""
+    prompt, extension, video = 10 * number, 10 * number + 1, 10 * number + 2
     name = f"video/tiny_ending_{number}"
     return Group(
         title=f"3.{number}  Ending {number}",
@@ -296,7 +296,7 @@ def _ending(number: int, text: str) -> Group:
         stacks=(
             Stack(width=NARROW, nodes=(_prompt(prompt, text, title=f"Ending {number}"),)),
             Stack(width=NARROW, nodes=(_more(extension, Wire(3, "state"), Wire(prompt, "CONDITIONING"), 10.0),)),
-            Stack(width=NARROW, nodes=(_mp4(film, Wire(extension, "whole latent"), name),)),
+            Stack(width=NARROW, nodes=(_mp4(video, Wire(extension, "whole latent"), name),)),
         ),
     )
 
@@ -313,7 +313,7 @@ def _branch_three_endings() -> Graph:
                 TINY,
                 _prompt(2, "A blue boat glides slowly to the right in the open sea.", title="Beginning"),
             ),
-            _group("2  The beginning", GREEN, MIDDLE, _film(3, Wire(2, "CONDITIONING"), 10.0)),
+            _group("2  The beginning", GREEN, MIDDLE, _video(3, Wire(2, "CONDITIONING"), 10.0)),
             tuple(_ending(number, text) for number, text in enumerate(ENDINGS, start=1)),
         ),
     )
@@ -338,7 +338,7 @@ def _prompt_schedule() -> Graph:
                 TINY,
                 Node(id=2, type="SFPPPromptSchedule", inputs=schedule, height=330),
             ),
-            _group("2  Film", GREEN, MIDDLE, _film(3, Wire(2, "schedule"), 30.0, vae=VAE)),
+            _group("2  Video", GREEN, MIDDLE, _video(3, Wire(2, "schedule"), 30.0, vae=VAE)),
             _group("3  MP4", PURPLE, WIDE, _mp4(4, Wire(3, "latent"), "video/tiny_schedule")),
         ),
     )
@@ -346,17 +346,17 @@ def _prompt_schedule() -> Graph:
 
 def _image_to_video() -> Graph:
     picture = (
-        _film(3, Wire(2, "CONDITIONING"), 0.5, title="Nine frames"),
+        _video(3, Wire(2, "CONDITIONING"), 0.5, title="Nine frames"),
         Node(id=4, type="VAEDecode", inputs={"samples": Wire(3, "latent"), "vae": VAE}),
         Node(id=5, type="ImageFromBatch", inputs={"image": Wire(4, "IMAGE"), "batch_index": 8}, title="The last one"),
     )
     scaled = {"image": Wire(5, "IMAGE"), "upscale_method": "area", **TINY_SIZE, "crop": "center"}
     start = (
-        Node(id=6, type="ImageScale", inputs=scaled, title="To the film's size"),
+        Node(id=6, type="ImageScale", inputs=scaled, title="To the video's size"),
         Node(id=7, type="PreviewImage", inputs={"images": Wire(6, "IMAGE")}),
         Node(id=8, type="VAEEncode", inputs={"pixels": Wire(6, "IMAGE"), "vae": VAE}),
     )
-    film = _film(9, Wire(2, "CONDITIONING"), 10.0, start=Wire(8, "LATENT"), vae=VAE, title="Film")
+    video = _video(9, Wire(2, "CONDITIONING"), 10.0, start=Wire(8, "LATENT"), vae=VAE, title="Video")
     own = Node(id=11, type="LoadImage", inputs={"image": "example.png"}, title="Your picture", is_muted=True)
     return Graph(
         name="tiny_image_to_video",
@@ -372,17 +372,17 @@ def _image_to_video() -> Graph:
             + _group("Or your own picture", GOLD, MIDDLE, own),
             _group("2  A picture", BROWN, NARROW, *picture),
             _group("3  Beginning", GOLD, NARROW, *start),
-            _group("4  Film", GREEN, MIDDLE, film),
+            _group("4  Video", GREEN, MIDDLE, video),
             _group("5  MP4", PURPLE, WIDE, _mp4(10, Wire(9, "latent"), "video/tiny_from_picture")),
         ),
     )
 
 
 def _continue_video() -> Graph:
-    clip = (_film(3, Wire(2, "CONDITIONING"), 5.0, title="The clip"), _mp4(4, Wire(3, "latent"), "video/tiny_clip"))
+    clip = (_video(3, Wire(2, "CONDITIONING"), 5.0, title="The clip"), _mp4(4, Wire(3, "latent"), "video/tiny_clip"))
     end = Node(id=5, type="SFPPContinueVideo", inputs={"video": Wire(4, "video"), "vae": VAE})
     size = {"width": Wire(5, "width"), "height": Wire(5, "height")}
-    film = _film(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), vae=VAE, title="What follows")
+    video = _video(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), vae=VAE, title="What follows")
     return Graph(
         name="tiny_continue_video",
         note=NOTES["tiny_continue_video"],
@@ -397,9 +397,9 @@ def _continue_video() -> Graph:
             ),
             _group("2  A clip", BROWN, MIDDLE, *clip),
             _group("3  Its end", GOLD, NARROW, end),
-            _group("4  What follows", GREEN, MIDDLE, film),
+            _group("4  What follows", GREEN, MIDDLE, video),
             _group(
-                "5  Both as one film",
+                "5  Both as one video",
                 PURPLE,
                 WIDE,
                 _mp4(7, Wire(6, "latent"), "video/tiny_continued", before=Wire(5, "clip")),
@@ -408,7 +408,7 @@ def _continue_video() -> Graph:
     )
 
 
-def _film_with_stability_report() -> Graph:
+def _video_with_stability_report() -> Graph:
     text = Wire(2, "STRING")
     prompt = "A blue boat glides slowly to the right in the open sea."
     judge = {"video": Wire(5, "video"), "prompt": text, "segment_seconds": 10.0}
@@ -424,7 +424,7 @@ def _film_with_stability_report() -> Graph:
                 Node(id=2, type="PrimitiveStringMultiline", inputs={"value": prompt}, height=PROMPT_HEIGHT),
                 _prompt(3, text),
             ),
-            _group("2  Film", GREEN, MIDDLE, _film(4, Wire(3, "CONDITIONING"), 60.0)),
+            _group("2  Video", GREEN, MIDDLE, _video(4, Wire(3, "CONDITIONING"), 60.0)),
             _group("3  MP4", BROWN, WIDE, _mp4(5, Wire(4, "latent"), "video/tiny_scored_film")),
             _group(
                 "4  Judgement",
@@ -451,5 +451,5 @@ GRAPHS: tuple[Graph, ...] = (
     _prompt_schedule(),
     _image_to_video(),
     _continue_video(),
-    _film_with_stability_report(),
+    _video_with_stability_report(),
 )

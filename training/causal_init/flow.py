@@ -1,6 +1,6 @@
 """Flow matching with teacher forcing: every chunk at a noise level of its own, given the clean past.
 
-A student trained so has never continued a film of its own. To soften that, part of the steps put the student's own
+A student trained so has never continued a video of its own. To soften that, part of the steps put the student's own
 estimate of the past in the place of the true one.
 """
 

@@ -154,7 +154,7 @@ def _single_process_is_meant() -> Iterator[None]:
 
 
 CPU = "cpu"
-"""Films wait there between steps, and checkpoints are written from there."""
+"""Videos wait there between steps, and checkpoints are written from there."""
 
 
 def of_all(state: Any) -> Any:

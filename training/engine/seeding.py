@@ -32,13 +32,13 @@ def normal(shape: Sequence[int], seed: int, *names: str | int, samples: Sequence
 
 
 @dataclass(frozen=True, slots=True)
-class FilmNoise:
-    """A `NoiseSource` for a batch of films: each has the noise that inference draws for its seed, as if made alone."""
+class VideoNoise:
+    """A `NoiseSource` for a batch of videos: each has the noise that inference draws for its seed, as if made alone."""
 
     seeds: tuple[int, ...]
-    """One a film."""
+    """One a video."""
     first_chunk: int = 0
-    """Chunks that the films had before this rollout began."""
+    """Chunks that the videos had before this rollout began."""
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
         """See `sfpp_core.rollout.flow.NoiseSource`; shape[0] is the number of seeds."""

@@ -1,14 +1,14 @@
-"""The figures of one film at one length. The core's metrics are defined in docs/stability.md.
+"""The figures of one video at one length. The core's metrics are defined in docs/stability.md.
 
-Two spans are judged. The film up to the length, as the paper does ("visual stability at 50 s" is the score of the whole
-50-second film), which a late collapse lowers only by its share. And the last 5 s of it, which say how the film is *by
-then*, whatever went before: a drift that comes to rest shows in both, one that goes on shows in the second first.
-Everything at a length is computed of the frames up to it, so a film has the same figures at 50 s whether it ends there
-or goes on for 20 minutes.
+Two spans are judged. The video up to the length, as the paper does ("visual stability at 50 s" is the score of the
+whole 50-second video), which a late collapse lowers only by its share. And the last 5 s of it, which say how the video
+is *by then*, whatever went before: a drift that comes to rest shows in both, one that goes on shows in the second
+first. Everything at a length is computed of the frames up to it, so a video has the same figures at 50 s whether it
+ends there or goes on for 20 minutes.
 
-Lengths at which a film is judged, and the last seconds before each, cut out while the film is made.
+Lengths at which a video is judged, and the last seconds before each, cut out while the video is made.
 
-Axes: B film, F frame, H height, W width.
+Axes: B video, F frame, H height, W width.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ END_SECONDS = END_FRAMES / FRAMES_PER_SECOND
 
 
 def latent_frames_of(seconds: float) -> int:
-    """Fewest latent frames of a film of that length: 21 for 5 s."""
+    """Fewest latent frames of a video of that length: 21 for 5 s."""
     return WAN21.latent_frames(round(seconds * FRAMES_PER_SECOND))
 
 
 def frames_of(seconds: float) -> int:
-    """Frames of a film of that length: those of its latent frames, 81 for 5 s."""
+    """Frames of a video of that length: those of its latent frames, 81 for 5 s."""
     return WAN21.pixel_frames(latent_frames_of(seconds))
 
 
 class Ends:
-    """Cuts the last `END_FRAMES` frames before each length out of films that pass by; keeps no more than that."""
+    """Cuts the last `END_FRAMES` frames before each length out of videos that pass by; keeps no more than that."""
 
     def __init__(self, lengths: Sequence[float]) -> None:
         """lengths: in seconds, rising, none shorter than 5 s."""
@@ -65,25 +65,25 @@ class Ends:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmFigures:
-    """What the pixels say, whatever the prompt; None where a film is too short or too still to tell."""
+class VideoFigures:
+    """What the pixels say, whatever the prompt; None where a video is too short or too still to tell."""
 
     stability: float
-    """Visual Stability of the film up to the length by the offline judge, 0 to 100, one rating for the whole."""
+    """Visual Stability of the video up to the length by the offline judge, 0 to 100, one rating for the whole."""
     stability_end: float
-    """The same of the last 5 s, which are compared with the film's first seconds."""
+    """The same of the last 5 s, which are compared with the video's first seconds."""
     dynamic_degree: float | None
-    """Share of the film's 2-second windows that are dynamic, 0 to 1."""
+    """Share of the video's 2-second windows that are dynamic, 0 to 1."""
     dynamic_degree_end: float | None
     """The same of the last 5 s."""
     flow: float | None
     """Mean optical flow of the last 5 s, picture heights a second."""
     flow_variance: float | None
-    """Mean variance of the film's flow in windows of 8 frames."""
+    """Mean variance of the video's flow in windows of 8 frames."""
     repeats: float | None
-    """1 if the film plays its beginning again, 0 if not; NoRepeat is 100 less the percentage of films that do."""
+    """1 if the video plays its beginning again, 0 if not; NoRepeat is 100 less the percentage of videos that do."""
     frozen: float
-    """Share of the film in which the picture stands still, 0 to 1."""
+    """Share of the video in which the picture stands still, 0 to 1."""
     exposure_drift: float
     """Mean luma of the last second less that of the first seconds, display values."""
     hue_drift: float
@@ -93,14 +93,14 @@ class FilmFigures:
 
     @classmethod
     def of(
-        cls, film: Footage, series: FrameSeries, length: float, prompt: str, unheeded: Collection[Damage] = ()
-    ) -> FilmFigures:
-        """Film and series: of the whole film, at least `length` seconds. unheeded: see OfflineJudge."""
+        cls, video: Footage, series: FrameSeries, length: float, prompt: str, unheeded: Collection[Damage] = ()
+    ) -> VideoFigures:
+        """Video and series: of the whole video, at least `length` seconds. unheeded: see OfflineJudge."""
         seconds = frames_of(length) / FRAMES_PER_SECOND
         upto = series.between(0.0, seconds - 0.5 / FRAMES_PER_SECOND)
         end = upto.between(seconds - END_SECONDS - 0.5 / FRAMES_PER_SECOND, seconds)
         judge = OfflineJudge(lambda _: upto, unheeded=unheeded)
-        spans = film.segment(0.0, seconds), film.segment(max(0.0, seconds - END_SECONDS), seconds)
+        spans = video.segment(0.0, seconds), video.segment(max(0.0, seconds - END_SECONDS), seconds)
         scores = [visual_stability(span, prompt, judge, segment_seconds=None).score for span in spans]
         whole, last = LongVideoMetrics.of(upto), LongVideoMetrics.of(end)
         second = upto.time > upto.time[-1] - 1.0
@@ -120,7 +120,7 @@ class FilmFigures:
 
 
 def drift_curves(series: FrameSeries, edges: np.ndarray) -> dict[str, list[float]]:
-    """Means between neighbouring times `edges` (seconds) of how far a film is off its first seconds, by quantity."""
+    """Means between neighbouring times `edges` (seconds) of how far a video is off its first seconds, by quantity."""
     values = {
         "exposure": exposure_drift(series),
         "hue": color_drift(series),
@@ -142,13 +142,13 @@ def curve_edges(longest: float) -> np.ndarray:
 
 
 CHANGE: Final = "change_since_shortest"
-"""Of each film, since its shortest length."""
+"""Of each video, since its shortest length."""
 MULTIPLE: Final = "multiple_of_truth"
 _DIFFERENCE: Final = "difference_from_"
 
 
 def difference_from(baseline: str) -> str:
-    """Films less those of an arm, of the same prompt and seed."""
+    """Videos less those of an arm, of the same prompt and seed."""
     return f"{_DIFFERENCE}{baseline}"
 
 
@@ -158,5 +158,5 @@ def baseline_of(kind: str) -> str | None:
 
 
 def is_signed(kind: str) -> bool:
-    """Whether figures are written with their sign, as 0 says that there is nothing between two films."""
+    """Whether figures are written with their sign, as 0 says that there is nothing between two videos."""
     return kind == CHANGE or baseline_of(kind) is not None

@@ -1,16 +1,16 @@
-"""From the making of some films to what was found of them, in one pass that keeps no pictures.
+"""From the making of some videos to what was found of them, in one pass that keeps no pictures.
 
-Axes: B film, F frame, H height, W width, C colour.
+Axes: B video, F frame, H height, W width, C colour.
 
-Films that are measured while they are made: pictures go in piece by piece, a measurement of every frame comes out.
+Videos that are measured while they are made: pictures go in piece by piece, a measurement of every frame comes out.
 
-The core measures by reading a `Footage`, and films are made side by side. So each film has a thread of its own, which
+The core measures by reading a `Footage`, and videos are made side by side. So each video has a thread of its own, which
 reads what is pushed and waits for more; OpenCV works without the interpreter's lock, so the threads use many cores
-where there are many. Nothing is kept of a film but its measurements, 2 kB a frame.
+where there are many. Nothing is kept of a video but its measurements, 2 kB a frame.
 
-Axes: B film, F frame, H height, W width, C colour.
+Axes: B video, F frame, H height, W width, C colour.
 
-What is kept of some films to look at: an MP4, and a strip of the pictures at the lengths that are judged.
+What is kept of some videos to look at: an MP4, and a strip of the pictures at the lengths that are judged.
 
 Axes: F frame, H height, W width, C colour.
 """
@@ -45,23 +45,23 @@ from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 from ..engine.checks import require_numbers
 from ..engine.metrics import to_bytes
-from .figures import Ends, FilmFigures, curve_edges, drift_curves, frames_of, latent_frames_of
-from .results import FilmKey, FilmRecord, length_name
-from .rollouts import Bench, FilmMaker
+from .figures import Ends, VideoFigures, curve_edges, drift_curves, frames_of, latent_frames_of
+from .results import VideoKey, VideoRecord, length_name
+from .rollouts import Bench, VideoMaker
 from .truth import ContentFigures, Referee
 
 PIECES_AHEAD = 4
-"""Pieces of a film that may wait to be measured; whoever makes them then waits."""
+"""Pieces of a video that may wait to be measured; whoever makes them then waits."""
 WATCH_SECONDS = 1.0
 """Between looks at whether a measurement that is waited for still lives."""
 
 
-class FilmCutShort(RuntimeError):
-    """A film ended before it had as many frames as were announced."""
+class VideoCutShort(RuntimeError):
+    """A video ended before it had as many frames as were announced."""
 
 
-class FilmFeed:
-    """A film of known length whose pictures arrive while it is read, once and in order: a `Source` of the core."""
+class VideoFeed:
+    """A video of known length whose pictures arrive while it is read, once and in order: a `Source` of the core."""
 
     path: Path | None = None
 
@@ -82,12 +82,12 @@ class FilmFeed:
         return True
 
     def pictures(self, start: float, end: float, min_gap: float) -> Iterator[tuple[float, np.ndarray]]:
-        """See Source. Every picture from the first on: a film that is not kept cannot be searched."""
+        """See Source. Every picture from the first on: a video that is not kept cannot be searched."""
         shown = 0
         while shown < self.num_frames:
             piece = self._pieces.get()
             if piece is None:
-                raise FilmCutShort(f"{self.name} ended after {shown} of {self.num_frames} frames.")
+                raise VideoCutShort(f"{self.name} ended after {shown} of {self.num_frames} frames.")
             for picture in piece:
                 yield shown / FRAMES_PER_SECOND, picture
                 shown += 1
@@ -98,19 +98,19 @@ class FilmFeed:
 
 
 class Measuring:
-    """A context manager that measures films side by side.
+    """A context manager that measures videos side by side.
 
-    Raises on leaving, unless another error is on its way: FilmCutShort for a film that has not come to its end.
+    Raises on leaving, unless another error is on its way: VideoCutShort for a video that has not come to its end.
     """
 
     def __init__(self, names: list[str], num_frames: int, size: tuple[int, int]) -> None:
-        self._feeds = [FilmFeed(name, num_frames, size) for name in names]
+        self._feeds = [VideoFeed(name, num_frames, size) for name in names]
         self._pool = ThreadPoolExecutor(len(names), thread_name_prefix="measure")
         self._measured: list[Future[FrameSeries]] = []
 
     @property
     def footages(self) -> list[Footage]:
-        """The films as the core knows them."""
+        """The videos as the core knows them."""
         return [Footage(source=feed, start=0.0, end=feed.duration) for feed in self._feeds]
 
     def __enter__(self) -> Measuring:
@@ -127,15 +127,15 @@ class Measuring:
         if kind is None:
             self.series()
 
-    def push(self, films: np.ndarray) -> None:
-        """The next frames of every film, uint8 B F H W C. Raises what a measurement raised."""
-        for feed, future, piece in zip(self._feeds, self._measured, films, strict=True):
+    def push(self, videos: np.ndarray) -> None:
+        """The next frames of every video, uint8 B F H W C. Raises what a measurement raised."""
+        for feed, future, piece in zip(self._feeds, self._measured, videos, strict=True):
             while not feed.offer(piece):
                 if future.done():
                     future.result()
 
     def series(self) -> list[FrameSeries]:
-        """The measurements of the whole films; waits for them. Raises what a measurement raised."""
+        """The measurements of the whole videos; waits for them. Raises what a measurement raised."""
         return [future.result() for future in self._measured]
 
 
@@ -143,15 +143,15 @@ FOLDER: Final = "films"
 _PICTURE_PX, _HEAD_PX, _MARGIN_PX = 128, 26, 8
 
 
-def strip_path(folder: Path, key: FilmKey) -> Path:
-    """Where the pictures of a film are kept."""
+def strip_path(folder: Path, key: VideoKey) -> Path:
+    """Where the pictures of a video are kept."""
     return folder / FOLDER / f"p{key.prompt:03d}_{key.take}_{key.arm}.png"
 
 
 class Keepsake:
-    """A context manager that takes a film's pictures as they are made and leaves an MP4 and a strip behind."""
+    """A context manager that takes a video's pictures as they are made and leaves an MP4 and a strip behind."""
 
-    def __init__(self, folder: Path, key: FilmKey, lengths: list[float], size: tuple[int, int]) -> None:
+    def __init__(self, folder: Path, key: VideoKey, lengths: list[float], size: tuple[int, int]) -> None:
         self._path = strip_path(folder, key)
         self._marks = [0, *(frames_of(length) - 1 for length in lengths)]
         self._size = size
@@ -185,7 +185,7 @@ class Keepsake:
 
 
 def write_sheet(strips: dict[str, Path], lengths: list[float], title: str, path: Path) -> None:
-    """One picture of the same film in several arms: a row an arm, a column for the start and each length.
+    """One picture of the same video in several arms: a row an arm, a column for the start and each length.
 
     strips: the strip of each arm; a shorter one leaves the columns that it does not reach empty.
     """
@@ -212,16 +212,16 @@ def write_sheet(strips: dict[str, Path], lengths: list[float], title: str, path:
 
 
 Content = dict[float, list[tuple[ContentFigures, list[float]]]]
-"""By length, what the referee says of each film."""
+"""By length, what the referee says of each video."""
 Measured = tuple[Footage, FrameSeries]
-"""A film that is over, and what was measured of every frame."""
+"""A video that is over, and what was measured of every frame."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Session:
-    """What judging takes, the same for all films of an arm."""
+    """What judging takes, the same for all videos of an arm."""
 
-    maker: FilmMaker
+    maker: VideoMaker
     bench: Bench
     referee: Referee | None
     lengths: list[float]
@@ -233,23 +233,23 @@ class Session:
     """Kinds of damage that the judge of Visual Stability lets pass."""
 
 
-def judge_films(session: Session, films: dict[FilmKey, str]) -> list[FilmRecord]:
-    """Make films together, as many as are given with their identities, and judge each at every length.
+def judge_videos(session: Session, videos: dict[VideoKey, str]) -> list[VideoRecord]:
+    """Make videos together, as many as are given with their identities, and judge each at every length.
 
     Raises:
         NotNumbers: one of them holds a NaN or an infinity.
     """
     started = time.monotonic()
-    keys = list(films)
+    keys = list(videos)
     measured, content = _watch(session, keys)
     seconds = (time.monotonic() - started) / len(keys)
     return [
-        _record(session, key, films[key], measured[index], content, index, seconds) for index, key in enumerate(keys)
+        _record(session, key, videos[key], measured[index], content, index, seconds) for index, key in enumerate(keys)
     ]
 
 
-def _watch(session: Session, keys: list[FilmKey]) -> tuple[list[Measured], Content]:
-    """Measurements of every frame of the films, and what the referee says of their ends."""
+def _watch(session: Session, keys: list[VideoKey]) -> tuple[list[Measured], Content]:
+    """Measurements of every frame of the videos, and what the referee says of their ends."""
     longest = session.lengths[-1]
     num_frames, size = frames_of(longest), (session.bench.height, session.bench.width)
     ends, content = Ends(session.lengths), {}
@@ -262,9 +262,9 @@ def _watch(session: Session, keys: list[FilmKey]) -> tuple[list[Measured], Conte
             for index, key in enumerate(keys)
             if key.take == 0 and key.prompt < session.prompts_kept
         }
-        for piece in _cut(session.maker.film(keys, latent_frames_of(longest)), num_frames):
-            for key, film in zip(keys, piece, strict=True):
-                require_numbers(f"{key.arm}, prompt {key.prompt}, take {key.take}: its pictures", film)
+        for piece in _cut(session.maker.video(keys, latent_frames_of(longest)), num_frames):
+            for key, video in zip(keys, piece, strict=True):
+                require_numbers(f"{key.arm}, prompt {key.prompt}, take {key.take}: its pictures", video)
             pictures = _pictures(piece)
             measuring.push(pictures)
             for index, keepsake in keepsakes.items():
@@ -277,26 +277,26 @@ def _watch(session: Session, keys: list[FilmKey]) -> tuple[list[Measured], Conte
 
 def _record(
     session: Session,
-    key: FilmKey,
+    key: VideoKey,
     identity: str,
     measured: Measured,
     content: Content,
     index: int,
     seconds: float,
-) -> FilmRecord:
+) -> VideoRecord:
     text = session.bench.conditioning.prompts[key.prompt]
     figures, features = {}, {}
     for length in session.lengths:
         name = length_name(length)
-        figures[name] = asdict(FilmFigures.of(*measured, length, text, session.unheeded))
+        figures[name] = asdict(VideoFigures.of(*measured, length, text, session.unheeded))
         if length in content:
             of_prompt, features[name] = content[length][index]
             figures[name] |= asdict(of_prompt)
-    return FilmRecord(
+    return VideoRecord(
         key=key,
         identity=identity,
         text=text,
-        seed=session.bench.film_seed(key),
+        seed=session.bench.video_seed(key),
         figures=figures,
         features=features,
         curves=drift_curves(measured[1], curve_edges(session.lengths[-1])),
@@ -305,7 +305,7 @@ def _record(
 
 
 def _cut(pieces: Iterator[Tensor], num_frames: int) -> Iterator[Tensor]:
-    """The first frames of films in pieces; whole chunks may be more than what was asked for."""
+    """The first frames of videos in pieces; whole chunks may be more than what was asked for."""
     left = num_frames
     for piece in pieces:
         yield piece[:, :, :left].float()
@@ -319,6 +319,6 @@ def _pictures(piece: Tensor) -> np.ndarray:
     return to_bytes(rearrange(piece, "b c f h w -> b f h w c") / 2 + 0.5).cpu().numpy()
 
 
-def in_batches(keys: Sequence[FilmKey], batch: int) -> list[list[FilmKey]]:
-    """Films that are made together."""
+def in_batches(keys: Sequence[VideoKey], batch: int) -> list[list[VideoKey]]:
+    """Videos that are made together."""
     return [list(keys[first : first + batch]) for first in range(0, len(keys), batch)]

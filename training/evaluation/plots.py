@@ -72,13 +72,13 @@ def plot_measures(found: dict[str, Any], names: Sequence[str], results: Results,
 
 
 def plot_drift(results: Results, edges: np.ndarray, path: Path) -> None:
-    """Mean distance from the first seconds over time, by quantity, with the middle half of the films shaded."""
+    """Mean distance from the first seconds over time, by quantity, with the middle half of the videos shaded."""
     titles = {
         "exposure": "Exposure: change of mean luma, either way",
         "hue": "Hue: CIELAB distance of the mean colour",
         "contrast": "Contrast: change of the deviation of luma, either way",
     }
-    page = _Page("Drift from a film's own first seconds", results, [SMALL_PANEL_PX] * len(titles), path)
+    page = _Page("Drift from a video's own first seconds", results, [SMALL_PANEL_PX] * len(titles), path)
     middles = (edges[:-1] + edges[1:]) / 2
     ticks = np.array([float(length) for length in results.lengths])
     for (quantity, title), axes in zip(titles.items(), page.panels, strict=True):
@@ -116,7 +116,7 @@ class _Page:
             below += _GAP + panel
             box = (_LEFT / WIDTH_PX, 1 - below / height, 1 - (_LEFT + _RIGHT) / WIDTH_PX, panel / height)
             self.panels.append(self._figure.add_axes(box))
-        self.panels[-1].set_xlabel("seconds of film", fontproperties=font(BODY_POINTS), color=INK)
+        self.panels[-1].set_xlabel("seconds of video", fontproperties=font(BODY_POINTS), color=INK)
 
     def style(self, arm: str) -> dict[str, Any]:
         """Colour and dashes of an arm's line; the truth is grey."""

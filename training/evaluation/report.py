@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ def findings(results: Results, baselines: Sequence[str], referee: Referee | None
     arms, lengths = results.arms, results.lengths
 
     def table(estimate: Callable[[str, str], Estimate]) -> dict[str, dict[str, Any]]:
-        return {arm: {length: asdict(estimate(arm, length)) for length in lengths} for arm in arms}
+        return {arm: {length: estimate(arm, length).to_json() for length in lengths} for arm in arms}
 
     found: dict[str, Any] = {}
     for measure in results.measures:
@@ -115,8 +114,8 @@ def _kinds(baselines: Sequence[str]) -> dict[str, str]:
 def _preface(results: Results, baselines: Sequence[str]) -> str:
     prompts, takes = results.shape
     return (
-        f"{prompts} prompts, {takes} films of each, the same seeds in every arm. Columns are seconds of film; in "
-        "brackets 95 % confidence intervals over prompts (bootstrap of prompts and of films within them; of Frechet "
+        f"{prompts} prompts, {takes} videos of each, the same seeds in every arm. Columns are seconds of video; in "
+        "brackets 95 % confidence intervals over prompts (bootstrap of prompts and of videos within them; of Frechet "
         f"distances, jackknife over prompts). Differences are of the same prompt and seed, from "
         f"{', '.join(baselines)}. What each figure is: training/evaluation/figures.py and referee.py."
     )

@@ -1,17 +1,17 @@
-"""All films of an evaluation as arrays, and what they say of the arms.
+"""All videos of an evaluation as arrays, and what they say of the arms.
 
 Axes: P prompt, S take.
 
-What was found of each film, one JSON object a line, in files that a killed run goes on with.
+What was found of each video, one JSON object a line, in files that a killed run goes on with.
 
 Every process appends to a file of its own, so no two ever write to one; all are read. A line carries the identity of
-all that decided it, so that a film is judged again when its student was trained on, and not otherwise.
+all that decided it, so that a video is judged again when its student was trained on, and not otherwise.
 
-Means over films with their uncertainty. Prompts are a sample of all prompts, and the films of one are alike.
+Means over videos with their uncertainty. Prompts are a sample of all prompts, and the videos of one are alike.
 
-Axes: P prompt, S take of a prompt. NaN marks a film without a figure.
+Axes: P prompt, S take of a prompt. NaN marks a video without a figure.
 
-How far a set of films is from the truth as a whole: what is missing, too frequent, or too much alike.
+How far a set of videos is from the truth as a whole: what is missing, too frequent, or too much alike.
 
 Axes: N window, D feature.
 """
@@ -39,45 +39,45 @@ FILES = "films-*.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmKey:
-    """Which film."""
+class VideoKey:
+    """Which video."""
 
     arm: str
     prompt: int
     """Number of the prompt."""
     take: int
-    """Number of the film among those of a prompt; takes of the same number have the same seed in every arm."""
+    """Number of the video among those of a prompt; takes of the same number have the same seed in every arm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class FilmRecord:
-    """A film that was judged."""
+class VideoRecord:
+    """A video that was judged."""
 
-    key: FilmKey
+    key: VideoKey
     identity: str
-    """Hash of all that decided the film and its figures."""
+    """Hash of all that decided the video and its figures."""
     text: str
     """The prompt."""
     seed: int
     """Of the noise; for the truth, of what the prompt leaves open."""
     figures: dict[str, dict[str, float | None]]
-    """By length in seconds, `length_name`: the fields of FilmFigures and ContentFigures."""
+    """By length in seconds, `length_name`: the fields of VideoFigures and ContentFigures."""
     features: dict[str, list[float]]
     """By length: what the reader says of the last 5 s; empty without a reader."""
     curves: dict[str, list[float]]
     """Drift by quantity, one value between neighbouring `curve_edges`."""
     seconds: float
-    """Of wall time that the film took, its share of those made with it."""
+    """Of wall time that the video took, its share of those made with it."""
 
     def to_json(self) -> str:
         """One line."""
         return json.dumps(asdict(self), allow_nan=False)
 
     @classmethod
-    def from_json(cls, line: str) -> FilmRecord:
+    def from_json(cls, line: str) -> VideoRecord:
         """The record that `to_json` wrote. Raises ValueError, KeyError or TypeError for anything else."""
         entries = json.loads(line)
-        return cls(**entries | {"key": FilmKey(**entries["key"])})
+        return cls(**entries | {"key": VideoKey(**entries["key"])})
 
 
 def length_name(seconds: float) -> str:
@@ -95,8 +95,8 @@ def hash_of_text(embeddings: Tensor) -> str:
     return hashlib.sha256(embeddings.numpy().tobytes()).hexdigest()
 
 
-def read_records(folder: Path) -> dict[tuple[FilmKey, str], FilmRecord]:
-    """All films of a folder by key and identity.
+def read_records(folder: Path) -> dict[tuple[VideoKey, str], VideoRecord]:
+    """All videos of a folder by key and identity.
 
     Raises:
         ConfigError: a line that is no record, except a last one that a dying process has not written to its end.
@@ -105,17 +105,17 @@ def read_records(folder: Path) -> dict[tuple[FilmKey, str], FilmRecord]:
     for path in sorted(folder.glob(FILES)):
         for number, line in _whole_lines(path):
             try:
-                record = FilmRecord.from_json(line)
+                record = VideoRecord.from_json(line)
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(
-                    f"{path} line {number} is no film of the evaluate stage; move the file away, or choose another "
+                    f"{path} line {number} is no video of the evaluate stage; move the file away, or choose another "
                     "run.out."
                 ) from error
             found[record.key, record.identity] = record
     return found
 
 
-def append_record(folder: Path, rank: int, record: FilmRecord) -> None:
+def append_record(folder: Path, rank: int, record: VideoRecord) -> None:
     """Write a record to the file of a process; it is on the disk when this returns."""
     with (folder / FILES.replace("*", f"{rank:03d}")).open("ab+") as file:
         _drop_broken_end(file)
@@ -155,15 +155,19 @@ class Estimate:
     mean: float | None
     low: float | None = None
     high: float | None = None
-    films: int = 0
-    """How many films count."""
+    videos: int = 0
+    """How many videos count."""
+
+    def to_json(self) -> dict[str, float | int | None]:
+        """Return the estimate under the keys that every report has had."""
+        return {"mean": self.mean, "low": self.low, "high": self.high, "films": self.videos}
 
 
 NOTHING: Final = Estimate(mean=None)
 
 
 def cluster_mean(values: NDArray[np.float64]) -> Estimate:
-    """Mean of films [P, S], with a percentile interval from the bootstrap of whole clusters.
+    """Mean of videos [P, S], with a percentile interval from the bootstrap of whole clusters.
 
     Prompts are drawn with replacement and, within each drawn one, its takes (Davison and Hinkley, Bootstrap Methods and
     their Application, 1997, section 3.8). One prompt alone has no interval.
@@ -172,7 +176,7 @@ def cluster_mean(values: NDArray[np.float64]) -> Estimate:
 
 
 def cluster_ratio(values: NDArray[np.float64], references: NDArray[np.float64]) -> Estimate:
-    """Mean of films [P, S] as a multiple of the mean of reference films [P, S], drawn together; None at 0."""
+    """Mean of videos [P, S] as a multiple of the mean of reference videos [P, S], drawn together; None at 0."""
     if not np.nanmean(references) > 0:
         return NOTHING
     return _resampled(
@@ -180,7 +184,7 @@ def cluster_ratio(values: NDArray[np.float64], references: NDArray[np.float64]) 
     )
 
 
-def jackknife(statistic: Callable[[NDArray[np.intp]], float], num_prompts: int, films: int) -> Estimate:
+def jackknife(statistic: Callable[[NDArray[np.intp]], float], num_prompts: int, videos: int) -> Estimate:
     """A statistic of a set of prompts (their numbers), with a t interval from leaving out one prompt at a time.
 
     For statistics that repeated prompts would mislead, such as distances of distributions (Efron and Tibshirani, An
@@ -189,11 +193,11 @@ def jackknife(statistic: Callable[[NDArray[np.intp]], float], num_prompts: int, 
     everybody = np.arange(num_prompts)
     mean = statistic(everybody)
     if num_prompts < 3:
-        return Estimate(mean=mean, films=films)
+        return Estimate(mean=mean, videos=videos)
     without = np.array([statistic(np.delete(everybody, prompt)) for prompt in everybody])
     error = math.sqrt((num_prompts - 1) / num_prompts * float(((without - without.mean()) ** 2).sum()))
     reach = float(stdtrit(num_prompts - 1, (1 + CONFIDENCE) / 2)) * error
-    return Estimate(mean=mean, low=mean - reach, high=mean + reach, films=films)
+    return Estimate(mean=mean, low=mean - reach, high=mean + reach, videos=videos)
 
 
 def _resampled(
@@ -208,7 +212,7 @@ def _resampled(
     mean = float(statistic([sample[None] for sample in samples])[0])
     num_prompts, num_takes = samples[0].shape
     if num_prompts == 1:
-        return Estimate(mean=mean, films=int(known.sum()))
+        return Estimate(mean=mean, videos=int(known.sum()))
     generator = np.random.default_rng(SEED)
     prompts = generator.integers(num_prompts, size=(NUM_RESAMPLES, num_prompts, 1))
     takes = generator.integers(num_takes, size=(NUM_RESAMPLES, num_prompts, num_takes))
@@ -216,9 +220,9 @@ def _resampled(
         means = statistic([sample[prompts, takes] for sample in samples])
     if not np.isfinite(means).all():
         # A ratio to a mean that may be 0: the interval has no end.
-        return Estimate(mean=mean, films=int(known.sum()))
+        return Estimate(mean=mean, videos=int(known.sum()))
     low, high = np.quantile(means, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-    return Estimate(mean=mean, low=float(low), high=float(high), films=int(known.sum()))
+    return Estimate(mean=mean, low=float(low), high=float(high), videos=int(known.sum()))
 
 
 LEAST_DEVIATION = 1e-6
@@ -265,18 +269,18 @@ def _percent(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """A figure of films that tables and plots show."""
+    """A figure of videos that tables and plots show."""
 
     name: str
     title: str
     field: str
-    """Of FilmFigures or ContentFigures."""
+    """Of VideoFigures or ContentFigures."""
     scale: Callable[[NDArray[np.float64]], NDArray[np.float64]] = _as_is
     digits: int = 3
 
 
 MEASURES: Final[tuple[Measure, ...]] = (
-    Measure(name="stability", title="Visual Stability, film so far", field="stability", digits=1),
+    Measure(name="stability", title="Visual Stability, video so far", field="stability", digits=1),
     Measure(name="stability_end", title="Visual Stability, last 5 s", field="stability_end", digits=1),
     Measure(name="dynamic_degree", title="Dynamic degree, %", field="dynamic_degree", scale=_percent, digits=1),
     Measure(
@@ -294,7 +298,7 @@ MEASURES: Final[tuple[Measure, ...]] = (
         scale=lambda repeats: 100 - 100 * repeats,
         digits=1,
     ),
-    Measure(name="frozen", title="Frozen, % of the film", field="frozen", scale=_percent, digits=1),
+    Measure(name="frozen", title="Frozen, % of the video", field="frozen", scale=_percent, digits=1),
     Measure(name="exposure_drift", title="Exposure drift from the first seconds", field="exposure_drift", scale=np.abs),
     Measure(name="hue_drift", title="Hue drift from the first seconds, CIELAB", field="hue_drift", digits=2),
     Measure(name="contrast_drift", title="Contrast drift from the first seconds", field="contrast_drift", scale=np.abs),
@@ -317,50 +321,50 @@ MEASURES: Final[tuple[Measure, ...]] = (
 
 
 class Results:
-    """The films of several arms."""
+    """The videos of several arms."""
 
     def __init__(
-        self, records: Iterable[FilmRecord], arms: list[str], *, truths: list[str], prompts: int, takes: int
+        self, records: Iterable[VideoRecord], arms: list[str], *, truths: list[str], prompts: int, takes: int
     ) -> None:
         """arms: their names, in the order of tables. truths: those of them that are the truth."""
         self.arms, self.truths = arms, truths
         self.shape = (prompts, takes)
-        self._films = {(record.key.arm, record.key.prompt, record.key.take): record for record in records}
+        self._videos = {(record.key.arm, record.key.prompt, record.key.take): record for record in records}
 
     @cached_property
     def lengths(self) -> list[str]:
-        """Names of all lengths that any film was judged at, rising."""
-        return sorted({length for record in self._films.values() for length in record.figures}, key=float)
+        """Names of all lengths that any video was judged at, rising."""
+        return sorted({length for record in self._videos.values() for length in record.figures}, key=float)
 
     @property
     def measures(self) -> list[Measure]:
-        """The measures that some film has."""
-        fields = {field for record in self._films.values() for of in record.figures.values() for field in of}
+        """The measures that some video has."""
+        fields = {field for record in self._videos.values() for of in record.figures.values() for field in of}
         return [measure for measure in MEASURES if measure.field in fields]
 
     @property
-    def seconds_a_film(self) -> dict[str, float]:
-        """Mean wall time of an arm's films."""
+    def seconds_a_video(self) -> dict[str, float]:
+        """Mean wall time of an arm's videos."""
         return {
-            arm: float(np.mean([record.seconds for (of, *_), record in self._films.items() if of == arm]))
+            arm: float(np.mean([record.seconds for (of, *_), record in self._videos.items() if of == arm]))
             for arm in self.arms
         }
 
     def texts(self) -> dict[int, str]:
         """The prompts by number."""
-        return {prompt: record.text for (_, prompt, _), record in sorted(self._films.items())}
+        return {prompt: record.text for (_, prompt, _), record in sorted(self._videos.items())}
 
     def values(self, measure: Measure, arm: str, length: str) -> NDArray[np.float64]:
-        """[P, S], NaN where a film has no such figure."""
+        """[P, S], NaN where a video has no such figure."""
         values = np.full(self.shape, np.nan)
-        for (of, prompt, take), record in self._films.items():
+        for (of, prompt, take), record in self._videos.items():
             value = record.figures.get(length, {}).get(measure.field) if of == arm else None
             if value is not None:
                 values[prompt, take] = value
         return measure.scale(values)
 
-    def stability_of_films(self) -> dict[str, dict[str, list[list[float | None]]]]:
-        """Visual Stability of the film so far by arm and length, [P, S], for questions that nobody has asked yet."""
+    def stability_of_videos(self) -> dict[str, dict[str, list[list[float | None]]]]:
+        """Visual Stability of the video so far by arm and length, [P, S], for questions that nobody has asked yet."""
         stability = next(measure for measure in self.measures if measure.name == "stability")
         return {
             arm: {
@@ -374,15 +378,15 @@ class Results:
         }
 
     def mean(self, measure: Measure, arm: str, length: str) -> Estimate:
-        """Mean of an arm's films at a length."""
+        """Mean of an arm's videos at a length."""
         return cluster_mean(self.values(measure, arm, length))
 
     def change(self, measure: Measure, arm: str, length: str) -> Estimate:
-        """Mean difference of each film from itself at the shortest length."""
+        """Mean difference of each video from itself at the shortest length."""
         return cluster_mean(self.values(measure, arm, length) - self.values(measure, arm, self.lengths[0]))
 
     def difference(self, measure: Measure, arm: str, baseline: str, length: str) -> Estimate:
-        """Mean difference of each film from the baseline's of the same prompt and seed."""
+        """Mean difference of each video from the baseline's of the same prompt and seed."""
         return cluster_mean(self.values(measure, arm, length) - self.values(measure, baseline, length))
 
     def ratio(self, measure: Measure, arm: str, reference: str, length: str) -> Estimate:
@@ -397,11 +401,11 @@ class Results:
         truths: the reader's features [N, D] of the true windows of each prompt.
         """
         own: list[list[list[float]]] = [[] for _ in truths]
-        for (of, prompt, _), record in sorted(self._films.items()):
+        for (of, prompt, _), record in sorted(self._videos.items()):
             if of == arm and length in record.features:
                 own[prompt].append(record.features[length])
-        films = sum(map(len, own))
-        if min(map(len, own)) == 0 or films < 3:
+        videos = sum(map(len, own))
+        if min(map(len, own)) == 0 or videos < 3:
             return NOTHING
         everything = np.concatenate(truths)
         true = [standardised(of_prompt, everything) for of_prompt in truths]
@@ -412,17 +416,17 @@ class Results:
             return frechet_distance(*(np.concatenate(windows) for windows in sets))
 
         # Leaving a prompt out must leave two windows to tell a covariance from.
-        enough = films - max(map(len, own)) >= 2
-        return jackknife(distance_of, len(truths), films) if enough else NOTHING
+        enough = videos - max(map(len, own)) >= 2
+        return jackknife(distance_of, len(truths), videos) if enough else NOTHING
 
     def curve(self, quantity: str, arm: str) -> NDArray[np.float64]:
-        """[P S, edges - 1] drift by quantity, of the films that there are."""
-        return np.array([record.curves[quantity] for (of, *_), record in self._films.items() if of == arm])
+        """[P S, edges - 1] drift by quantity, of the videos that there are."""
+        return np.array([record.curves[quantity] for (of, *_), record in self._videos.items() if of == arm])
 
     def by_attribute(self, attribute_of: Callable[[int], str], field: str, arm: str, length: str) -> dict[str, float]:
         """Mean of a field over the prompts that share an attribute's value."""
         found: dict[str, list[float]] = {}
-        for (of, prompt, _), record in sorted(self._films.items()):
+        for (of, prompt, _), record in sorted(self._videos.items()):
             value = record.figures.get(length, {}).get(field)
             if of == arm and value is not None:
                 found.setdefault(attribute_of(prompt), []).append(value)

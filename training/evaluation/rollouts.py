@@ -1,13 +1,13 @@
-"""Who makes the films of an arm, and what decides how they look.
+"""Who makes the videos of an arm, and what decides how they look.
 
-Axes: B film, F frame, H height, W width.
+Axes: B video, F frame, H height, W width.
 
-Films of a student as pictures, piece by piece, in the ways of going on that are compared.
+Videos of a student as pictures, piece by piece, in the ways of going on that are compared.
 
-A film's noise depends on its own seed alone, so it is the same film in whatever batch it is made, up to the rounding of
-batched kernels; alone it is what the pack's sampler makes of that seed.
+A video's noise depends on its own seed alone, so it is the same video in whatever batch it is made, up to the rounding
+of batched kernels; alone it is what the pack's sampler makes of that seed.
 
-Axes: B film, C latent channel, T latent frame, F frame, H height, W width.
+Axes: B video, C latent channel, T latent frame, F frame, H height, W width.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..config import ConfigError, require
 from ..data.prompt_embeds import Conditioning
-from ..engine.seeding import FilmNoise, generator_for
+from ..engine.seeding import VideoNoise, generator_for
 from ..models.open import check_transformer, fingerprint, open_transformer
-from ..models.sampling import UNSAVED, FilmDecoder, sample_teacher
+from ..models.sampling import UNSAVED, VideoDecoder, sample_teacher
 from .figures import END_LATENT_FRAMES
-from .results import FilmKey, hash_of_text
-from .truth import attributes_in, autoencoded, check_square, films_of_wandering_light, true_films, true_scene
+from .results import VideoKey, hash_of_text
+from .truth import attributes_in, autoencoded, check_square, true_scene, true_videos, videos_of_wandering_light
 
 CONTEXT_STEP = -1
 """In the place of a denoising step: the noise of a chunk on its way into the cache."""
@@ -44,16 +44,16 @@ CONTEXT_STEP = -1
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Cast:
-    """Films that are made together."""
+    """Videos that are made together."""
 
     text: Tensor
     """[B, L, text_dim], on the device of the networks."""
     seeds: tuple[int, ...]
-    """One a film."""
+    """One a video."""
     latent_size: tuple[int, int]
     """Height and width in latent cells."""
     latent_frames: int
-    """What is needed of each film; a whole number of chunks may be more."""
+    """What is needed of each video; a whole number of chunks may be more."""
 
 
 class NoisyPast(Rollout):
@@ -85,17 +85,17 @@ class Student:
     overlap: int = 0
     """Latent frames that are kept when the cache is dropped; 0 rolls the cache."""
 
-    def film(self, cast: Cast) -> Iterator[Tensor]:
-        """The pictures of the films in order, pieces of B 3 F H W in [-1, 1]; more than asked for by part of a chunk.
+    def video(self, cast: Cast) -> Iterator[Tensor]:
+        """The pictures of the videos in order, pieces of B 3 F H W in [-1, 1]; more than asked for by part of a chunk.
 
-        Memory grows by the latents alone: 4 kB a film and latent frame at 64x64, 400 kB at 832x480.
+        Memory grows by the latents alone: 4 kB a video and latent frame at 64x64, 400 kB at 832x480.
         """
         return self._restarted(cast) if self.overlap else self._rolled(cast)
 
     def _rolled(self, cast: Cast) -> Iterator[Tensor]:
         """With the rolling cache, as the pack's sampler goes on."""
-        decoder = FilmDecoder(self.vae)
-        rollout = self._rollout(cast, self._empty(cast), FilmNoise(cast.seeds))
+        decoder = VideoDecoder(self.vae)
+        rollout = self._rollout(cast, self._empty(cast), VideoNoise(cast.seeds))
         for chunk in rollout.run(self.settings.chunks_for(cast.latent_frames)):
             yield decoder.push(chunk.latents)
 
@@ -103,7 +103,7 @@ class Student:
         """Window after window, the last frames of one being the start of the next (CausVid, arXiv 2412.07772).
 
         Wan's first latent frame is a single picture, so the frame that the overlap begins with is decoded and encoded
-        as one; the frames after it stay the latents that they are, as in CausVid's published long rollouts. The film
+        as one; the frames after it stay the latents that they are, as in CausVid's published long rollouts. The video
         shows each picture once, as its first window has it.
         """
         start, shown = None, 0
@@ -111,19 +111,19 @@ class Student:
         while made < cast.latent_frames:
             state = self._empty(cast) if start is None else self._empty(cast).with_given(start, cast.text)
             # No two windows may share noise, and no window has more chunks than frames.
-            rollout = self._rollout(cast, state, FilmNoise(cast.seeds, first_chunk=made))
+            rollout = self._rollout(cast, state, VideoNoise(cast.seeds, first_chunk=made))
             for _ in rollout.run((self.settings.window - state.num_frames) // self.settings.chunk):
                 pass
             made += self.settings.window - state.num_frames
             latents = rollout.state.latents.to(cast.text.device)
-            pictures = FilmDecoder(self.vae).push(latents)
+            pictures = VideoDecoder(self.vae).push(latents)
             yield pictures[:, :, shown:]
             shown = WAN21.pixel_frames(self.overlap)
             first = pictures[:, :, pictures.shape[2] - shown].unsqueeze(2)
             image = to_model_space(self.vae.encode(first).float())
             start = torch.cat([image, latents[:, :, latents.shape[2] - self.overlap + 1 :]], dim=2)
 
-    def _rollout(self, cast: Cast, state: RolloutState, noise: FilmNoise) -> Rollout:
+    def _rollout(self, cast: Cast, state: RolloutState, noise: VideoNoise) -> Rollout:
         kind = NoisyPast if self.noisy_past else Rollout
         return kind(self.network, state, cast.text, device=cast.text.device, dtype=self.dtype, noise=noise)
 
@@ -138,7 +138,7 @@ KINDS = (STUDENT, TEACHER, TRUTH)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ArmConfig:
-    """One thing that makes films. What is None stays as the weights were trained for."""
+    """One thing that makes videos. What is None stays as the weights were trained for."""
 
     name: str
     """What tables and plots call it; unique, of letters, digits, `_`, `-` and `+`."""
@@ -160,7 +160,7 @@ class ArmConfig:
     autoencoded: bool = False
     """Truth through the autoencoder: what a generator that makes no mistake would show."""
     light_crossing: float | None = None
-    """Seconds in which the truth's light goes from one end of its range to the other and back again, for ever: films
+    """Seconds in which the truth's light goes from one end of its range to the other and back again, for ever: videos
     whose light changes and nothing else, to see what a judge makes of that. None: light stays."""
 
     def __post_init__(self) -> None:
@@ -174,7 +174,7 @@ class ArmConfig:
         )
         require(
             self.kind == TRUTH or not self.autoencoded,
-            f"arm {self.name} is a {self.kind}, whose films are autoencoded anyway; leave that to the truth.",
+            f"arm {self.name} is a {self.kind}, whose videos are autoencoded anyway; leave that to the truth.",
         )
         require(
             self.kind == TRUTH or self.light_crossing is None,
@@ -295,35 +295,35 @@ class Bench:
         """Width of the texts."""
         return self.conditioning.negative(1).shape[-1]
 
-    def film_seed(self, key: FilmKey) -> int:
-        """The same for a film in every arm, so that differences between arms are paired."""
+    def video_seed(self, key: VideoKey) -> int:
+        """The same for a video in every arm, so that differences between arms are paired."""
         return int(torch.randint(2**31, (), generator=generator_for(self.seed, "film", key.prompt, key.take)))
 
-    def cast(self, keys: Sequence[FilmKey], latent_frames: int) -> Cast:
-        """Films to be made together."""
+    def cast(self, keys: Sequence[VideoKey], latent_frames: int) -> Cast:
+        """Videos to be made together."""
         return Cast(
             text=self.conditioning.text([key.prompt for key in keys]).to(self.device),
-            seeds=tuple(self.film_seed(key) for key in keys),
+            seeds=tuple(self.video_seed(key) for key in keys),
             latent_size=self.latent_size,
             latent_frames=latent_frames,
         )
 
 
-class FilmMaker(Protocol):
-    """Makes films of an arm."""
+class VideoMaker(Protocol):
+    """Makes videos of an arm."""
 
     identity: dict[str, Any]
-    """What decides the films besides prompt, seed and size; JSON."""
+    """What decides the videos besides prompt, seed and size; JSON."""
     reach: int | None
     """Most latent frames that it can make; None for any number."""
 
-    def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
-        """The pictures of films in order, pieces of B 3 F H W in [-1, 1], `latent_frames` or more in all."""
+    def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
+        """The pictures of videos in order, pieces of B 3 F H W in [-1, 1], `latent_frames` or more in all."""
         ...
 
 
 def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
-    """Find out whether an arm can make films of the first `prompts`, with its weights still in their file.
+    """Find out whether an arm can make videos of the first `prompts`, with its weights still in their file.
 
     Raises:
         ConfigError: its weights are missing, another model's, or cannot be rolled out so; or its prompts or pictures
@@ -339,8 +339,8 @@ def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
         arm.rollout()
 
 
-def open_maker(arm: ArmConfig, bench: Bench) -> FilmMaker:
-    """The maker of an arm's films.
+def open_maker(arm: ArmConfig, bench: Bench) -> VideoMaker:
+    """The maker of an arm's videos.
 
     Raises:
         ConfigError: its weights are missing, another model's, or cannot be rolled out so.
@@ -374,9 +374,9 @@ class StudentMaker:
             "overlap": arm.overlap,
         }
 
-    def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
-        """See FilmMaker."""
-        return self._student.film(self._bench.cast(keys, latent_frames))
+    def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
+        """See VideoMaker."""
+        return self._student.video(self._bench.cast(keys, latent_frames))
 
 
 class TeacherMaker:
@@ -392,8 +392,8 @@ class TeacherMaker:
             "negative": hash_of_text(bench.conditioning.negative(1)),
         }
 
-    def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
-        """See FilmMaker; a clip is one piece."""
+    def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
+        """See VideoMaker; a clip is one piece."""
         cast, sampler = self._bench.cast(keys, latent_frames), self._sampler
         shape = (1, self._network.config.in_channels, sampler.frames, *cast.latent_size)
         noise = torch.cat([SeededNoise(seed)(0, 0, shape) for seed in cast.seeds])
@@ -407,7 +407,7 @@ class TeacherMaker:
             shift=sampler.shift,
             guidance=sampler.guidance,
         )
-        yield FilmDecoder(self._bench.vae).push(latents)
+        yield VideoDecoder(self._bench.vae).push(latents)
 
 
 class TruthMaker:
@@ -422,17 +422,17 @@ class TruthMaker:
         if arm.light_crossing is not None:
             self.identity["light_crossing"] = arm.light_crossing
 
-    def film(self, keys: Sequence[FilmKey], latent_frames: int) -> Iterator[Tensor]:
-        """See FilmMaker."""
+    def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
+        """See VideoMaker."""
         prompts, seed = self._bench.conditioning.prompts, self._bench.seed
         scenes = [true_scene(attributes_in(prompts[key.prompt]), seed, key.prompt, "film", key.take) for key in keys]
         frames, size = WAN21.pixel_frames(latent_frames), self._bench.height
         if self._arm.light_crossing is None:
-            films = true_films(scenes, frames, size)
+            videos = true_videos(scenes, frames, size)
         else:
-            seeds = [self._bench.film_seed(key) for key in keys]
-            films = films_of_wandering_light(scenes, frames, size, self._arm.light_crossing, seeds)
-        return autoencoded(films, self._bench.vae) if self._arm.autoencoded else films
+            seeds = [self._bench.video_seed(key) for key in keys]
+            videos = videos_of_wandering_light(scenes, frames, size, self._arm.light_crossing, seeds)
+        return autoencoded(videos, self._bench.vae) if self._arm.autoencoded else videos
 
 
 def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:

@@ -1,10 +1,10 @@
-"""What films of a prompt really look like: the scenes are procedural, so their distribution is known.
+"""What videos of a prompt really look like: the scenes are procedural, so their distribution is known.
 
-Axes: B film, F frame, H height, W width.
+Axes: B video, F frame, H height, W width.
 
-What a film's last seconds show of its prompt, and how far they are from what films of that prompt look like.
+What a video's last seconds show of its prompt, and how far they are from what videos of that prompt look like.
 
-Axes: B film or window, F frame, H height, W width.
+Axes: B video or window, F frame, H height, W width.
 """
 
 from __future__ import annotations
@@ -100,17 +100,17 @@ def true_windows(attributes: Attributes, seed: int, prompt: int, *, count: int, 
     return torch.cat([render(scene, start, frames, size, size) for scene, start in zip(scenes, starts, strict=True)])
 
 
-def true_films(scenes: Sequence[SceneSpec], frames: int, size: int) -> Iterator[Tensor]:
-    """Films of scenes in pieces, B 3 F H W in [-1, 1]."""
+def true_videos(scenes: Sequence[SceneSpec], frames: int, size: int) -> Iterator[Tensor]:
+    """Videos of scenes in pieces, B 3 F H W in [-1, 1]."""
     for start in range(0, frames, FRAMES_A_PIECE):
         yield render(scenes, start, min(FRAMES_A_PIECE, frames - start), size, size)
 
 
-def films_of_wandering_light(
+def videos_of_wandering_light(
     scenes: Sequence[SceneSpec], frames: int, size: int, crossing: float, seeds: Sequence[int]
 ) -> Iterator[Tensor]:
-    """Films as of `true_films` whose exposure and white balance do not stay: each goes to and fro through its range, at
-    a pace of its own (0.7 to 1.3 crossings in `crossing` seconds), so that any moment's light is distributed as the
+    """Videos as of `true_videos` whose exposure and white balance do not stay: each goes to and fro through its range,
+    at a pace of its own (0.7 to 1.3 crossings in `crossing` seconds), so that any moment's light is distributed as the
     scenes' is. Pieces of 4 frames, B 3 F H W in [-1, 1].
     """
     ways = [generator_for(seed, "wandering light") for seed in seeds]
@@ -137,7 +137,7 @@ def _wandered(scene: SceneSpec, name: str, way: float) -> float:
 
 
 def autoencoded(pieces: Iterator[Tensor], vae: WanVAE) -> Iterator[Tensor]:
-    """Films through the autoencoder, piece by piece; up to 3 last frames that fill no latent frame are lost."""
+    """Videos through the autoencoder, piece by piece; up to 3 last frames that fill no latent frame are lost."""
     encoder, decoder = EncodeStream(vae), DecodeStream(vae, portion=PORTION)
     weight = next(vae.parameters())
     for piece in pieces:
@@ -161,17 +161,17 @@ class ContentFigures:
     speed: float
     all_five: float
     luminance_error: float
-    """Mean luma less its mean over true films of the prompt, display values; above 0 is too bright."""
+    """Mean luma less its mean over true videos of the prompt, display values; above 0 is too bright."""
     contrast_error: float
-    """Deviation of luma as a multiple of its mean over true films of the prompt, less 1."""
+    """Deviation of luma as a multiple of its mean over true videos of the prompt, less 1."""
     colour_error: float
-    """Distance of the mean colour from its mean over true films, display values of red, green and blue, each less the
+    """Distance of the mean colour from its mean over true videos, display values of red, green and blue, each less the
     mean of the three: cast and saturation, whatever the exposure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Truth:
-    """What is known of a prompt's films."""
+    """What is known of a prompt's videos."""
 
     attributes: Attributes
     light: Tensor
@@ -186,7 +186,8 @@ class Referee:
     def __init__(
         self, path: str, prompts: list[str], *, seed: int, scenes: int, size: int, device: torch.device
     ) -> None:
-        """path: file of the reader stage. scenes: rendered a prompt to know its films by. size: of pictures, in pixels.
+        """path: file of the reader stage. scenes: rendered a prompt to know its videos by. size: of pictures, in
+        pixels.
 
         Raises:
             ConfigError: there is no reader in the file, or a prompt is none of the procedural scenes.

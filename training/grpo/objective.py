@@ -9,18 +9,19 @@ Two choices, both forced by numbers:
 - Everything is said per latent value, as Flow-GRPO (arXiv 2505.05470) and DanceGRPO (arXiv 2505.07818) do. A chunk of
   the 1.3B model at 832x480 has 299,520 of them; a ratio of the plain densities is 0 or infinite after the smallest
   update. The log-density of the paper is that of each transition here times the number of values, summed over them.
-- Ratios are per transition, not per film, and averaged: so a transition's gradient can be taken, and its graph dropped,
-  before the next one is looked at, and memory does not grow with the film.
+- Ratios are per transition, not per video, and averaged: so a transition's gradient can be taken, and its graph
+dropped,
+  before the next one is looked at, and memory does not grow with the video.
 
-Axes: B films, G films of one prompt; chunks are [B, C, T, H, W].
+Axes: B videos, G videos of one prompt; chunks are [B, C, T, H, W].
 
-What an update of GRPO sends back through the student: the clipped objective of every transition of its films.
+What an update of GRPO sends back through the student: the clipped objective of every transition of its videos.
 
-Films as a policy's trajectories: rolled out as inference does and recorded, then played again with gradients.
+Videos as a policy's trajectories: rolled out as inference does and recorded, then played again with gradients.
 
-`record` listens to a `Rollout`, so a recorded film is the film of its seed, bit for bit. `replay` asks a network, which
-may have learnt since, about the same transitions: the noisy chunks are those of the record, and so is the clean past,
-but its keys and values are the network's own. No gradient flows through the past, as in Self-Forcing.
+`record` listens to a `Rollout`, so a recorded video is the video of its seed, bit for bit. `replay` asks a network,
+which may have learnt since, about the same transitions: the noisy chunks are those of the record, and so is the clean
+past, but its keys and values are the network's own. No gradient flows through the past, as in Self-Forcing.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
-from ..self_forcing.rollouts import Autocast, Films, Step, estimate
+from ..self_forcing.rollouts import Autocast, Step, Videos, estimate
 
 SPREAD_FLOOR = 1e-4
 """Added to the spread of a group's rewards, as in Flow-GRPO: what differs by less is as good as equal."""
@@ -68,7 +69,7 @@ def divergence(x0: Tensor, reference: Tensor, sigma: float) -> Tensor:
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """How much better each film is than its group, in the group's standard deviations: [groups, G], float64.
+    """How much better each video is than its group, in the group's standard deviations: [groups, G], float64.
 
     (r - mean) / (std + SPREAD_FLOOR) with the deviation of the population; a group of equal rewards gets zeros. None is
     larger than sqrt(G - 1), whatever the rewards, so that there is nothing to clip.
@@ -110,7 +111,7 @@ class Transition:
     """One action of the sampler: a noisy chunk, and the less noisy one that was drawn after it."""
 
     chunk: int
-    """Which chunk of the film, from 0."""
+    """Which chunk of the video, from 0."""
     step: Step
     """What the network was given; on the CPU."""
     following: Tensor
@@ -127,9 +128,9 @@ class Transition:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Trajectory:
-    """Films that were made together."""
+    """Videos that were made together."""
 
-    films: Films
+    videos: Videos
     made: RolloutState
     """With all of their clean chunks."""
     transitions: tuple[Transition, ...]
@@ -162,15 +163,15 @@ class _Recorder:
 
 @torch.no_grad()
 def record(
-    network: WanTransformer, beginning: RolloutState, films: Films, *, chunks: int, autocast: Autocast
+    network: WanTransformer, beginning: RolloutState, videos: Videos, *, chunks: int, autocast: Autocast
 ) -> Trajectory:
-    """Roll films out from `beginning`, which has no chunk yet, as inference does."""
+    """Roll videos out from `beginning`, which has no chunk yet, as inference does."""
     recorder = _Recorder()
-    rollout = films.rollout(network, beginning, on_call=recorder.on_call)
+    rollout = videos.rollout(network, beginning, on_call=recorder.on_call)
     with autocast():
         for _ in rollout.run(chunks):
             pass
-    return Trajectory(films=films, made=rollout.state, transitions=tuple(recorder.transitions))
+    return Trajectory(videos=videos, made=rollout.state, transitions=tuple(recorder.transitions))
 
 
 def replay(
@@ -179,24 +180,24 @@ def replay(
     """The chosen ones of a record's transitions, by index, each with x0 as the network estimates it; float32.
 
     Estimates have gradients if those are on. Back-propagate one before asking for the next, and one network call's
-    graph is held at a time, however long the film. The weights must not change while a replay is under way.
+    graph is held at a time, however long the video. The weights must not change while a replay is under way.
     """
-    films, transitions = trajectory.films, trajectory.transitions
-    rollout = films.rollout(network, replace(trajectory.made, chunks=()))
+    videos, transitions = trajectory.videos, trajectory.transitions
+    rollout = videos.rollout(network, replace(trajectory.made, chunks=()))
     last = max((transitions[index].chunk for index in chosen), default=-1)
     for number, chunk in enumerate(trajectory.made.chunks[: last + 1]):
         with torch.no_grad(), autocast():
             past = rollout.past()
         for index in sorted(index for index in chosen if transitions[index].chunk == number):
             with autocast():
-                x0 = estimate(network, transitions[index].step, films, past)
+                x0 = estimate(network, transitions[index].step, videos, past)
             yield transitions[index], x0
         rollout.append(chunk.latents)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyConfig:
-    """How a batch of films is learnt from."""
+    """How a batch of videos is learnt from."""
 
     updates: int = 2
     """Optimiser steps on it. With 1 ratios are always 1, which is plain REINFORCE."""
@@ -206,7 +207,7 @@ class PolicyConfig:
     """Weight of the divergence from the starting student, in nats per latent value of every transition, whatever `even`
     makes of the objective."""
     transitions: float = 1.0
-    """Share of a film's transitions that are trained on; which, is drawn anew for each batch."""
+    """Share of a video's transitions that are trained on; which, is drawn anew for each batch."""
     even: bool = True
     """Every transition's objective pulls alike; otherwise as its density has it, the last of three nine times as much
     as the first (see grpo.even_weights)."""
@@ -219,14 +220,14 @@ class PolicyConfig:
         require(0 < share <= 1, f"policy.transitions is {share:g}; it must be above 0 and at most 1.")
 
     def choose(self, transitions: int, generator: torch.Generator) -> list[int]:
-        """Which of so many transitions are trained on, rising; the same for all films of a batch."""
+        """Which of so many transitions are trained on, rising; the same for all videos of a batch."""
         count = max(1, round(self.transitions * transitions))
         return sorted(torch.randperm(transitions, generator=generator)[:count].tolist())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Lesson:
-    """Films that were made together, and what is to be learnt from them."""
+    """Videos that were made together, and what is to be learnt from them."""
 
     trajectory: Trajectory
     advantage: Tensor
@@ -248,7 +249,7 @@ def reference_estimates(
 def backpropagate_lessons(
     network: WanTransformer, lessons: Sequence[Lesson], config: PolicyConfig, *, autocast: Autocast
 ) -> dict[str, float]:
-    """Add the gradient of minus the objective to the network's, averaged over films and chosen transitions.
+    """Add the gradient of minus the objective to the network's, averaged over videos and chosen transitions.
 
     Returns averages for the log: the objective, how far ratios are from 1, the share that is clipped, the divergence.
     """
@@ -265,7 +266,7 @@ def backpropagate_lessons(
 
 
 def _weights(lesson: Lesson, config: PolicyConfig) -> list[float]:
-    """Of the objectives of the chosen transitions; over all transitions of the film they average 1."""
+    """Of the objectives of the chosen transitions; over all transitions of the video they average 1."""
     sigmas = [transition.next_sigma for transition in lesson.trajectory.transitions]
     weights = even_weights(sigmas) if config.even else [1.0] * len(sigmas)
     return [weights[index] for index in lesson.chosen]
@@ -274,7 +275,7 @@ def _weights(lesson: Lesson, config: PolicyConfig) -> list[float]:
 def _transition_loss(
     lesson: Lesson, place: int, transition: Transition, x0: Tensor, config: PolicyConfig, *, weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss [B] of the transition at `place` among the chosen ones, and what is logged of each film [B].
+    """Loss [B] of the transition at `place` among the chosen ones, and what is logged of each video [B].
 
     weight: of the objective. The divergence has none: it is said in nats, alike for every transition.
     """

@@ -2,10 +2,10 @@
 
 The teacher's probability-flow ODE, dx / dsigma = v (rectified flow, arXiv 2209.03003), in Euler steps.
 
-Decoding many small films side by side, three quarters of an evaluation: faster than the pack decodes one.
+Decoding many small videos side by side, three quarters of an evaluation: faster than the pack decodes one.
 
-With the built-in autoencoder, 8 films of 64x64 and bfloat16 on one core of a Xeon, a latent frame of a film takes 21 ms
-as the pack does it, 17.5 in portions of three frames with weights laid out channels last, and 9.5 compiled besides.
+With the built-in autoencoder, 8 videos of 64x64 and bfloat16 on one core of a Xeon, a latent frame of a video takes 21
+ms as the pack does it, 17.5 in portions of three frames with weights laid out channels last, and 9.5 compiled besides.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def sample_student(
     """Roll the student out to at least `frames` latent frames, exactly as inference does; model space, B C T H W.
 
     text: [B, L, text_dim]. size: latent height and width. dtype: what the network is called and remembers in. noise:
-    where it comes from, `seed` by default. The cache is that of all B films.
+    where it comes from, `seed` by default. The cache is that of all B videos.
     """
     shape = (len(text), network.config.in_channels, *size)
     state = RolloutState(config=config, seed=seed, model_id=UNSAVED, shape=shape)
@@ -154,38 +154,38 @@ def sample_one_by_one(
     size: tuple[int, int],
     dtype: torch.dtype,
 ) -> Tensor:
-    """The films of `sample_student`, each rolled out on its own: memory is that of one film's cache."""
-    films = len(text)
+    """The videos of `sample_student`, each rolled out on its own: memory is that of one video's cache."""
+    videos = len(text)
     return torch.cat(
         [
             sample_student(
                 network,
-                text[film : film + 1],
+                text[video : video + 1],
                 config=config,
                 seed=seed,
                 frames=frames,
                 size=size,
                 dtype=dtype,
-                noise=_OneFilmsNoise(source=SeededNoise(seed), film=film, films=films),
+                noise=_OneVideosNoise(source=SeededNoise(seed), video=video, videos=videos),
             )
-            for film in range(films)
+            for video in range(videos)
         ]
     )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _OneFilmsNoise:
-    """The noise that a film has among others, for that film alone."""
+class _OneVideosNoise:
+    """The noise that a video has among others, for that video alone."""
 
     source: NoiseSource
-    film: int
-    films: int
+    video: int
+    videos: int
     """How many the others and it are."""
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
         """See `sfpp_core.rollout.flow.NoiseSource`; shape[0] is 1."""
-        noise = self.source(chunk, step, (self.films, *shape[1:]))
-        return noise[self.film : self.film + 1]
+        noise = self.source(chunk, step, (self.videos, *shape[1:]))
+        return noise[self.video : self.video + 1]
 
 
 @torch.no_grad()
@@ -213,12 +213,12 @@ def decode(vae: WanVAE, latents: Tensor) -> Tensor:
     return videos
 
 
-def decoded_frames(vae: WanVAE, film: Tensor) -> Iterator[Tensor]:
-    """The pictures of each latent frame of a film, 1 C T H W in model space, in turn; 1 3 f H W in [-1, 1] where the
+def decoded_frames(vae: WanVAE, video: Tensor) -> Iterator[Tensor]:
+    """The pictures of each latent frame of a video, 1 C T H W in model space, in turn; 1 3 f H W in [-1, 1] where the
     autoencoder is.
     """
     weight, stream = next(vae.parameters()), DecodeStream(vae)
-    for frame in film.split(1, dim=2):
+    for frame in video.split(1, dim=2):
         yield stream.push(to_vae_space(frame.to(weight)))
 
 
@@ -226,8 +226,8 @@ PORTION = 3
 """Latent frames decoded at once: a chunk of most students, and a divisor of a window's 21."""
 
 
-class FilmDecoder:
-    """Latents of films to pictures, piece by piece, wherever and in whatever precision the autoencoder is."""
+class VideoDecoder:
+    """Latents of videos to pictures, piece by piece, wherever and in whatever precision the autoencoder is."""
 
     def __init__(self, vae: WanVAE) -> None:
         self._stream = DecodeStream(vae, portion=PORTION)
@@ -239,6 +239,6 @@ class FilmDecoder:
 
 
 def compile_decoder(vae: WanVAE) -> None:
-    """Compile in place, a minute or two at the first pieces of a film. The weights must not change any more."""
+    """Compile in place, a minute or two at the first pieces of a video. The weights must not change any more."""
     # Frozen weights are laid out once for oneDNN, which is most of the gain.
     vae.decoder.compile(dynamic=False, options={"freezing": True})

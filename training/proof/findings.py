@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -51,17 +50,19 @@ def _in_words(kind: str, lengths: Sequence[str]) -> str:
 
 def against(evaluation: str, arms: Sequence[str], baseline: str, other: str) -> str:
     """How much more stable arms are than an arm of another evaluation of the same prompts, at the lengths of both."""
-    films, theirs = report(evaluation)["stability_of_films"], report(other)["stability_of_films"][baseline]
-    lengths = [length for length in films[arms[0]] if length in theirs]
+    videos, theirs = report(evaluation)["stability_of_films"], report(other)["stability_of_films"][baseline]
+    lengths = [length for length in videos[arms[0]] if length in theirs]
     rows = {
-        arm: {length: asdict(cluster_mean(_films(films[arm][length]) - _films(theirs[length]))) for length in lengths}
+        arm: {
+            length: cluster_mean(_videos(videos[arm][length]) - _videos(theirs[length])).to_json() for length in lengths
+        }
         for arm in arms
     }
     cells = table(rows, arms, lengths, digits=1, signed=True)
-    return f"Visual Stability, film so far, less that of `{baseline}`:\n\n{cells}"
+    return f"Visual Stability, video so far, less that of `{baseline}`:\n\n{cells}"
 
 
-def _films(values: list[list[float | None]]) -> NDArray[np.float64]:
+def _videos(values: list[list[float | None]]) -> NDArray[np.float64]:
     return np.array(values, dtype=np.float64)
 
 
@@ -91,9 +92,9 @@ def how(evaluation: str) -> str:
     config, machine = report(evaluation)["config"], report(evaluation)["machine"]
     # Reports of the first machines do not tell the processor's model.
     processor = f", processor {machine['processor']}" if machine.get("processor") else ""
-    films = f"{config['takes']} film{'s' if config['takes'] > 1 else ''}"
+    videos = f"{config['takes']} video{'s' if config['takes'] > 1 else ''}"
     return (
-        f"{config['prompts']} held-out prompts, {films} of each, seed {config['seed']}, "
+        f"{config['prompts']} held-out prompts, {videos} of each, seed {config['seed']}, "
         f"{config['precision']}, on {machine['device']}{processor}, threads a process: {machine['threads']}, PyTorch "
         f"{machine['torch']} ([configuration and all figures](proof/{evaluation}.json))."
     )

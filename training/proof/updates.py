@@ -1,4 +1,4 @@
-"""The plot of docs/proof.md over the number of updates: how stable films are, how far they drift, how they move."""
+"""The plot of docs/proof.md over the number of updates: how stable videos are, how far they drift, how they move."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SIDE_STEP = 0.02
 
 
 def plot_updates(path: Path) -> None:
-    """One panel a measure of films of 50 s; one line a method, from the student that all began with."""
+    """One panel a measure of videos of 50 s; one line a method, from the student that all began with."""
     arms = arms_of(EVALUATION)
     (start,), truth = report(EVALUATION)["config"]["baselines"], arms[0]
     methods = list(dict.fromkeys(arm.split(BETWEEN)[0] for arm in arms if BETWEEN in arm))

@@ -1,4 +1,4 @@
-"""A classifier that reads from pixels what a prompt names, and the look that only a film's history carries.
+"""A classifier that reads from pixels what a prompt names, and the look that only a video's history carries.
 
 It is the judge of every generator of the built-in family.
 
@@ -62,7 +62,7 @@ class AttributeReader(nn.Module):
     laid flat at each time step, so that a thing that moves is a pattern along time, and convolutions along time. How it
     is lit: the mean colours of a 4x4 grid, because exposure and tint are levels and not patterns.
 
-    The features of each frame go on twice, as they are and as their difference from the film's mean: the ground stands
+    The features of each frame go on twice, as they are and as their difference from the video's mean: the ground stands
     still, so the difference shows the object alone.
     """
 

@@ -1,4 +1,4 @@
-"""What is asked for: the model, the film, the training method's numbers, and the assumed speed of machines."""
+"""What is asked for: the model, the video, the training method's numbers, and the assumed speed of machines."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class ScalingConfig:
     critic_updates: int = 5
     """A generator update."""
     batch: int = 8
-    """Films an update; every GPU has at least one."""
+    """Videos an update; every GPU has at least one."""
     text_tokens: int = UMT5_TOKENS
     gpus: tuple[int, ...] = (1, 8, 64)
     machine: MachineConfig = field(default_factory=MachineConfig)
@@ -97,13 +97,13 @@ class ScalingConfig:
         return self.window.frames // self.rollout.chunk
 
     def samples_per_gpu(self, gpus: int) -> int:
-        """Films that each of `gpus` GPUs makes an update, one after the other."""
+        """Videos that each of `gpus` GPUs makes an update, one after the other."""
         return -(-self.batch // gpus)
 
     def denoising_steps(self, chunk: int) -> int:
-        """Calls that denoise chunk number `chunk` of a film."""
+        """Calls that denoise chunk number `chunk` of a video."""
         return len(self.rollout.timesteps if chunk else self.rollout.first_chunk_timesteps)
 
     def past_frames(self, chunk: int) -> int:
-        """Latent frames that chunk number `chunk` of a film finds in the cache."""
+        """Latent frames that chunk number `chunk` of a video finds in the cache."""
         return min(chunk * self.rollout.chunk, self.rollout.window - self.rollout.chunk)

@@ -81,14 +81,14 @@ class PassCosts:
     text: Cost
     """Keys and values of a prompt for every layer."""
     first_frames: dict[int, Cost]
-    """Of making a window from mid-film begin as a video does, by its latent frames of warm-up."""
+    """Of making a window from mid-video begin as a video does, by its latent frames of warm-up."""
     watch: dict[int, Cost]
-    """Of the first latent frames of a film, decoded one after the other, by their number; longer films have no more
+    """Of the first latent frames of a video, decoded one after the other, by their number; longer videos have no more
     alive at a time."""
 
     @property
     def frame_flops(self) -> float:
-        """Of decoding one more latent frame of a film."""
+        """Of decoding one more latent frame of a video."""
         fewer, more = WATCHED_FRAMES
         return (self.watch[more].flops - self.watch[fewer].flops) / (more - fewer)
 
@@ -132,7 +132,7 @@ def count_network(make: Callable[[WanConfig], Pass], model: WanConfig) -> Cost:
 
 
 def warmups(config: ScalingConfig) -> list[int]:
-    """Latent frames of warm-up that windows from mid-film may have."""
+    """Latent frames of warm-up that windows from mid-video may have."""
     starts = range(config.rollout.chunk, WARMUP_FRAMES + config.rollout.chunk, config.rollout.chunk)
     return sorted({Window(start=start, frames=config.window.frames).warmup for start in starts})
 

@@ -1,4 +1,4 @@
-"""Memory of one GPU in a step under FSDP2, by part; bytes, one film at a time.
+"""Memory of one GPU in a step under FSDP2, by part; bytes, one video at a time.
 
 What stays is sharded: of n GPUs each holds 1 / n. What comes and goes is not; of its phases the largest counts. An
 allocator adds to that what it wastes, and CUDA about half a gigabyte.
@@ -20,7 +20,7 @@ ADAM_STATES = 2
 GATHERED_BLOCKS = 2
 """Alive at a time: one computes, the next is on its way."""
 TRAINED = 2
-"""Networks that are gathered while films are watched: the student, and the critic as all that is trained."""
+"""Networks that are gathered while videos are watched: the student, and the critic as all that is trained."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +32,8 @@ class Memory:
     phases: dict[str, float]
     """What each phase of a step has beside that, and watching between steps."""
     host: float
-    """On the CPU, of films that go on: the cache that each one ends with, and, of the one in work, that at its window's
+    """On the CPU, of videos that go on: the cache that each one ends with, and, of the one in work, that at its
+    window's
     beginning, from which the window is played again."""
     opening: float
     """On the CPU while the run starts: the largest network, whole, until it is where it works; a process a GPU."""
@@ -54,7 +55,7 @@ def memory(config: ScalingConfig, costs: PassCosts, *, gpus: int, teacher: str, 
 
 
 def cache_bytes(config: ScalingConfig, frames: int) -> float:
-    """Keys and values of `frames` latent frames of one film."""
+    """Keys and values of `frames` latent frames of one video."""
     window = RollingKVCache.estimate_nbytes(
         config.student, config.rollout, batch=1, tokens_per_frame=config.tokens_per_frame, dtype=COMPUTE_DTYPE
     )
@@ -106,8 +107,8 @@ def _computing(network: Sizes, gpus: int) -> float:
 
 
 def _watched(student: Sizes, gpus: int) -> float:
-    """Weights while films of the student's average are made: its own, put aside, and what is whole of the trained ones,
-    on a single GPU autocast's copies of the student alone.
+    """Weights while videos of the student's average are made: its own, put aside, and what is whole of the trained
+    ones, on a single GPU autocast's copies of the student alone.
     """
     return student.all * FLOAT32_BYTES / gpus + (1 if gpus == 1 else TRAINED) * student.all * GATHERED_BYTES
 

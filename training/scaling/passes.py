@@ -1,6 +1,6 @@
 """The network calls that a training step is made of, ready to be counted on the meta device or timed on a real one.
 
-One film at a time, in the dtypes in which `self_forcing` and `dmd` call the networks. Weights are as FSDP2's mixed
+One video at a time, in the dtypes in which `self_forcing` and `dmd` call the networks. Weights are as FSDP2's mixed
 precision shows them to the forward pass: in the dtype that is computed in. The float32 masters and the gradients that
 stay belong to `memory`; here a weight's gradient is dropped as soon as it is there, as a sharded network hands it on.
 """
@@ -91,7 +91,7 @@ class Passes:
         return Pass(partial(begin_video, past, head, self._vae()))
 
     def watch(self, latent_frames: int) -> Pass:
-        """Latents to pixels as films are watched, a latent frame at a time, in float32; gives the last one's."""
+        """Latents to pixels as videos are watched, a latent frame at a time, in float32; gives the last one's."""
         vae, latents = self._vae(), self.latents(self._config.student, latent_frames, torch.float32)
 
         def forward() -> Tensor:
@@ -156,7 +156,7 @@ class Passes:
         return cache
 
     def latents(self, model: WanConfig, frames: int, dtype: torch.dtype) -> Tensor:
-        """Noise of one film, [1, C, T, H, W]."""
+        """Noise of one video, [1, C, T, H, W]."""
         shape = (1, model.in_channels, frames, *self._config.latent_size)
         return torch.randn(shape, device=self._device, dtype=dtype)
 

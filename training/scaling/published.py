@@ -9,19 +9,19 @@ from .costs import PassCosts
 from .tables import decimal, table
 from .work import GUIDED_PASSES
 
-FILM_FRAMES_PER_SECOND = 17.0
+VIDEO_FRAMES_PER_SECOND = 17.0
 """Pictures a second that Self-Forcing makes on one H100 (arXiv 2506.08009; 17.0 in arXiv 2510.02283 too)."""
 TRAINING_ITERATIONS = 600
 """Of Self-Forcing with DMD, critic updates; every fifth comes with a generator update (its readme)."""
 TRAINING_GPU_SECONDS = 2 * 3600.0
-"""Its readme: under two hours on 64 H100, one film each."""
+"""Its readme: under two hours on 64 H100, one video each."""
 RANDOM_STEP_CALLS = 2.5
 """Mean denoising calls of a chunk that ends after one to four of them, each as likely: Self-Forcing's training."""
 
 
 def implied_speeds(config: ScalingConfig, costs: PassCosts) -> str:
     """A table of them."""
-    inference = (inference_flops(config, costs), pictures(config) / FILM_FRAMES_PER_SECOND)
+    inference = (inference_flops(config, costs), pictures(config) / VIDEO_FRAMES_PER_SECOND)
     rows = [_row("Self-Forcing, a chunk with decoding, 17 pictures a second", *inference)]
     for teacher in config.teachers:
         flops = training_flops(config, costs, teacher)
@@ -34,7 +34,7 @@ def _row(name: str, flops: float, seconds: float) -> list[str]:
 
 
 def pictures(config: ScalingConfig) -> int:
-    """That a chunk decodes to, from the second chunk of a film on."""
+    """That a chunk decodes to, from the second chunk of a video on."""
     return config.rollout.chunk * WAN21.temporal_stride
 
 
@@ -45,7 +45,7 @@ def inference_flops(config: ScalingConfig, costs: PassCosts) -> float:
 
 
 def training_flops(config: ScalingConfig, costs: PassCosts, teacher: str) -> float:
-    """Of Self-Forcing's whole training, one film a GPU.
+    """Of Self-Forcing's whole training, one video a GPU.
 
     Every update rolls a window of its own; a chunk ends after a random step, whose graph is kept in generator updates,
     and is then passed clean. With activation checkpointing, as its code has it.

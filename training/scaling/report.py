@@ -21,9 +21,9 @@ def report(config: ScalingConfig, costs: PassCosts, *, checkpointing: bool) -> s
     """All tables, each under its heading."""
     sections = {
         "Networks": _networks(config, costs),
-        "Passes of one film": _passes(config, costs),
+        "Passes of one video": _passes(config, costs),
         "The student's gradient: memory by design": _designs(config, costs),
-        "One step of one film, PFLOP": _step(config, costs, checkpointing),
+        "One step of one video, PFLOP": _step(config, costs, checkpointing),
         "Memory of one GPU, GB": _memory(config, costs, checkpointing),
         "Traffic and time of a step": _time(config, costs, checkpointing),
         "Assumed speeds beside published runs": implied_speeds(config, costs),
@@ -125,7 +125,7 @@ def _memory(config: ScalingConfig, costs: PassCosts, checkpointing: bool) -> str
     rows = [[name, *(gigabytes(each.stays[name]) for each in amounts)] for name in amounts[0].stays]
     rows += [[f"phase: {name}", *(gigabytes(each.phases[name]) for each in amounts)] for name in amounts[0].phases]
     rows.append(["what stays + the largest phase", *(gigabytes(each.peak) for each in amounts)])
-    rows.append(["CPU memory for caches of films", *(gigabytes(each.host) for each in amounts)])
+    rows.append(["CPU memory for caches of videos", *(gigabytes(each.host) for each in amounts)])
     rows.append(["CPU memory at the start", *(gigabytes(each.opening) for each in amounts)])
     return table(["", *columns], rows)
 
@@ -154,12 +154,12 @@ def _time(config: ScalingConfig, costs: PassCosts, checkpointing: bool) -> str:
 
 def _times(config: ScalingConfig, steps: Sequence[Work], gpus: int) -> list[str]:
     """Cells of one row; traffic is that with the last teacher."""
-    films = config.samples_per_gpu(gpus)
-    received = [films * received_bytes(steps[-1], gpus=gpus, keep_gathered=kept) for kept in (False, True)]
-    computing = [films * compute_seconds(config, step) for step in steps]
+    videos = config.samples_per_gpu(gpus)
+    received = [videos * received_bytes(steps[-1], gpus=gpus, keep_gathered=kept) for kept in (False, True)]
+    computing = [videos * compute_seconds(config, step) for step in steps]
     return [
         str(gpus),
-        str(films * gpus),
+        str(videos * gpus),
         *(decimal(amount / 1e12) for amount in received),
         decimal(received[1] / (config.machine.receive_gbs(gpus) * 1e9)),
         *map(decimal, computing),
@@ -168,6 +168,6 @@ def _times(config: ScalingConfig, steps: Sequence[Work], gpus: int) -> list[str]
 
 
 def compute_seconds(config: ScalingConfig, step: Work) -> float:
-    """Of one film on one GPU, at the assumed speeds."""
+    """Of one video on one GPU, at the assumed speeds."""
     machine = config.machine
     return step.transformer_flops / (machine.transformer_tflops * 1e12) + step.vae_flops / (machine.vae_tflops * 1e12)

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from ..self_forcing.rollouts import shared_frames, windows_in_film
+from ..self_forcing.rollouts import shared_frames, windows_in_video
 from ..self_forcing.windows import Window, WindowConfig
 from .config import ScalingConfig
 
@@ -23,19 +23,19 @@ class Calls:
     """
 
     rolled: Counter[int] = field(default_factory=Counter)
-    """No gradient: the film up to the window's end."""
+    """No gradient: the video up to the window's end."""
     replayed: Counter[int] = field(default_factory=Counter)
     """No gradient: clean passes when the window is played again."""
     trained: Counter[int] = field(default_factory=Counter)
     """With a gradient."""
     first_frames: Counter[int] = field(default_factory=Counter)
-    """Windows from mid-film, made to begin as a video does, by their latent frames of warm-up."""
+    """Windows from mid-video, made to begin as a video does, by their latent frames of warm-up."""
     texts: float = 0.0
     """Times that a prompt's keys and values are computed for the chunks that are rolled."""
 
 
 def restarting(config: ScalingConfig, window: WindowConfig) -> Calls:
-    """Films rolled from their beginning to a window that lies anywhere in them; with N = K that is Self-Forcing."""
+    """Videos rolled from their beginning to a window that lies anywhere in them; with N = K that is Self-Forcing."""
     starts = range(0, window.rollout_frames - window.frames + 1, config.rollout.chunk)
     first = window.first_window_probability
     shares = [(1 - first) / len(starts) + (first if start == 0 else 0) for start in starts]
@@ -43,19 +43,19 @@ def restarting(config: ScalingConfig, window: WindowConfig) -> Calls:
 
 
 def streaming(config: ScalingConfig, window: WindowConfig) -> Calls:
-    """Films that go on by a window at a time and begin anew when the next would pass their full length; beginnings of
-    other films are judged between them, as often as the configuration says.
+    """Videos that go on by a window at a time and begin anew when the next would pass their full length; beginnings of
+    other videos are judged between them, as often as the configuration says.
     """
     chunk, first = config.rollout.chunk, window.first_window_probability
-    shared, number = shared_frames(window, chunk), windows_in_film(window, chunk)
+    shared, number = shared_frames(window, chunk), windows_in_video(window, chunk)
     starts = [index * (window.frames - shared) for index in range(number)]
     windows = [((1 - first) / number, _gone_on(config, start, start + shared if start else 0)) for start in starts]
     return _mean([(first, _restarted(config, 0)), *windows])
 
 
 def _restarted(config: ScalingConfig, start: int) -> Calls:
-    """The window that begins at latent frame `start` of a film of its own. Chunks that are encoded anew as a whole have
-    no gradient.
+    """The window that begins at latent frame `start` of a video of its own. Chunks that are encoded anew as a whole
+    have no gradient.
     """
     chunks = _window_chunks(config, start)
     masked = config.window.masked_frames // config.rollout.chunk if start else 0
@@ -66,7 +66,7 @@ def _restarted(config: ScalingConfig, start: int) -> Calls:
 
 
 def _gone_on(config: ScalingConfig, start: int, first_new: int) -> Calls:
-    """The window at latent frame `start` of a film that exists up to frame `first_new` and will go on."""
+    """The window at latent frame `start` of a video that exists up to frame `first_new` and will go on."""
     new = _window_chunks(config, start)[(first_new - start) // config.rollout.chunk :]
     calls = _played_again(config, new, new, texts=1)
     _roll(config, calls, new, enters_cache=new)

@@ -16,7 +16,7 @@ REDUCED_BYTES = 4
 
 
 def received_bytes(work: Work, *, gpus: int, keep_gathered: bool) -> float:
-    """Bytes that one of `gpus` GPUs receives for one film.
+    """Bytes that one of `gpus` GPUs receives for one video.
 
     keep_gathered: whether a rollout's weights are gathered once and stay until it is over.
     """

@@ -1,4 +1,4 @@
-"""A step's work by part: which network is called how often, and what that costs. One film, one GPU's view.
+"""A step's work by part: which network is called how often, and what that costs. One video, one GPU's view.
 
 A step is one update of the student and `critic_updates` of the critic. In Self-Forcing every one of these rolls a
 window of its own ("fresh"); they may as well all judge the student's ("shared"), which rolls a sixth.
@@ -38,7 +38,7 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a step does for one film."""
+    """What a step does for one video."""
 
     generator: tuple[Part, ...]
     """The student's update."""

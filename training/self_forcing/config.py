@@ -13,13 +13,13 @@ from ..config import OptimizerConfig, TrainConfig, core_refusals, require
 from ..data.prompt_embeds import ConditioningConfig
 from ..models.export import StudentConfig
 from .dmd import DMDConfig
-from .rollouts import shared_frames, windows_in_film
+from .rollouts import shared_frames, windows_in_video
 from .windows import WindowConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OwnFilmsConfig(TrainConfig):
-    """Whose films, of what, and how large."""
+class OwnVideosConfig(TrainConfig):
+    """Whose videos, of what, and how large."""
 
     init: str
     """Checkpoint that the student starts from, of an earlier stage or published."""
@@ -29,7 +29,7 @@ class OwnFilmsConfig(TrainConfig):
     student: StudentConfig
     """How the student rolls out."""
     width: int = 64
-    """Of the films, in pixels."""
+    """Of the videos, in pixels."""
     height: int = 64
 
     def __post_init__(self) -> None:
@@ -99,10 +99,10 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(OwnFilmsConfig):
-    """The sfpp stage; `optimizer` is the student's. The autoencoder makes windows from mid-film clips of their own."""
+class Config(OwnVideosConfig):
+    """The sfpp stage; `optimizer` is the student's. The autoencoder makes windows from mid-video clips of their own."""
 
-    FREE_KEYS: ClassVar[frozenset[str]] = OwnFilmsConfig.FREE_KEYS | {"watch_frames"}
+    FREE_KEYS: ClassVar[frozenset[str]] = OwnVideosConfig.FREE_KEYS | {"watch_frames"}
 
     teacher: str
     """Checkpoint of the bidirectional teacher, which stays as it is."""
@@ -110,10 +110,10 @@ class Config(OwnFilmsConfig):
     window: WindowConfig
     dmd: DMDConfig = field(default_factory=DMDConfig)
     batch: int = 8
-    """Films a step."""
+    """Videos a step."""
     history: str = "restart"
-    """restart rolls new films to a window that was drawn anywhere in them, as the paper does; streaming goes on with
-    the films of the step before, many times cheaper in long ones."""
+    """restart rolls new videos to a window that was drawn anywhere in them, as the paper does; streaming goes on with
+    the videos of the step before, many times cheaper in long ones."""
     reading: str = "chain"
     """Of backward noise initialisation: chain takes the gradient through the denoising step that made a chunk; renoised
     noises the finished window again and takes it through one more step."""
@@ -124,7 +124,7 @@ class Config(OwnFilmsConfig):
     """Latent frames of sample videos; a resumed run may change it."""
 
     def __post_init__(self) -> None:
-        OwnFilmsConfig.__post_init__(self)
+        OwnVideosConfig.__post_init__(self)
         chunk = self.student.chunk
         require(
             self.window.frames >= chunk,
@@ -153,8 +153,8 @@ class Config(OwnFilmsConfig):
     def _check_streaming(self, chunk: int) -> None:
         require(
             self.reading != "chain" or self.gradient_step != "random",
-            "history is streaming and gradient_step random, so films would go on from chunks that were not denoised to "
-            "the end; write gradient_step=last or reading=renoised.",
+            "history is streaming and gradient_step random, so videos would go on from chunks that were not denoised "
+            "to the end; write gradient_step=last or reading=renoised.",
         )
         shared = shared_frames(self.window, chunk)
         require(
@@ -166,14 +166,14 @@ class Config(OwnFilmsConfig):
         second = 2 * frames - shared
         require(
             rollout == frames or rollout >= second,
-            f"window.rollout_frames is {rollout}, but the second window of a film that goes on ends with frame "
+            f"window.rollout_frames is {rollout}, but the second window of a video that goes on ends with frame "
             f"{second}, so only beginnings would be judged; write {second} or more, or {frames} for Self-Forcing.",
         )
-        windows, period = windows_in_film(self.window, chunk), 1 + self.critic.updates
+        windows, period = windows_in_video(self.window, chunk), 1 + self.critic.updates
         coprime = next(number for number in count(windows) if math.gcd(number, period) == 1)
         longer = self.window.frames + (coprime - 1) * (self.window.frames - shared)
         require(
             self.critic.windows == "shared" or coprime == windows,
-            f"critic.windows is fresh and a film has {windows} windows, so the student would get one in {period} of "
+            f"critic.windows is fresh and a video has {windows} windows, so the student would get one in {period} of "
             f"them, always the same ones; write critic.windows=shared, or window.rollout_frames={longer}.",
         )

@@ -1,4 +1,4 @@
-"""Where recorded windows come from: films that restart at every step, or films that go on from step to step.
+"""Where recorded windows come from: videos that restart at every step, or videos that go on from step to step.
 
 A window of a rollout, recorded so that the gradient can be sent through denoising steps of each of its chunks.
 
@@ -27,7 +27,7 @@ from sfpp_core.wan.transformer import WanTransformer
 
 from ..data.prompt_embeds import Conditioning
 from ..engine.distributed import World
-from ..engine.seeding import FilmNoise, derived_seed, generator_for
+from ..engine.seeding import VideoNoise, derived_seed, generator_for
 from ..models.sampling import UNSAVED
 from .windows import Window, WindowConfig, draw_beginning, draw_window, rollout_frames_at
 
@@ -37,7 +37,7 @@ casts of weights that were made without gradients until its context ends (pytorc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Films:
+class Videos:
     """What a batch of rollouts needs besides its state."""
 
     text: Tensor
@@ -68,7 +68,7 @@ class Step:
 class Recording:
     """Chunks as they were rolled."""
 
-    films: Films
+    videos: Videos
     before: RolloutState
     """Where they begin, with its cache."""
     after: RolloutState
@@ -83,9 +83,9 @@ class Recording:
 
 
 @torch.no_grad()
-def roll(network: WanTransformer, state: RolloutState, films: Films, *, chunks: int) -> RolloutState:
+def roll(network: WanTransformer, state: RolloutState, videos: Videos, *, chunks: int) -> RolloutState:
     """The state after `chunks` more chunks, as inference makes them, with a cache that holds them all."""
-    rollout = films.rollout(network, state)
+    rollout = videos.rollout(network, state)
     if chunks:
         for _ in rollout.run(chunks):
             pass
@@ -97,7 +97,7 @@ def roll(network: WanTransformer, state: RolloutState, films: Films, *, chunks: 
 def record(
     network: WanTransformer,
     before: RolloutState,
-    films: Films,
+    videos: Videos,
     *,
     chunks: int,
     dropped_steps: int = 0,
@@ -108,7 +108,7 @@ def record(
 
     dropped_steps: how many of the last denoising steps are left out, so that the step that takes the gradient is the
     one that makes the chunk. 0 is what inference does. all_steps: whether the gradient goes through the steps before
-    it as well. keep_cache: whether the films are to go on from the end.
+    it as well. keep_cache: whether the videos are to go on from the end.
     """
     steps: dict[int, Step] = {}
 
@@ -118,14 +118,14 @@ def record(
             steps[progress.chunk] = Step(noised=progress.noised, timestep=progress.timestep, before=before)
 
     shortened = replace(before, config=_without_last_steps(before.config, dropped_steps))
-    rollout = films.rollout(network, shortened, on_call=note)
+    rollout = videos.rollout(network, shortened, on_call=note)
     for _ in rollout.run(chunks):
         pass
     if keep_cache:
         rollout.past()
     after = rollout.keep_cache() if keep_cache else rollout.state
     after = replace(after, config=before.config)
-    return Recording(films=films, before=before, after=after, steps=tuple(steps.values()))
+    return Recording(videos=videos, before=before, after=after, steps=tuple(steps.values()))
 
 
 def backpropagate(
@@ -135,8 +135,8 @@ def backpropagate(
 
     gradient: [B, C, T, H, W] with respect to the recorded frames. A chunk whose gradient is zero is passed over.
     """
-    films = recording.films
-    rollout = films.rollout(network, recording.before)
+    videos = recording.videos
+    rollout = videos.rollout(network, recording.before)
     made = recording.after.chunks[len(recording.before.chunks) :]
     pieces = gradient.split([chunk.num_frames for chunk in made], dim=2)
     # Sharded weights are gathered for a call, so all processes make the same ones.
@@ -146,21 +146,21 @@ def backpropagate(
             past = rollout.past()
         if does_count:
             with torch.enable_grad(), autocast():
-                x0 = estimate(network, step, films, past)
+                x0 = estimate(network, step, videos, past)
             x0.backward(piece.to(x0))
         rollout.append(chunk.latents)
 
 
-def estimate(network: WanTransformer, step: Step, films: Films, past: RollingKVCache) -> Tensor:
+def estimate(network: WanTransformer, step: Step, videos: Videos, past: RollingKVCache) -> Tensor:
     """x0 of a chunk against the past, float32. The text goes in as it is, so that its layers learn too."""
-    noised = step.noised.to(films.device)
+    noised = step.noised.to(videos.device)
     if step.before is not None:
-        x0 = estimate(network, step.before, films, past)
+        x0 = estimate(network, step.before, videos, past)
         # What it was, with the gradient of noising: only x0's share of it depends on the network.
         noised = noised + (1 - step.timestep / NUM_TIMESTEPS) * (x0 - x0.detach())
-    timestep = torch.full((noised.shape[0], noised.shape[2]), step.timestep, device=films.device)
-    text = films.text.to(films.device, films.dtype)
-    flow = network(noised.to(films.dtype), timestep, text, cache=past)
+    timestep = torch.full((noised.shape[0], noised.shape[2]), step.timestep, device=videos.device)
+    text = videos.text.to(videos.device, videos.dtype)
+    flow = network(noised.to(videos.dtype), timestep, text, cache=past)
     return flow_to_x0(noised, flow.float(), step.timestep / NUM_TIMESTEPS)
 
 
@@ -175,7 +175,7 @@ def _without_last_steps(config: RolloutConfig, dropped: int) -> RolloutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Stage:
-    """What all films of a run share."""
+    """What all videos of a run share."""
 
     conditioning: Conditioning
     config: RolloutConfig
@@ -192,30 +192,30 @@ class Stage:
     """Whether all denoising steps of a chunk take the gradient."""
 
     def longest(self, update: int) -> int:
-        """Latent frames that films may get at an update of the generator's."""
+        """Latent frames that videos may get at an update of the generator's."""
         return rollout_frames_at(self.window, update, chunk=self.config.chunk)
 
-    def films(self, *names: str | int) -> Films:
-        """The films of a name: prompts and seeds are pure functions of (seed, names, sample)."""
+    def videos(self, *names: str | int) -> Videos:
+        """The videos of a name: prompts and seeds are pure functions of (seed, names, sample)."""
         drawn = [generator_for(self.seed, *names, "prompt", sample) for sample in self.samples]
         prompts = [int(torch.randint(len(self.conditioning.prompts), (), generator=one)) for one in drawn]
-        return Films(
+        return Videos(
             text=self.conditioning.text(prompts),
-            noise=FilmNoise(tuple(derived_seed(self.seed, *names, "film", sample) for sample in self.samples)),
+            noise=VideoNoise(tuple(derived_seed(self.seed, *names, "film", sample) for sample in self.samples)),
             device=self.device,
             dtype=self.dtype,
         )
 
-    def window_of_new_films(
+    def window_of_new_videos(
         self, network: WanTransformer, window: Window, *names: str | int, dropped_steps: int
     ) -> Rolled:
-        """The films of a name, rolled from their beginning to a window's end."""
-        chunk, films = self.config.chunk, self.films(*names)
-        before = roll(network, self.beginning(), films, chunks=window.start // chunk)
+        """The videos of a name, rolled from their beginning to a window's end."""
+        chunk, videos = self.config.chunk, self.videos(*names)
+        before = roll(network, self.beginning(), videos, chunks=window.start // chunk)
         recording = record(
             network,
             before,
-            films,
+            videos,
             chunks=window.frames // chunk,
             dropped_steps=dropped_steps,
             all_steps=self.all_steps,
@@ -223,7 +223,7 @@ class Stage:
         return Rolled(window=window, recording=recording)
 
     def beginning(self) -> RolloutState:
-        """Films with no frame yet."""
+        """Videos with no frame yet."""
         shape = (len(self.samples), self.channels, *self.size)
         return RolloutState(config=self.config, seed=self.seed, model_id=UNSAVED, shape=shape)
 
@@ -243,14 +243,14 @@ class Rolled:
 
 
 def shared_frames(window: WindowConfig, chunk: int) -> int:
-    """Latent frames that successive windows of a film that goes on have in common: whole chunks, so that they hold all
+    """Latent frames that successive windows of a video that goes on have in common: whole chunks, so that they hold all
     that `as_clip` makes anew.
     """
     return math.ceil(window.masked_frames / chunk) * chunk
 
 
-def windows_in_film(window: WindowConfig, chunk: int) -> int:
-    """Successive windows of a film that goes on to its full length."""
+def windows_in_video(window: WindowConfig, chunk: int) -> int:
+    """Successive windows of a video that goes on to its full length."""
     return 1 + (window.rollout_frames - window.frames) // (window.frames - shared_frames(window, chunk))
 
 
@@ -271,7 +271,7 @@ class WindowSource(Protocol):
 
 
 class Restarting:
-    """New films for every window, rolled from their beginning to the window's end, as the paper does."""
+    """New videos for every window, rolled from their beginning to the window's end, as the paper does."""
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
@@ -281,7 +281,7 @@ class Restarting:
         stage, chunk = self._stage, self._stage.config.chunk
         longest = stage.longest(update)
         window = draw_window(stage.window, update, *names, seed=stage.seed, rollout_frames=longest, chunk=chunk)
-        return stage.window_of_new_films(network, window, update, *names, dropped_steps=dropped_steps)
+        return stage.window_of_new_videos(network, window, update, *names, dropped_steps=dropped_steps)
 
     def state(self) -> dict[str, Any]:
         """Nothing: every window begins anew."""
@@ -292,18 +292,18 @@ class Restarting:
 
 
 class Streaming:
-    """Films that go on by a window at a time, across updates, and begin anew when they are as long as they get.
+    """Videos that go on by a window at a time, across updates, and begin anew when they are as long as they get.
 
-    As LongLive trains (arXiv 2509.22622): a window costs the same wherever in the film it lies. The price is that keys
-    and values in the cache come from somewhat older weights, and that all films of a step are at the same moment. A
-    window from mid-film begins with the last chunks of the one before, as many as `as_clip` makes anew: they have had
-    their gradient, so every chunk of a film gets it once.
+    As LongLive trains (arXiv 2509.22622): a window costs the same wherever in the video it lies. The price is that keys
+    and values in the cache come from somewhat older weights, and that all videos of a step are at the same moment. A
+    window from mid-video begins with the last chunks of the one before, as many as `as_clip` makes anew: they have had
+    their gradient, so every chunk of a video gets it once.
     """
 
     def __init__(self, stage: Stage) -> None:
         self._stage = stage
         self._number = 0
-        self._films: Films | None = None
+        self._videos: Videos | None = None
         self._latest: RolloutState | None = None
 
     def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
@@ -311,7 +311,7 @@ class Streaming:
         stage, chunk = self._stage, self._stage.config.chunk
         if draw_beginning(stage.window, update, *names, seed=stage.seed):
             first = Window(start=0, frames=stage.window.frames)
-            return stage.window_of_new_films(network, first, update, *names, dropped_steps=dropped_steps)
+            return stage.window_of_new_videos(network, first, update, *names, dropped_steps=dropped_steps)
         if self._latest is None or self._next_window().end > stage.longest(update):
             self._begin()
         window, before = self._next_window(), self._latest
@@ -319,7 +319,7 @@ class Streaming:
         recording = record(
             network,
             before,
-            self._films,
+            self._videos,
             chunks=chunks,
             dropped_steps=dropped_steps,
             all_steps=stage.all_steps,
@@ -329,7 +329,7 @@ class Streaming:
         return Rolled(window=window, recording=recording)
 
     def state(self) -> dict[str, Any]:
-        """The films under way: their number, latents and cache."""
+        """The videos under way: their number, latents and cache."""
         if self._latest is None:
             return {"number": self._number}
         cache = self._latest.cache
@@ -343,11 +343,11 @@ class Streaming:
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
-        self._number, self._films, self._latest = state["number"], None, None
+        self._number, self._videos, self._latest = state["number"], None, None
         if "latents" not in state:
             return
-        self._films = self._stage.films("film", self._number - 1)
-        began, text = self._stage.beginning().with_text(self._films.text)
+        self._videos = self._stage.videos("film", self._number - 1)
+        began, text = self._stage.beginning().with_text(self._videos.text)
         pieces = state["latents"].split(self._stage.config.chunk, dim=2)
         cache = KVSnapshot(state["cached_frames"], tuple(state["keys"]), tuple(state["values"]))
         self._latest = replace(began, chunks=tuple(Chunk(latents=piece, text=text) for piece in pieces), cache=cache)
@@ -358,6 +358,6 @@ class Streaming:
         return Window(start=start, frames=stage.window.frames)
 
     def _begin(self) -> None:
-        self._films = self._stage.films("film", self._number)
+        self._videos = self._stage.videos("film", self._number)
         self._latest = self._stage.beginning()
         self._number += 1

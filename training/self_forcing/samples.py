@@ -1,4 +1,4 @@
-"""Windows of the student's own films, made what teacher and critic can judge.
+"""Windows of the student's own videos, made what teacher and critic can judge.
 
 Backward noise initialisation as algorithm 1 of Self-Forcing++ (arXiv 2510.02283) writes it.
 
@@ -57,21 +57,21 @@ def denoise_again(network: WanTransformer, recording: Recording, noise: Tensor, 
 
     With gradients on it has one, through the noised frames alone.
     """
-    films, config = recording.films, recording.before.config
-    rollout = films.rollout(network, recording.before)
+    videos, config = recording.videos, recording.before.config
+    rollout = videos.rollout(network, recording.before)
     with torch.no_grad():
         cache = rollout.past()
     frames = range(recording.before.num_frames, recording.after.num_frames)
-    clean = recording.after.latents[:, :, frames.start :].to(films.device)
+    clean = recording.after.latents[:, :, frames.start :].to(videos.device)
     count = num_past(len(frames), chunk=config.chunk)
     sigma = timestep / NUM_TIMESTEPS
-    noised = add_noise(clean, noise.to(films.device), sigma)
-    timesteps = torch.tensor([config.context_noise] * count + [timestep] * len(frames), device=films.device)
+    noised = add_noise(clean, noise.to(videos.device), sigma)
+    timesteps = torch.tensor([config.context_noise] * count + [timestep] * len(frames), device=videos.device)
     past = _WindowPast(cache, (*frames[:count], *frames), count * WAN21.tokens_per_frame(*clean.shape[-2:]))
     flow = network(
-        torch.cat([clean[:, :, :count], noised], dim=2).to(films.dtype),
+        torch.cat([clean[:, :, :count], noised], dim=2).to(videos.dtype),
         repeat(timesteps, "t -> b t", b=len(clean)),
-        films.text.to(films.device, films.dtype),
+        videos.text.to(videos.device, videos.dtype),
         cache=past,
         visibility=teacher_forcing(
             frames, chunk=config.chunk, window=config.window, sink=config.sink, past=cache.visible_frames()
@@ -104,7 +104,7 @@ class Sample:
 
 
 class Sampler:
-    """Rolls windows of some of a batch's films."""
+    """Rolls windows of some of a batch's videos."""
 
     def __init__(
         self, config: Config, conditioning: Conditioning, vae: WanVAE, *, samples: range, channels: int
@@ -135,32 +135,32 @@ class Sampler:
         is_chain = config.reading == "chain"
         with rollout_weights(network, config), config.autocast():
             rolled = self._source.roll(network, step, *names, dropped_steps=dropped if is_chain else 0)
-        film, first = rolled.recording.after.latents, rolled.recording.before.num_frames
-        x0 = film[:, :, first:]
+        video, first = rolled.recording.after.latents, rolled.recording.before.num_frames
+        x0 = video[:, :, first:]
         if not is_chain:
             noise = normal(x0.shape[1:], config.seed, "renoise", step, *names, samples=self._samples)
             timestep = config.student.rollout().timesteps[-1 - dropped]
             with config.autocast(), torch.set_grad_enabled(with_gradient):
                 x0 = denoise_again(network, rolled.recording, noise, timestep)
-            film = torch.cat([film[:, :, :first], x0.detach().to(film)], dim=2)
-        return Sample(rolled=rolled, x0=x0, judged=self._judged(rolled, film))
+            video = torch.cat([video[:, :, :first], x0.detach().to(video)], dim=2)
+        return Sample(rolled=rolled, x0=x0, judged=self._judged(rolled, video))
 
     def state(self) -> dict[str, Any]:
-        """Films that go on from step to step."""
+        """Videos that go on from step to step."""
         return self._source.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Go on from what `state` gave."""
         self._source.restore(state)
 
-    def _judged(self, rolled: Rolled, film: Tensor) -> JudgedClips:
+    def _judged(self, rolled: Rolled, video: Tensor) -> JudgedClips:
         config, window = self._config, rolled.window
-        frames = film[:, :, window.with_warmup].to(config.device)
+        frames = video[:, :, window.with_warmup].to(config.device)
         clip = as_clip(frames, self._vae, window, masked_frames=config.window.masked_frames)
         is_new = torch.arange(window.frames, device=clip.mask.device) >= rolled.num_old
         return JudgedClips(
             clip=replace(clip, mask=clip.mask & is_new[None, None, :, None, None]),
-            text=rolled.recording.films.text.to(config.device),
+            text=rolled.recording.videos.text.to(config.device),
             samples=self._samples,
         )
 

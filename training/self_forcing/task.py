@@ -1,6 +1,6 @@
-"""One step: a window of the student's own films, its distribution-matching gradient, and the critic's updates.
+"""One step: a window of the student's own videos, its distribution-matching gradient, and the critic's updates.
 
-How a Self-Forcing run is looked at: the same few films again and again, and how far their light drifts.
+How a Self-Forcing run is looked at: the same few videos again and again, and how far their light drifts.
 """
 
 from __future__ import annotations
@@ -71,13 +71,13 @@ def open_networks(config: Config, *, text_dim: int) -> Networks:
 
 WATCHED_PROMPTS = 4
 COMPARED_FRAMES = 5 * FRAMES_PER_SECOND
-"""Pixel frames at either end of a film whose light is compared."""
+"""Pixel frames at either end of a video whose light is compared."""
 
 
-def watch_films(
+def watch_videos(
     student: WanTransformer, conditioning: Conditioning, vae: WanVAE, config: Config, board: Board, step: int
 ) -> None:
-    """Put films of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
+    """Put videos of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
     count = min(WATCHED_PROMPTS, len(conditioning.prompts))
     latents = sample_one_by_one(
         student,
@@ -89,11 +89,11 @@ def watch_films(
         dtype=config.compute_dtype,
     )
     if not World.current().is_main:
-        # Films are large: four of 84 latent frames at 832x480 take 6.4 GB.
+        # Videos are large: four of 84 latent frames at 832x480 take 6.4 GB.
         return
     videos = decode(vae, latents)
     board.videos("films", videos, step)
-    # From [-1, 1] to the display values that exposure is told in; of the means, because the films are large.
+    # From [-1, 1] to the display values that exposure is told in; of the means, because the videos are large.
     light = videos.mean(dim=(1, 3, 4)) / 2 + 0.5
     drift = light[:, -COMPARED_FRAMES:].mean(dim=1) - light[:, :COMPARED_FRAMES].mean(dim=1)
     board.scalars({"exposure_drift": drift.mean().item(), "exposure_drift_size": drift.abs().mean().item()}, step)
@@ -145,7 +145,7 @@ class SelfForcingTask:
         return {**metrics, **learnt}
 
     def state(self) -> dict[str, Any]:
-        """Films that go on from step to step."""
+        """Videos that go on from step to step."""
         return together([sampler.state() for sampler in self._samplers])
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -154,8 +154,8 @@ class SelfForcingTask:
             sampler.restore(part)
 
     def watch(self, board: Board, step: int) -> None:
-        """Films of fixed prompts and seeds, and how far their light drifts."""
-        watch_films(self._student.network, self._conditioning, self._vae, self._config, board, step)
+        """Videos of fixed prompts and seeds, and how far their light drifts."""
+        watch_videos(self._student.network, self._conditioning, self._vae, self._config, board, step)
 
     def export(self, folder: Path, *, steps: int) -> None:
         """student.safetensors, as the nodes load it."""

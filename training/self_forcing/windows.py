@@ -22,8 +22,8 @@ from ..engine.seeding import generator_for
 WARMUP_FRAMES = 12
 """Latent frames before a window that are decoded to get the pictures that it begins with.
 
-A decoder that starts in mid-film is wrong at first and then forgets it. With the built-in autoencoder and films of its
-causally initialised student, the first picture is off by 25, 15, 8.7, 4.6 and 0.7 of 255 levels (root mean square)
+A decoder that starts in mid-video is wrong at first and then forgets it. With the built-in autoencoder and videos of
+its causally initialised student, the first picture is off by 25, 15, 8.7, 4.6 and 0.7 of 255 levels (root mean square)
 after 1, 4, 6, 8 and 12 frames, its latent by 0.44, 0.29, 0.16, 0.09 and 0.01, where latents themselves have 0.64 and
 lose 0.22 between decoder and encoder. After 12 the worst are windows that start at frame 15, with 1.9 levels and 0.04.
 """
@@ -36,16 +36,17 @@ class WindowConfig:
     frames: int = 21
     """K, of a window: what the teacher was trained on."""
     rollout_frames: int
-    """N, of the longest rollout; K for Self-Forcing. A film that goes on from step to step ends with its last whole
+    """N, of the longest rollout; K for Self-Forcing. A video that goes on from step to step ends with its last whole
     window: with the other defaults, whose windows begin every 15 frames, 420 rolls 411."""
     ramp_updates: int = 0
     """Generator updates over which rollouts grow from K to N; 0 for N from the beginning."""
     first_window_probability: float = 0.0
-    """Share of steps that judge a film's beginning whatever else would be their turn; a film that goes on from step to
-    step goes on after them. Otherwise, with N = 6K, the beginning is judged once in 36 steps at chunk 3, and the first
+    """Share of steps that judge a video's beginning whatever else would be their turn; a video that goes on from step
+    to step goes on after them. Otherwise, with N = 6K, the beginning is judged once in 36 steps at chunk 3, and the
+    first
     chunk stays weak."""
     masked_frames: int = 6
-    """First frames of a window from mid-film that are made anew from their pictures and give no gradient; see
+    """First frames of a window from mid-video that are made anew from their pictures and give no gradient; see
     `as_clip`. Self-Forcing masks one chunk, 3."""
 
     def __post_init__(self) -> None:
@@ -79,7 +80,7 @@ class Window:
     """The frames of a rollout that are judged."""
 
     start: int
-    """The film's index of the first one."""
+    """The video's index of the first one."""
     frames: int
 
     @property
@@ -94,7 +95,7 @@ class Window:
 
     @property
     def with_warmup(self) -> slice:
-        """Where in the film lies what `as_clip` takes."""
+        """Where in the video lies what `as_clip` takes."""
         return slice(self.start - self.warmup, self.end)
 
 
@@ -127,7 +128,7 @@ def draw_window(config: WindowConfig, *names: str | int, seed: int, rollout_fram
 
 
 def draw_beginning(config: WindowConfig, *names: str | int, seed: int) -> bool:
-    """Whether a step judges the film's beginning whatever else would be its turn: `first_window_probability`."""
+    """Whether a step judges the video's beginning whatever else would be its turn: `first_window_probability`."""
     return torch.rand((), generator=generator_for(seed, *names, "beginning")).item() < config.first_window_probability
 
 
@@ -135,11 +136,11 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
     """The short video that teacher and critic are to judge in place of a window.
 
     Wan's first latent frame is one picture and every later one four, encoded with all that came before in view; so
-    frames cut out of a film are no video that a teacher knows. Self-Forcing's code puts the first frame's last picture,
-    encoded as the beginning of a video, in its place. Here the first `masked_frames` frames are all encoded anew, from
-    that picture on, because the encoder's memory is longer than a frame. With the built-in autoencoder a lost past
-    moves the latents of frames 1 to 7 by 0.52, 0.40, 0.31, 0.20, 0.06, 0.03 and 0.01 (root mean square; latents
-    have 0.8), and the built-in teacher's flow loss at sigma 0.3 on true scenes cut out of longer ones is
+    frames cut out of a video are no video that a teacher knows. Self-Forcing's code puts the first frame's last
+    picture, encoded as the beginning of a video, in its place. Here the first `masked_frames` frames are all encoded
+    anew, from that picture on, because the encoder's memory is longer than a frame. With the built-in autoencoder a
+    lost past moves the latents of frames 1 to 7 by 0.52, 0.40, 0.31, 0.20, 0.06, 0.03 and 0.01 (root mean square;
+    latents have 0.8), and the built-in teacher's flow loss at sigma 0.3 on true scenes cut out of longer ones is
 
         encoded anew    frame 1   frame 2   frames 3-5   frames 6-8   frames 9-20
         1 frame            1.35      0.82         0.37        0.196         0.198
@@ -147,13 +148,14 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
         6 frames           0.18      0.19         0.20        0.196         0.197
         all 21             0.18      0.19         0.20        0.196         0.197
 
-    Frames that still show the lost past would be pushed to look like the beginning of a film; they hardly disturb the
+    Frames that still show the lost past would be pushed to look like the beginning of a video; they hardly disturb the
     judgement of others. What is encoded anew has no gradient, so it does not count; the other frames stay as they are.
-    A window at the film's beginning is such a video already: it is returned as it is, and all of it counts.
+    A window at the video's beginning is such a video already: it is returned as it is, and all of it counts.
 
     Args:
-        latents: [B, C, warmup + K, H, W], model space: the film's frames `window.with_warmup`. What feeds the cache and
-            the film are still these.
+        latents: [B, C, warmup + K, H, W], model space: the video's frames `window.with_warmup`. What feeds the cache
+        and
+            the video are still these.
         vae: anywhere; in its own precision, whatever autocast the caller is under.
 
     Raises:
@@ -163,7 +165,7 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
     if latents.shape[2] != expected:
         raise ValueError(
             f"there are {latents.shape[2]} latent frames; a window of {window.frames} from frame {window.start} on "
-            f"comes with {window.warmup} before it, {expected} in all. Cut the film with window.with_warmup."
+            f"comes with {window.warmup} before it, {expected} in all. Cut the video with window.with_warmup."
         )
     mask = torch.ones(1, 1, window.frames, 1, 1, dtype=torch.bool, device=latents.device)
     if window.start == 0:

@@ -98,7 +98,7 @@ class CausalInitTask:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        # First, because networks take minutes to open; the autoencoder is opened whenever films are watched.
+        # First, because networks take minutes to open; the autoencoder is opened whenever videos are watched.
         check_autoencoder(config.vae)
         self._material = _material(config)
         # Placed before the student is opened: every process of a machine holds a whole network until then.

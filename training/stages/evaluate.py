@@ -1,9 +1,9 @@
 """Judge students side by side, at any length: prompts x takes x lengths, the same noise for all, and the truth.
 
-Each film is rolled out once, to the longest length, and judged at all of them while it is made. Writes films-*.jsonl
-(one line a film, at once), report.json, report.md, plots, and strips and MP4s of the first films. Stopped, killed, or
-run by several processes under torchrun, the same command goes on; whichever process judges the last film writes the
-report. Films are made anew only if what decides them has changed: weights, settings, prompts, lengths.
+Each video is rolled out once, to the longest length, and judged at all of them while it is made. Writes films-*.jsonl
+(one line a video, at once), report.json, report.md, plots, and strips and MP4s of the first videos. Stopped, killed, or
+run by several processes under torchrun, the same command goes on; whichever process judges the last video writes the
+report. Videos are made anew only if what decides them has changed: weights, settings, prompts, lengths.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from ..config import StageConfig, as_plain, core_refusals, require
 from ..data.prompt_embeds import Conditioning, ConditioningConfig
 from ..engine.distributed import World
 from ..evaluation.figures import END_SECONDS, curve_edges, latent_frames_of
-from ..evaluation.judging import Session, in_batches, judge_films, strip_path, write_sheet
+from ..evaluation.judging import Session, in_batches, judge_videos, strip_path, write_sheet
 from ..evaluation.plots import plot_drift, plot_measures
 from ..evaluation.report import findings, machine_of, write_json, write_markdown
 from ..evaluation.results import (
     FILES,
-    FilmKey,
-    FilmRecord,
     Results,
+    VideoKey,
+    VideoRecord,
     append_record,
     hash_of_text,
     identity_of,
@@ -67,11 +67,11 @@ class Config(StageConfig):
     prompts: int = 32
     """How many of them, from the first."""
     takes: int = 3
-    """Films of a prompt, each with a seed of its own."""
+    """Videos of a prompt, each with a seed of its own."""
     lengths: list[float] = field(default_factory=lambda: [5.0, 50.0, 75.0, 100.0, 255.0, 1200.0])
     """Seconds, rising; none below 5, which is what is looked at at the end of each."""
     batch: int = 8
-    """Films made together."""
+    """Videos made together."""
     height: int = 64
     """In pixels."""
     width: int = 64
@@ -82,11 +82,11 @@ class Config(StageConfig):
     unheeded: list[Damage] = field(default_factory=list)
     """Kinds of damage that Visual Stability lets pass: loops, where the truth itself is periodic."""
     truth_scenes: int = 16
-    """Scenes rendered a prompt to know what its films look like."""
+    """Scenes rendered a prompt to know what its videos look like."""
     drawn: list[str] = field(default_factory=list)
     """Names of the arms that plots and sheets show; empty for all."""
     prompts_kept: int = 4
-    """Prompts whose first film is kept of every arm, as MP4 and as a strip of pictures. Decides no figures, so films
+    """Prompts whose first video is kept of every arm, as MP4 and as a strip of pictures. Decides no figures, so videos
     that are judged are not made again for it; the log names those that lack their pictures."""
     teacher: SamplerConfig = field(default_factory=SamplerConfig)
     """How arms of kind teacher are sampled."""
@@ -131,11 +131,11 @@ class _Evaluation:
     bench: Bench
     referee: Referee | None
     common: dict[str, Any]
-    """What decides the films and figures of all arms."""
+    """What decides the videos and figures of all arms."""
 
 
 def run(config: Config, world: World | None = None) -> bool:
-    """Judge until all films are judged or `run.max_minutes` are over; True when finished.
+    """Judge until all videos are judged or `run.max_minutes` are over; True when finished.
 
     world: by default the processes that this one has joined.
 
@@ -144,7 +144,7 @@ def run(config: Config, world: World | None = None) -> bool:
     """
     started = time.monotonic()
     evaluation = _open(config, world or World.current())
-    expected: dict[FilmKey, str] = {}
+    expected: dict[VideoKey, str] = {}
     for arm in config.arms:
         with torch.no_grad(), config.autocast():
             expected |= _judge_arm(evaluation, arm, started)
@@ -171,7 +171,7 @@ def _open(config: Config, world: World) -> _Evaluation:
         height=config.height,
         width=config.width,
     )
-    # All of them now: an arm's turn may come after hours of films.
+    # All of them now: an arm's turn may come after hours of videos.
     for arm in config.arms:
         check_arm(arm, bench, prompts=config.prompts)
     referee = _open_referee(config, conditioning)
@@ -197,14 +197,14 @@ def _open_referee(config: Config, conditioning: Conditioning) -> Referee | None:
     )
 
 
-def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[FilmKey, str]:
-    """Judge this process's films of an arm that are not judged yet; all films of the arm with their identities."""
+def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[VideoKey, str]:
+    """Judge this process's videos of an arm that are not judged yet; all videos of the arm with their identities."""
     config, world = evaluation.config, evaluation.world
     maker = open_maker(arm, evaluation.bench)
     lengths = [length for length in config.lengths if maker.reach is None or latent_frames_of(length) <= maker.reach]
-    films = _films(evaluation, arm, {"maker": maker.identity, "lengths": lengths})
+    videos = _videos(evaluation, arm, {"maker": maker.identity, "lengths": lengths})
     known = read_records(evaluation.folder)
-    mine = [key for key in list(films)[world.rank :: world.size] if (key, films[key]) not in known]
+    mine = [key for key in list(videos)[world.rank :: world.size] if (key, videos[key]) not in known]
     session = Session(
         maker=maker,
         bench=evaluation.bench,
@@ -217,49 +217,51 @@ def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[
     for batch in tqdm(in_batches(mine, config.batch), desc=arm.name, unit="batch"):
         if _is_over(config, started):
             break
-        for record in judge_films(session, {key: films[key] for key in batch}):
+        for record in judge_videos(session, {key: videos[key] for key in batch}):
             append_record(evaluation.folder, world.rank, record)
-    return films
+    return videos
 
 
-def _films(evaluation: _Evaluation, arm: ArmConfig, of_arm: dict[str, Any]) -> dict[FilmKey, str]:
-    """The films of an arm with their identities: all prompts once, then all of them again."""
+def _videos(evaluation: _Evaluation, arm: ArmConfig, of_arm: dict[str, Any]) -> dict[VideoKey, str]:
+    """The videos of an arm with their identities: all prompts once, then all of them again."""
     config, conditioning = evaluation.config, evaluation.bench.conditioning
-    films = {}
+    videos = {}
     for take in range(config.takes):
         for prompt in range(config.prompts):
             text = hash_of_text(conditioning.text([prompt]))
-            of_film = {"prompt": conditioning.prompts[prompt], "text": text, "take": take}
-            films[FilmKey(arm=arm.name, prompt=prompt, take=take)] = identity_of(evaluation.common | of_arm | of_film)
-    return films
+            of_video = {"prompt": conditioning.prompts[prompt], "text": text, "take": take}
+            videos[VideoKey(arm=arm.name, prompt=prompt, take=take)] = identity_of(
+                evaluation.common | of_arm | of_video
+            )
+    return videos
 
 
 def _is_over(config: Config, started: float) -> bool:
     return config.run.max_minutes is not None and time.monotonic() - started > 60 * config.run.max_minutes
 
 
-def _finish(evaluation: _Evaluation, expected: dict[FilmKey, str]) -> bool:
-    """Write the report if every film is judged, by whichever process; True then."""
+def _finish(evaluation: _Evaluation, expected: dict[VideoKey, str]) -> bool:
+    """Write the report if every video is judged, by whichever process; True then."""
     config, folder = evaluation.config, evaluation.folder
     known = read_records(folder)
-    records = [known[film] for film in expected.items() if film in known]
+    records = [known[video] for video in expected.items() if video in known]
     wanted = len(config.arms) * config.prompts * config.takes
     if len(records) < wanted:
-        logger.info("%d of %d films are judged; the same command goes on", len(records), wanted)
+        logger.info("%d of %d videos are judged; the same command goes on", len(records), wanted)
         return False
     with torch.no_grad(), config.autocast():
         _write_report(evaluation, records)
-    logger.info("evaluate is finished: %d films, report in %s", wanted, folder / "report.md")
+    logger.info("evaluate is finished: %d videos, report in %s", wanted, folder / "report.md")
     return True
 
 
-def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
+def _write_report(evaluation: _Evaluation, records: list[VideoRecord]) -> None:
     config, folder = evaluation.config, evaluation.folder
     results = _results(config, records, [arm.name for arm in config.arms])
     found = findings(results, config.baselines, evaluation.referee, results.truths[0] if results.truths else None)
     report = {"config": as_plain(config), "machine": machine_of(config.device), "measures": found}
-    report |= {"stability_of_films": results.stability_of_films(), "prompts": results.texts()}
-    write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_film})
+    report |= {"stability_of_films": results.stability_of_videos(), "prompts": results.texts()}
+    write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_video})
     write_markdown(folder / "report.md", found, results, config.baselines, "Evaluation")
     drawn = _results(config, records, [arm.name for arm in config.arms if not config.drawn or arm.name in config.drawn])
     for name, (measures, title) in PLOTS.items():
@@ -270,11 +272,11 @@ def _write_report(evaluation: _Evaluation, records: list[FilmRecord]) -> None:
 
 
 def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
-    """A sheet a prompt of the arms' kept films; says of which films nothing was kept."""
+    """A sheet a prompt of the arms' kept videos; says of which videos nothing was kept."""
     config, folder = evaluation.config, evaluation.folder
     missing = []
     for prompt in range(min(config.prompts_kept, config.prompts)):
-        strips = {arm.name: strip_path(folder, FilmKey(arm=arm.name, prompt=prompt, take=0)) for arm in config.arms}
+        strips = {arm.name: strip_path(folder, VideoKey(arm=arm.name, prompt=prompt, take=0)) for arm in config.arms}
         missing += [f"{arm} prompt {prompt}" for arm, strip in strips.items() if not strip.is_file()]
         shown = {arm: strips[arm] for arm in arms if strips[arm].is_file()}
         if shown:
@@ -282,7 +284,7 @@ def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
             write_sheet(shown, config.lengths, title, folder / f"sheet_{prompt:03d}.png")
     if missing:
         logger.warning(
-            "prompts_kept is %d, but films judged before were not kept, so sheets lack them: %s; to have them "
+            "prompts_kept is %d, but videos judged before were not kept, so sheets lack them: %s; to have them "
             "made and kept, remove their lines (take 0) from %s and give the same command again",
             config.prompts_kept,
             ", ".join(missing),
@@ -290,7 +292,7 @@ def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
         )
 
 
-def _results(config: Config, records: list[FilmRecord], arms: list[str]) -> Results:
+def _results(config: Config, records: list[VideoRecord], arms: list[str]) -> Results:
     """What was found of some arms."""
     truths = [arm.name for arm in config.arms if arm.kind == TRUTH and arm.name in arms]
     return Results(records, arms, truths=truths, prompts=config.prompts, takes=config.takes)

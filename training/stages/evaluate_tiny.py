@@ -1,7 +1,7 @@
 """Judge the built-in family: does the reader find in its videos what their prompts name, and do they last?
 
 Writes report.json, contact sheets and videos. Accuracy is the share of videos in which an attribute is read as
-prompted; luminance is told for the first and the last window, because a film that drifts goes dark or bright.
+prompted; luminance is told for the first and the last window, because a video that drifts goes dark or bright.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def _judge(videos: Tensor, judges: Judges) -> dict[str, float]:
 
 
 def _judge_vae(truth: Tensor, judges: Judges) -> dict[str, float]:
-    """What the autoencoder alone loses, in the precision of its weights, as films are decoded."""
+    """What the autoencoder alone loses, in the precision of its weights, as videos are decoded."""
     device = next(judges.vae.parameters()).device
     with torch.autocast(device.type, enabled=False):
         latents = torch.cat([judges.vae.encode(clip.to(device)) for clip in truth.split(1)])

@@ -1,11 +1,11 @@
-"""GRPO: the student's own films of a prompt compared with one another, and those that move evenly made more likely.
+"""GRPO: the student's own videos of a prompt compared with one another, and those that move evenly made more likely.
 
-A step takes `groups` prompts and rolls out `group_size` films of each, exactly as inference would from their seeds;
-rewards each film by its optical flow (see flow_reward); then takes `policy.updates` optimiser steps on that one batch:
-the films are played again chunk by chunk, and each transition's part of the clipped objective (see grpo) is
-back-propagated at once. Memory is that of one network call's graph, one cache, and the films' latents.
+A step takes `groups` prompts and rolls out `group_size` videos of each, exactly as inference would from their seeds;
+rewards each video by its optical flow (see flow_reward); then takes `policy.updates` optimiser steps on that one batch:
+the videos are played again chunk by chunk, and each transition's part of the clipped objective (see grpo) is
+back-propagated at once. Memory is that of one network call's graph, one cache, and the videos' latents.
 
-`steps` counts batches of films; `optimizer.warmup` and `optimizer.decay` count updates.
+`steps` counts batches of videos; `optimizer.warmup` and `optimizer.decay` count updates.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..engine.loop import train
 from ..engine.metrics import Board
 from ..engine.micro_batches import micro_batches
 from ..engine.model_state import Trained
-from ..engine.seeding import FilmNoise, derived_seed, generator_for
+from ..engine.seeding import VideoNoise, derived_seed, generator_for
 from ..grpo.objective import (
     Lesson,
     PolicyConfig,
@@ -44,17 +44,17 @@ from ..grpo.reward import decoded_flow, flow_reward, flow_variance, motion_floor
 from ..models.export import training_record, write_student
 from ..models.open import open_autoencoder, open_transformer
 from ..models.sampling import UNSAVED, decode
-from ..self_forcing.config import OwnFilmsConfig
-from ..self_forcing.rollouts import Films
+from ..self_forcing.config import OwnVideosConfig
+from ..self_forcing.rollouts import Videos
 
-WATCHED_FILMS = 6
-SHORTEST_FILM = 3
+WATCHED_VIDEOS = 6
+SHORTEST_VIDEO = 3
 """Latent frames: 9 pictures, and so the 8 pairs of a window of the reward."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(OwnFilmsConfig):
-    """The grpo stage. The starting student also says how much films should move, and what the penalty holds to; the
+class Config(OwnVideosConfig):
+    """The grpo stage. The starting student also says how much videos should move, and what the penalty holds to; the
     autoencoder is there because the reward is read off decoded frames.
     """
 
@@ -62,16 +62,16 @@ class Config(OwnFilmsConfig):
     groups: int = 4
     """Prompts a step; a multiple of the number of processes, because a group is judged where it is made."""
     group_size: int = 8
-    """Films of each. `accumulate` says in how many parts a process rolls out and replays all of its films."""
+    """Videos of each. `accumulate` says in how many parts a process rolls out and replays all of its videos."""
     frames: int = 42
-    """Latent frames of a film, a multiple of the chunk."""
+    """Latent frames of a video, a multiple of the chunk."""
     least_motion: float = 0.25
     """Share of the starting student's mean flow below which a window counts as standing still."""
     starting_films: int = 2
-    """Films of the starting student that tell its mean flow, for each prompt when it first comes."""
+    """Videos of the starting student that tell its mean flow, for each prompt when it first comes."""
 
     def __post_init__(self) -> None:
-        OwnFilmsConfig.__post_init__(self)
+        OwnVideosConfig.__post_init__(self)
         require(
             not self.run.compile,
             "run.compile is on, but grpo has nothing to compile: a student's calls grow with its cache, each length a "
@@ -80,11 +80,13 @@ class Config(OwnFilmsConfig):
         chunk = self.student.chunk
         for name in ("groups", "starting_films"):
             require(getattr(self, name) >= 1, f"{name} is {getattr(self, name)}; it must be at least 1.")
-        require(self.group_size >= 2, f"group_size is {self.group_size}; films are compared, so it must be at least 2.")
+        require(
+            self.group_size >= 2, f"group_size is {self.group_size}; videos are compared, so it must be at least 2."
+        )
         require(0 < self.least_motion <= 1, f"least_motion is {self.least_motion:g}; it must lie in (0, 1], e.g. 0.25.")
         require(
-            self.frames % chunk == 0 and self.frames >= SHORTEST_FILM,
-            f"frames is {self.frames}; it must be a multiple of student.chunk, {chunk}, and at least {SHORTEST_FILM}.",
+            self.frames % chunk == 0 and self.frames >= SHORTEST_VIDEO,
+            f"frames is {self.frames}; it must be a multiple of student.chunk, {chunk}, and at least {SHORTEST_VIDEO}.",
         )
 
     @property
@@ -94,7 +96,7 @@ class Config(OwnFilmsConfig):
 
 
 class GrpoTask:
-    """A student that learns by comparing its own films."""
+    """A student that learns by comparing its own videos."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -114,21 +116,21 @@ class GrpoTask:
         self._starting_flow: dict[int, float] = {}
 
     def batch(self, step: int) -> None:
-        """Nothing: the student makes its own films."""
+        """Nothing: the student makes its own videos."""
 
     def train_step(self, batch: None, step: int) -> dict[str, float]:
-        """Make films, judge them, learn from them; see loop.Task."""
+        """Make videos, judge them, learn from them; see loop.Task."""
         del batch
         config = self._config
         prompts, _ = self.drawn(step)
-        made = self.films(step)
+        made = self.videos(step)
         flows = [flow for trajectory in made for flow in decoded_flow(self._vae, trajectory.made.latents)]
         self._measure_start(prompts)
         rewards = torch.tensor(self._rewards(flows, prompts), dtype=torch.float64)
         rewards = rewards.reshape(len(self._groups), config.group_size)
 
         advantage = advantages(rewards).flatten()
-        lessons = [self._lesson(films, advantage[part], step) for films, part in zip(made, self._parts, strict=True)]
+        lessons = [self._lesson(videos, advantage[part], step) for videos, part in zip(made, self._parts, strict=True)]
         updates = [self._update(lessons, step * config.policy.updates + nth) for nth in range(config.policy.updates)]
         return {
             "reward": rewards.mean().item(),
@@ -138,43 +140,43 @@ class GrpoTask:
         }
 
     def drawn(self, step: int) -> tuple[list[int], list[int]]:
-        """Prompt, by number, and seed of every film that this process makes in a step; those of a group lie together.
+        """Prompt, by number, and seed of every video that this process makes in a step; those of a group lie together.
 
-        Pure functions of (seed, step, group) and (seed, step, film of the whole step).
+        Pure functions of (seed, step, group) and (seed, step, video of the whole step).
         """
         seed, size, count = self._config.seed, self._config.group_size, len(self._conditioning.prompts)
         generators = [generator_for(seed, "prompt", step, group) for group in self._groups]
         drawn = [int(torch.randint(count, (), generator=generator)) for generator in generators]
         prompts = [prompt for prompt in drawn for _ in range(size)]
-        films = range(self._groups.start * size, self._groups.stop * size)
-        return prompts, [derived_seed(seed, "film", step, film) for film in films]
+        videos = range(self._groups.start * size, self._groups.stop * size)
+        return prompts, [derived_seed(seed, "film", step, video) for video in videos]
 
-    def films(self, step: int) -> list[Trajectory]:
-        """Those films, by the student as it is now, in the parts that they are handled in."""
+    def videos(self, step: int) -> list[Trajectory]:
+        """Those videos, by the student as it is now, in the parts that they are handled in."""
         network = self._student.network
         prompts, seeds = self.drawn(step)
         with rollout_weights(network, self._config):
             return [
-                self._films(network, [prompts[film] for film in part], [seeds[film] for film in part])
+                self._videos(network, [prompts[video] for video in part], [seeds[video] for video in part])
                 for part in self._parts
             ]
 
     def state(self) -> dict[str, Any]:
-        """Nothing but the student survives a stop: films, and the starting student's motion, follow from the seed."""
+        """Nothing but the student survives a stop: videos, and the starting student's motion, follow from the seed."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
 
     def watch(self, board: Board, step: int) -> None:
-        """The same films of the first prompts every time, and how they move."""
-        prompts = range(min(WATCHED_FILMS, len(self._conditioning.prompts)))
+        """The same videos of the first prompts every time, and how they move."""
+        prompts = range(min(WATCHED_VIDEOS, len(self._conditioning.prompts)))
         seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
-        # One after the other: a film's cache is there at a time.
-        films = (
-            self._films(self._student.network, [prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)
+        # One after the other: a video's cache is there at a time.
+        videos = (
+            self._videos(self._student.network, [prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)
         )
-        latents = torch.cat([film.made.latents for film in films])
+        latents = torch.cat([video.made.latents for video in videos])
         board.videos("films", decode(self._vae, latents), step)
         flows = decoded_flow(self._vae, latents)
         self._measure_start(prompts)
@@ -191,19 +193,19 @@ class GrpoTask:
         text_dim = self._conditioning.negative(1).shape[-1]
         return open_transformer(self._config.init, key="init", kind="student", text_dim=text_dim, dtype=dtype)
 
-    def _films(self, network: WanTransformer, prompts: Sequence[int], seeds: Sequence[int]) -> Trajectory:
-        """A film of each prompt by number, the one that inference makes from its seed."""
+    def _videos(self, network: WanTransformer, prompts: Sequence[int], seeds: Sequence[int]) -> Trajectory:
+        """A video of each prompt by number, the one that inference makes from its seed."""
         config = self._config
-        films = Films(
+        videos = Videos(
             text=self._conditioning.text(prompts),
-            noise=FilmNoise(tuple(seeds)),
+            noise=VideoNoise(tuple(seeds)),
             device=config.device,
             dtype=config.compute_dtype,
         )
         rollout = config.student.rollout()
         shape = (len(prompts), network.config.in_channels, *config.latent_size)
         beginning = RolloutState(config=rollout, seed=config.seed, model_id=UNSAVED, shape=shape)
-        return record(network, beginning, films, chunks=rollout.chunks_for(config.frames), autocast=config.autocast)
+        return record(network, beginning, videos, chunks=rollout.chunks_for(config.frames), autocast=config.autocast)
 
     def _measure_start(self, prompts: Iterable[int]) -> None:
         """See that the starting student's mean flow is known for each prompt: a function of the seed, measured once."""
@@ -211,8 +213,8 @@ class GrpoTask:
         # Processes have different prompts, and so ask a different number of times.
         with gathered(self._start):
             for prompt in sorted(set(prompts) - self._starting_flow.keys()):
-                seeds = [derived_seed(seed, "start", prompt, film) for film in range(count)]
-                latents = self._films(self._start, [prompt] * count, seeds).made.latents
+                seeds = [derived_seed(seed, "start", prompt, video) for video in range(count)]
+                latents = self._videos(self._start, [prompt] * count, seeds).made.latents
                 self._starting_flow[prompt] = float(np.mean(decoded_flow(self._vae, latents)))
 
     def _rewards(self, flows: Sequence[NDArray[np.float64]], prompts: Sequence[int]) -> list[float]:
@@ -220,11 +222,11 @@ class GrpoTask:
         return [flow_reward(flow, floor) for flow, floor in zip(flows, floors, strict=True)]
 
     def _motion(self, flows: Sequence[NDArray[np.float64]], prompts: Sequence[int]) -> dict[str, float]:
-        """How much films move, beside those of the starting student, and how evenly; means over films."""
+        """How much videos move, beside those of the starting student, and how evenly; means over videos."""
         return {
             "flow": float(np.mean(flows)),
             "starting_flow": float(np.mean([self._starting_flow[prompt] for prompt in prompts])),
-            "flow_variance": float(np.mean([flow_variance(film) for film in flows])),
+            "flow_variance": float(np.mean([flow_variance(video) for video in flows])),
         }
 
     def _lesson(self, trajectory: Trajectory, advantage: Tensor, step: int) -> Lesson:

@@ -41,7 +41,7 @@ class Config(StageConfig):
     trajectories: int
     """How many; the paper has 16,000."""
     height: int
-    """Of the films, in pixels."""
+    """Of the videos, in pixels."""
     width: int
     frames: int = 21
     """Latent frames of a trajectory."""

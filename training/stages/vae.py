@@ -32,7 +32,7 @@ from ..models.open import open_autoencoder
 WATCHED_SCENES = 6
 NORMALISING_SCENES = 64
 HELD_OUT_FRAMES = END_FRAMES
-"""What films are judged by; longer than any clip of training."""
+"""What videos are judged by; longer than any clip of training."""
 LATEST_START = 1000
 """Frame number that training clips start before."""
 

@@ -26,6 +26,7 @@ from .results import ResultFile, VideoResult
 
 logger = logging.getLogger(__name__)
 
+
 def result_table(results: Sequence[VideoResult]) -> str:
     """A line a video: its score (0 to 100), its worst segment's rating (0 to 5) and time; then the mean score."""
     lines = [f"{'score':>6} {'worst':>6}  {'from':>7} {'to':>7}  video"]

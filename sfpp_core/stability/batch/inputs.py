@@ -16,7 +16,7 @@ VIDEO_SUFFIXES: Final = (".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".mpg"
 def find_videos(paths: Iterable[Path]) -> list[Path]:
     """Every file that is named, of whatever kind and there or not, and all videos in the folders, however deep.
 
-    Each once. Names that begin with a dot are left out of folders: films that are being written have such names.
+    Each once. Names that begin with a dot are left out of folders: videos that are being written have such names.
 
     Raises:
         ValueError: a folder has no video in it.
@@ -72,7 +72,7 @@ class PromptFileError(ValueError):
 def sidecar_prompt(video: Path) -> str:
     """The text beside a video, in a `.txt` file of the same name; empty without one.
 
-    The workflow inside a film is not searched for a prompt: a graph may hold several, and a wrong guess would change
+    The workflow inside a video is not searched for a prompt: a graph may hold several, and a wrong guess would change
     ratings without anybody noticing.
 
     Raises:

@@ -198,7 +198,7 @@ class Line:
     no exception of a client library is ever in the chain of ours.
 
     Args:
-        subject: the beginning of messages, "Gemini (model) could not rate film.mp4".
+        subject: the beginning of messages, "Gemini (model) could not rate video.mp4".
         diagnose: puts a client's exception into words; must not raise.
         abort: called about ten times a second while waiting; whatever it raises ends the rating.
     """

@@ -21,7 +21,7 @@ _CLIPPED_SCALE: Final = 0.25
 # A scene may have a lamp or a night sky in it from the start; beyond this share nothing excuses it.
 _EXCUSED_CLIPPED: Final = 0.2
 _EXCUSED_CRUSHED: Final = 0.5
-# Nor does a film owe a picture at once.
+# Nor does a video owe a picture at once.
 _PARDONED_BLACK_SECONDS: Final = 2.0
 _CONTRAST_OCTAVES: Final = 1.2
 _GRANTED: Final = 1.5
@@ -138,7 +138,7 @@ def _unexplained(lab: np.ndarray, before: np.ndarray, flattening: np.ndarray) ->
 
 _BLUR_OCTAVES: Final = 1.2
 _NOISE_SCALE: Final = 0.03
-# Motion blurs for moments, and a compressed film is sharper in its key frames.
+# Motion blurs for moments, and a compressed video is sharper in its key frames.
 _WINDOW_SECONDS: Final = 0.5
 _LEAST_SHARPNESS: Final = 0.03
 
@@ -216,16 +216,16 @@ _PARDONED_SECONDS: Final = 2.0
 _LIFELESS_SECONDS: Final = 6.0
 _LIFELESS_WORST: Final = 0.35
 _REST_WINDOW_SECONDS: Final = 0.5
-# A film that moved for a quarter of its first seconds had motion.
+# A video that moved for a quarter of its first seconds had motion.
 _LIVELY_PERCENTILE: Final = 75
 
 
 def freeze(shots: Shots) -> np.ndarray:
-    """[F] severity of standing still: of motion that stops, or of a film that has come to rest and stays there.
+    """[F] severity of standing still: of motion that stops, or of a video that has come to rest and stays there.
 
     A still scene is no freeze: it takes motion before it. A stop counts by its length, fully from one second on. Motion
-    that dies away, or leaves the picture little by little, is a rest, which a film may have: it counts from two seconds
-    on, and in full, which is less than half of a stop, from six.
+    that dies away, or leaves the picture little by little, is a rest, which a video may have: it counts from two
+    seconds on, and in full, which is less than half of a stop, from six.
     """
     return np.maximum(_stopped(shots.series), _come_to_rest(shots.series))
 
@@ -242,7 +242,7 @@ def _stopped(series: FrameSeries) -> np.ndarray:
 
 
 def _come_to_rest(series: FrameSeries) -> np.ndarray:
-    """[F] severity of hardly any change, for seconds, in a film whose first seconds had it.
+    """[F] severity of hardly any change, for seconds, in a video whose first seconds had it.
 
     Change is a mean over half a second: drawn motion may be held for some frames.
     """

@@ -50,7 +50,7 @@ _DETECTORS: Final = {
     Damage.FLICKER: flicker,
     Damage.NOISE: noise,
 }
-# Films are cut, and a cut is soon over: even one to another world costs less than a point of a segment.
+# Videos are cut, and a cut is soon over: even one to another world costs less than a point of a segment.
 _CUT_WORST: Final = 0.25
 _CUT_SECONDS: Final = 0.5
 _LOOP_WORST: Final = 0.8

@@ -45,13 +45,13 @@ class Loop:
 
 def find_loops(series: FrameSeries) -> list[Loop]:
     """The repeated stretches of a series, earliest first; they do not overlap."""
-    film = _Film(series)
+    video = _Video(series)
     loops: list[Loop] = []
     periodic: list[Loop] = []
-    for run in sorted(_repetitions(film), key=lambda run: (run.first, run.lag)):
+    for run in sorted(_repetitions(video), key=lambda run: (run.first, run.lag)):
         if loops and run.last <= loops[-1].last:
             continue
-        repetition = _Repetition(run, film)
+        repetition = _Repetition(run, video)
         if not repetition.stands_apart():
             continue
         if repetition.leaves_course() and (not repetition.goes_on_from(periodic) or repetition.jumps_again()):
@@ -62,7 +62,7 @@ def find_loops(series: FrameSeries) -> list[Loop]:
     return loops
 
 
-class _Film:
+class _Video:
     """Thumbnails as vectors, and how far they are apart.
 
     Frames are sampled, and a loop need not be a whole number of samples long. So the distance at a lag is that to the
@@ -103,16 +103,16 @@ class _Film:
         return float(np.median([self.distances(frame, np.array([lag]))[0] for frame in frames])) if len(frames) else 0.0
 
 
-def _repetitions(film: _Film) -> list[Loop]:
+def _repetitions(video: _Video) -> list[Loop]:
     """Every stretch that equals the one `lag` frames earlier, for all lags at once, in one pass over time."""
-    num_frames = len(film.pictures)
-    least, most = (window_frames(seconds, film.rate, least=2) for seconds in (_LEAST_LAG_SECONDS, _MOST_LAG_SECONDS))
+    num_frames = len(video.pictures)
+    least, most = (window_frames(seconds, video.rate, least=2) for seconds in (_LEAST_LAG_SECONDS, _MOST_LAG_SECONDS))
     lags = np.arange(least, max(least, min(most, num_frames - 1)) + 1)
-    equal = np.maximum(_EQUAL, _EQUAL_STEPS * film.usual_steps)
-    runs = _Runs(lags, window_frames(_LEAST_SECONDS, film.rate))
+    equal = np.maximum(_EQUAL, _EQUAL_STEPS * video.usual_steps)
+    runs = _Runs(lags, window_frames(_LEAST_SECONDS, video.rate))
     for frame in range(least, num_frames):
         known = lags[: frame - least + 1]
-        matches = film.distances(frame, known) <= equal[frame]
+        matches = video.distances(frame, known) <= equal[frame]
         runs.advance(frame, np.pad(matches, (0, len(lags) - len(known))))
     return runs.finish()
 
@@ -147,12 +147,12 @@ class _Runs:
 class _Repetition:
     """A stretch that repeats an earlier one, and what tells a loop from other reasons for that."""
 
-    def __init__(self, run: Loop, film: _Film) -> None:
-        self._run, self._film = run, film
+    def __init__(self, run: Loop, video: _Video) -> None:
+        self._run, self._video = run, video
         frames = np.arange(run.first, run.last)
-        self._repeated = max(film.typical_distance(frames, run.lag), _EQUAL / 2)
+        self._repeated = max(video.typical_distance(frames, run.lag), _EQUAL / 2)
         other_lags = {run.lag // 4, run.lag // 2, 3 * run.lag // 4} - {0}
-        self._unlike = min(film.typical_distance(frames, lag) for lag in other_lags)
+        self._unlike = min(video.typical_distance(frames, lag) for lag in other_lags)
 
     def stands_apart(self) -> bool:
         """Whether it is closer to what it repeats than the footage is to itself at other distances."""
@@ -163,16 +163,16 @@ class _Repetition:
         if self._is_jump(self._run.first):
             return True
         before = np.arange(self._run.first - _COURSE_FRAMES, self._run.first - 1)
-        return self._film.typical_distance(before, self._run.lag + 1) > 2 * _UNLIKE * self._repeated
+        return self._video.typical_distance(before, self._run.lag + 1) > 2 * _UNLIKE * self._repeated
 
     def goes_on_from(self, periodic: list[Loop]) -> bool:
         """Whether the frames before it belong to a repetition that kept its course: the motion was periodic."""
-        least = window_frames(_LEAST_SECONDS, self._film.rate)
+        least = window_frames(_LEAST_SECONDS, self._video.rate)
         return any(run.first + least <= self._run.first <= run.last + _PATIENCE for run in periodic)
 
     def jumps_again(self) -> bool:
         """Whether a jump is among what is repeated: footage that comes round again jumps each time."""
-        least = window_frames(_LEAST_SECONDS, self._film.rate)
+        least = window_frames(_LEAST_SECONDS, self._video.rate)
         return any(self._is_jump(frame) for frame in range(self._run.first + least, self._run.last))
 
     def _is_jump(self, frame: int) -> bool:
@@ -180,6 +180,6 @@ class _Repetition:
 
         Where everything moves fast, a step is nearly as far as any picture is from any other: a jump cannot be more.
         """
-        step, usual = self._film.steps[frame], self._film.usual_steps[frame]
+        step, usual = self._video.steps[frame], self._video.usual_steps[frame]
         farthest = min(_JUMP * usual, _UNRELATED_SHARE * self._unlike)
         return bool(step > max(_EQUAL, _LEAST_JUMP * usual, farthest))

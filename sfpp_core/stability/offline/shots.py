@@ -1,10 +1,10 @@
 """Cuts, and what a series would be without the jumps of light and colour that come with them.
 
-A film may cut: the next shot is not damaged because it is darker. So most of a jump at a cut is taken out before
+A video may cut: the next shot is not damaged because it is darker. So most of a jump at a cut is taken out before
 anything is compared with the first seconds, and what drifts within shots counts as drift; the cut itself is a small
 damage, and what is left of the jump makes one to an unlike world a larger one.
 
-A film may also open in black and fade in: black is nothing to compare with, so its first seconds are those after that.
+A video may also open in black and fade in: black is nothing to compare with, so its first seconds are those after that.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ _STANDS_OUT, _STANDS_OUT_UNRELATED = 2.5, 1.5
 _NEIGHBOURHOOD_SECONDS: Final = 1.0
 _NEXT_FRAMES: Final = 2
 _NOTHING_IN_COMMON: Final = 1.41
-# Mean change of a tile's channel, relative to the picture's mean: two films of unlike colours differ by this much.
+# Mean change of a tile's channel, relative to the picture's mean: two videos of unlike colours differ by this much.
 _OTHER_COLOURS: Final = 0.6
 _DARK: Final = 0.02
 # A black picture, in display values: limited range that is read as full makes 16/255 of it.
@@ -116,7 +116,7 @@ def structural_change(pictures: np.ndarray) -> np.ndarray:
 def stands_out(change: np.ndarray, frame: int, rate: float) -> bool:
     """Whether a change is far above those around it: motion is as fast before and after, a jump is alone.
 
-    It is compared with the two frames before and after it, and, because choppy films move by jumps, with most of what
+    It is compared with the two frames before and after it, and, because choppy videos move by jumps, with most of what
     is within a second.
     """
     share = np.clip((change[frame] - _LEAST_CHANGE) / (_UNRELATED - _LEAST_CHANGE), 0, 1)
@@ -148,7 +148,7 @@ def _distance(before: np.ndarray, after: np.ndarray, change: float) -> float:
     """How far a cut leads: a shift by half a picture changes the layout [K, C] more than one by a tenth."""
     layouts = standardised(255 * np.stack((before, after)).mean(axis=2))
     layout = float(structural_change(layouts)[1])
-    # Relative to the mean of each, so that a film that is darker has cuts as hard as before.
+    # Relative to the mean of each, so that a video that is darker has cuts as hard as before.
     colour = float(np.abs(after / (after.mean() + _DARK) - before / (before.mean() + _DARK)).mean())
     parts = change / _NOTHING_IN_COMMON, layout / _NOTHING_IN_COMMON, colour / _OTHER_COLOURS
     return sum(min(1.0, part) for part in parts) / len(parts)
@@ -180,7 +180,7 @@ class Shots:
 
     @property
     def opening(self) -> int:
-        """Frames that a film takes to come out of black; 0 if it has a picture at once, or none at all.
+        """Frames that a video takes to come out of black; 0 if it has a picture at once, or none at all.
 
         Fading in scales light and contrast alike: both begin far below where they are some seconds later.
         """

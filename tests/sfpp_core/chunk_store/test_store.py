@@ -31,7 +31,7 @@ DAY = 86400.0
 
 
 class Takes:
-    """A film made with a spool, and how many of its chunks were made rather than found."""
+    """A video made with a spool, and how many of its chunks were made rather than found."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Takes:
     ) -> None:
         self.calls: list[Progress] = []
         rollout = Rollout(random_transformer(), state, SEA, on_call=self.calls.append)
-        with torch.inference_mode(), Spool(root).film(state, HERE | circumstances, keeps=keeps) as spool:
+        with torch.inference_mode(), Spool(root).video(state, HERE | circumstances, keeps=keeps) as spool:
             self.reused = [stored.is_reused for stored in resume_rollout(rollout, direction, num_chunks, spool)]
             self.folder, self.num_kept = spool.folder, spool.num_kept()
         self.state = rollout.state
@@ -76,7 +76,7 @@ def test_a_video_that_nothing_tells_from_another_is_neither_kept_nor_found(tmp_p
     assert list(elsewhere.folder.glob("*.safetensors")) == []
 
 
-def test_a_chunk_that_overflowed_ends_the_film_and_is_not_kept(tmp_path: Path) -> None:
+def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(tmp_path: Path) -> None:
     class Overflowing:
         """A network that gives no numbers from its fifth call on: in the second chunk."""
 
@@ -93,14 +93,14 @@ def test_a_chunk_that_overflowed_ends_the_film_and_is_not_kept(tmp_path: Path) -
     with (
         pytest.raises(ValueError, match=r"chunk 2 holds values that are no numbers .* All 1 before it are safe"),
         torch.inference_mode(),
-        Spool(tmp_path).film(empty_state(CONFIG), HERE) as spool,
+        Spool(tmp_path).video(empty_state(CONFIG), HERE) as spool,
     ):
         made.extend(resume_rollout(rollout, PLAIN, 6, spool))
     assert len(list(tmp_path.glob("*/0*.safetensors"))) == 1
     assert Takes(tmp_path, empty_state(CONFIG)).made == 5
 
 
-def test_an_extension_finds_what_the_longer_film_had(tmp_path: Path) -> None:
+def test_an_extension_finds_what_the_longer_video_had(tmp_path: Path) -> None:
     whole = Takes(tmp_path, empty_state(CONFIG), num_chunks=8)
     half = Takes(tmp_path, empty_state(CONFIG), num_chunks=4)
     extended = Takes(tmp_path, half.state, num_chunks=4)
@@ -130,17 +130,17 @@ def test_a_later_change_of_the_prompts_keeps_what_was_before_it(tmp_path: Path) 
     ],
     ids=str,
 )
-def test_what_decides_a_film_decides_what_is_found(tmp_path: Path, changes: dict) -> None:
+def test_what_decides_a_video_decides_what_is_found(tmp_path: Path, changes: dict) -> None:
     Takes(tmp_path, empty_state(CONFIG))
     assert Takes(tmp_path, replace(empty_state(CONFIG), **changes)).made == 6
 
 
-def test_another_device_or_number_format_makes_its_own_film(tmp_path: Path) -> None:
+def test_another_device_or_number_format_makes_its_own_video(tmp_path: Path) -> None:
     Takes(tmp_path, empty_state(CONFIG))
     assert Takes(tmp_path, empty_state(CONFIG), compute="torch.bfloat16").made == 6
 
 
-def test_a_given_start_is_part_of_the_film(tmp_path: Path) -> None:
+def test_a_given_start_is_part_of_the_video(tmp_path: Path) -> None:
     def begun(value: float) -> RolloutState:
         state = empty_state(CONFIG)
         batch, channels, height, width = state.shape
@@ -180,7 +180,7 @@ def test_a_damaged_chunk_is_made_again_and_only_that_one(tmp_path: Path, name: s
 
 
 def test_killed_processes_lose_at_most_the_chunk_at_work(tmp_path: Path) -> None:
-    """A process that makes 40 chunks is killed again and again; the film is the one that nobody killed."""
+    """A process that makes 40 chunks is killed again and again; the video is the one that nobody killed."""
     script = (
         "import sys; from pathlib import Path; from tests.sfpp_core.chunk_store.test_store import *; "
         "print(Takes(Path(sys.argv[1]), empty_state(CONFIG), num_chunks=40).made, flush=True)"
@@ -211,7 +211,7 @@ def _aged(folder: Path, seconds: float) -> Path:
     return folder
 
 
-def test_old_films_go_first_and_only_as_far_as_needed(tmp_path: Path) -> None:
+def test_old_videos_go_first_and_only_as_far_as_needed(tmp_path: Path) -> None:
     folders = [Takes(tmp_path, empty_state(CONFIG, seed=seed), num_chunks=2).folder for seed in (1, 2, 3, 4)]
     for folder, days in zip(folders, (3, 9, 1, 2), strict=True):
         _aged(folder, days * DAY)
@@ -223,10 +223,10 @@ def test_old_films_go_first_and_only_as_far_as_needed(tmp_path: Path) -> None:
     assert [folder.is_dir() for folder in folders] == [False, False, True, True]
 
 
-def test_a_film_in_use_is_never_cleaned_and_a_dead_user_holds_nothing(tmp_path: Path) -> None:
+def test_a_video_in_use_is_never_cleaned_and_a_dead_user_holds_nothing(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from tests.sfpp_core.chunk_store.test_store import *\n"
-        "with Spool(Path(sys.argv[1])).film(empty_state(CONFIG), HERE) as film: print(film.folder, flush=True); "
+        "with Spool(Path(sys.argv[1])).video(empty_state(CONFIG), HERE) as video: print(video.folder, flush=True); "
         "time.sleep(600)"
     )
     process = subprocess.Popen(

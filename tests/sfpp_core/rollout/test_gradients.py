@@ -1,4 +1,4 @@
-"""The rollout outside of `torch.no_grad`: the same film, a past without gradient, and gradients that can be used."""
+"""The rollout outside of `torch.no_grad`: the same video, a past without gradient, and gradients that can be used."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ NUM_CHUNKS = 4
 
 
 def roll_out(network: torch.nn.Module) -> tuple[Tensor, list[Tensor]]:
-    """The film, and the last estimate of each chunk."""
+    """The video, and the last estimate of each chunk."""
     estimates: dict[int, Tensor] = {}
 
     def remember(progress: Progress) -> None:
@@ -30,7 +30,7 @@ def roll_out(network: torch.nn.Module) -> tuple[Tensor, list[Tensor]]:
     return rollout.state.latents, list(estimates.values())
 
 
-def test_gradients_do_not_change_the_film() -> None:
+def test_gradients_do_not_change_the_video() -> None:
     """A past that was not written because gradients were on would be zeros, silently."""
     with torch.no_grad():
         expected, _ = roll_out(random_transformer())

@@ -74,7 +74,7 @@ def test_extending_equals_one_go(config: RolloutConfig, form: CacheForm) -> None
 
 
 def test_where_the_past_rests_changes_no_bit(config: RolloutConfig, form: CacheForm) -> None:
-    """Whole films, and every mixture: begun here and continued there, with a snapshot and without."""
+    """Whole videos, and every mixture: begun here and continued there, with a snapshot and without."""
     start = empty_state(config, form=form)
     whole = extend(start, 8).latents
     assert torch.equal(extend(start, 8, cache_memory=torch.zeros).latents, whole)
@@ -85,17 +85,17 @@ def test_where_the_past_rests_changes_no_bit(config: RolloutConfig, form: CacheF
     assert torch.equal(extend(replace(here, cache=None), 4, cache_memory=torch.zeros).latents, whole)
 
 
-def test_the_form_of_the_past_decides_the_film() -> None:
-    """Close to the film as computed, and each its own; only what is still seen of a past can make a difference."""
+def test_the_form_of_the_past_decides_the_video() -> None:
+    """Close to the video as computed, and each its own; only what is still seen of a past can make a difference."""
     config = RolloutConfig(chunk=3, window=9)
-    films = {form: extend(empty_state(config, form=form), 4).latents for form in CACHE_FORMS}
+    videos = {form: extend(empty_state(config, form=form), 4).latents for form in CACHE_FORMS}
     for form in ("fp8", "int8"):
-        assert torch.equal(films[form][:, :, :3], films["computed"][:, :, :3])
-        difference = films[form][:, :, 3:] - films["computed"][:, :, 3:]
-        assert 0 < difference.abs().max() and difference.norm() < 0.2 * films["computed"].norm(), form
+        assert torch.equal(videos[form][:, :, :3], videos["computed"][:, :, :3])
+        difference = videos[form][:, :, 3:] - videos["computed"][:, :, 3:]
+        assert 0 < difference.abs().max() and difference.norm() < 0.2 * videos["computed"].norm(), form
 
 
-def test_a_film_may_change_its_form_on_the_way() -> None:
+def test_a_video_may_change_its_form_on_the_way() -> None:
     """From there on it is as lawful as any other."""
     begun = extend(empty_state(RolloutConfig(chunk=3, window=9)), 4, keep_cache=True).with_cache_form("int8")
     whole = extend(begun, 6).latents
@@ -113,10 +113,10 @@ def test_snapshot_of_the_cache_equals_replay(config: RolloutConfig, form: CacheF
     assert torch.equal(extend(half, 4).latents, whole), "extending must leave the snapshot as it was"
 
 
-def test_a_new_process_continues_the_same_films(tmp_path: Path) -> None:
-    films = {f"{index}": (config, "computed") for index, config in enumerate(CONFIGS)}
-    films |= {form: (CONFIGS[2], form) for form in ("fp8", "int8")}
-    for name, (config, form) in films.items():
+def test_a_new_process_continues_the_same_videos(tmp_path: Path) -> None:
+    videos = {f"{index}": (config, "computed") for index, config in enumerate(CONFIGS)}
+    videos |= {form: (CONFIGS[2], form) for form in ("fp8", "int8")}
+    for name, (config, form) in videos.items():
         state = extend(empty_state(config, form=form), 3, keep_cache=form != "computed")
         save_state(state, tmp_path / f"{name}.safetensors")
     script = (
@@ -126,7 +126,7 @@ def test_a_new_process_continues_the_same_films(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-c", script, str(tmp_path)], check=True, cwd=Path(__file__).parents[3], timeout=120
     )
-    for name, (config, form) in films.items():
+    for name, (config, form) in videos.items():
         whole = extend(empty_state(config, form=form), 6).latents
         assert torch.equal(load_state(tmp_path / f"{name}.safetensors").latents, whole), (config, form)
 
@@ -137,8 +137,8 @@ def continue_files(folder: Path, num_chunks: int) -> None:
         save_state(extend(load_state(path), num_chunks), path)
 
 
-def test_long_films_replay_only_what_can_be_felt(config: RolloutConfig) -> None:
-    """With 3 layers a film far longer than three windows is continued by a short replay, to the same bits."""
+def test_long_videos_replay_only_what_can_be_felt(config: RolloutConfig) -> None:
+    """With 3 layers a video far longer than three windows is continued by a short replay, to the same bits."""
     long = extend(empty_state(config), 60 // config.chunk)
     calls: list[Progress] = []
     rollout = Rollout(random_transformer(), long, random_text(), on_call=calls.append)
@@ -207,7 +207,7 @@ def test_given_frames_are_kept_and_decide_what_follows(config: RolloutConfig, nu
     assert not torch.equal(other.latents[:, :, num_given:], whole.latents[:, :, num_given:])
 
 
-def test_films_of_a_batch_do_not_mix(config: RolloutConfig) -> None:
+def test_videos_of_a_batch_do_not_mix(config: RolloutConfig) -> None:
     texts = torch.cat([random_text(seed=1), random_text(seed=2)])
     both = extend(empty_state(config, batch=2), 3, texts).latents
     swapped_second = extend(empty_state(config, batch=2), 3, torch.cat([texts[:1], texts[:1]])).latents
@@ -215,10 +215,10 @@ def test_films_of_a_batch_do_not_mix(config: RolloutConfig) -> None:
     assert not torch.equal(both[1:], swapped_second[1:])
 
 
-def test_seeds_and_only_seeds_change_a_film(config: RolloutConfig) -> None:
-    film, again, other = (extend(empty_state(config, seed=seed), 2).latents for seed in (4, 4, 5))
-    assert torch.equal(film, again)
-    assert not torch.equal(film, other)
+def test_seeds_and_only_seeds_change_a_video(config: RolloutConfig) -> None:
+    video, again, other = (extend(empty_state(config, seed=seed), 2).latents for seed in (4, 4, 5))
+    assert torch.equal(video, again)
+    assert not torch.equal(video, other)
 
 
 @pytest.mark.parametrize("num_given", [0, 4])
@@ -281,7 +281,7 @@ def test_damaged_state_files_are_named_and_refused(tmp_path: Path) -> None:
     save_state(extend(empty_state(RolloutConfig(window=6)), 2), path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(StateFileError, match="film.safetensors is a damaged state"):
+    with pytest.raises(StateFileError, match="video.safetensors is a damaged state"):
         load_state(path)
     path.write_bytes(whole.replace(b'\\"num_texts\\": 1', b'\\"num_texts\\": 0'))
     with pytest.raises(StateFileError, match="names a text that is not there"):

@@ -39,12 +39,12 @@ def advice(free: float, cpu_free: float = 32.0, demand: Demand = DEMAND) -> str:
     return memory_advice(demand, supply, CHOICES)
 
 
-def test_it_says_what_the_film_takes_and_what_there_is() -> None:
+def test_it_says_what_the_video_takes_and_what_there_is() -> None:
     said = advice(6.0, 20.0)
     assert said.startswith(
         "Not enough memory for 832x480 pixels with a window of 21 latent frames. A card has 8.0 GB, "
     )
-    assert "of which 6.0 GB are free for this film. Its past needs 6.0 GB, and a step about 1.5 GB." in said
+    assert "of which 6.0 GB are free for this video. Its past needs 6.0 GB, and a step about 1.5 GB." in said
     assert '"CPU memory" 0.4 GB and 6.0 GB of CPU memory; "int8" 3.2 GB; "CPU memory, int8" 0.4 GB and 3.0 GB' in said
     assert "(20.0 GB of CPU memory are free)" in said
 
@@ -52,10 +52,14 @@ def test_it_says_what_the_film_takes_and_what_there_is() -> None:
 @pytest.mark.parametrize(
     ("free", "cpu_free", "change"),
     [
-        (6.0, 20.0, 'Set cache_storage to "CPU memory" (the same film, made slower) or to "int8" (a film that differs'),
-        (3.0, 20.0, 'Set cache_storage to "CPU memory" (the same film, made slower).'),
-        (6.0, 4.0, 'Set cache_storage to "int8" (a film that differs a little) or to "CPU memory, int8"'),
-        (3.0, 4.0, 'Set cache_storage to "CPU memory, int8" (a film that differs a little, made slower).'),
+        (
+            6.0,
+            20.0,
+            'Set cache_storage to "CPU memory" (the same video, made slower) or to "int8" (a video that differs',
+        ),
+        (3.0, 20.0, 'Set cache_storage to "CPU memory" (the same video, made slower).'),
+        (6.0, 4.0, 'Set cache_storage to "int8" (a video that differs a little) or to "CPU memory, int8"'),
+        (3.0, 4.0, 'Set cache_storage to "CPU memory, int8" (a video that differs a little, made slower).'),
     ],
 )
 def test_the_smallest_change_that_fits(free: float, cpu_free: float, change: str) -> None:
@@ -69,7 +73,7 @@ def test_a_step_that_took_more_than_estimated_is_believed() -> None:
 
 
 @pytest.mark.parametrize(("free", "cpu_free"), [(3.4, 2.0), (2.0, 1.0), (0.9, 0.1)])
-def test_else_a_smaller_film_that_really_fits(free: float, cpu_free: float) -> None:
+def test_else_a_smaller_video_that_really_fits(free: float, cpu_free: float) -> None:
     said = advice(free, cpu_free)
     wishes = re.findall(r'(window to (\d+)|width to (\d+) and height to (\d+)) with cache_storage "([^"]+)"', said)
     assert wishes and "None of these fits. Set " in said
@@ -85,19 +89,19 @@ def test_else_a_smaller_film_that_really_fits(free: float, cpu_free: float) -> N
         assert cache.device + demand.step <= free * GB and cache.cpu <= cpu_free * GB, said
 
 
-def test_a_film_that_has_begun_keeps_its_size() -> None:
+def test_a_video_that_has_begun_keeps_its_size() -> None:
     said = advice(0.9, 0.1, replace(DEMAND, can_resize=False))
-    assert "a film keeps its size and window. For a new one, set width to" in said and "in SFPP Sampler." in said
+    assert "a video keeps its size and window. For a new one, set width to" in said and "in SFPP Sampler." in said
 
 
 def test_too_little_cpu_memory_is_answered_too() -> None:
     said = advice(6.0, 4.0, replace(DEMAND, storage=CacheStorage(offloaded=True)))
     assert "Its past needs 0.4 GB and 6.0 GB of CPU memory" in said
-    assert 'Set cache_storage to "int8" (a film that differs a little) or to "CPU memory, int8"' in said
+    assert 'Set cache_storage to "int8" (a video that differs a little) or to "CPU memory, int8"' in said
 
 
 def test_where_nothing_fits_it_says_so() -> None:
-    assert "Neither this nor a smaller film fits: free memory, or use a smaller model." in advice(0.0)
+    assert "Neither this nor a smaller video fits: free memory, or use a smaller model." in advice(0.0)
 
 
 @pytest.mark.parametrize(

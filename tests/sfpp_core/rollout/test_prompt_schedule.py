@@ -1,4 +1,4 @@
-"""Which text rules which chunk, and that a directed film made in pieces is the same film."""
+"""Which text rules which chunk, and that a directed video made in pieces is the same video."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ CHUNK = 0.75
 A, B, C = (random_text(seed=seed) for seed in (1, 2, 3))
 
 
-def film(rules: list[Tensor], config: RolloutConfig = CONFIG) -> RolloutState:
-    """A film that was ruled by these texts, chunk by chunk; what it shows is nothing."""
+def video(rules: list[Tensor], config: RolloutConfig = CONFIG) -> RolloutState:
+    """A video that was ruled by these texts, chunk by chunk; what it shows is nothing."""
     state = empty_state(config)
     for text in rules:
         state, index = state.with_text(text)
@@ -33,7 +33,7 @@ def rulings(direction: Direction, num_chunks: int) -> list[tuple[Tensor, bool]]:
     rules: list[Tensor] = []
     recached = []
     for _ in range(num_chunks):
-        ruling = direction.ruling(film(rules))
+        ruling = direction.ruling(video(rules))
         rules.append(ruling.text)
         recached.append(ruling.recache)
     return list(zip(rules, recached, strict=True))
@@ -63,11 +63,11 @@ def test_a_crossfade_takes_its_time_and_ends_with_the_text_itself() -> None:
         torch.testing.assert_close(text, (1 - share) * A + share * B)
 
 
-def test_a_crossfade_begins_with_what_ruled_a_film_before_its_schedule() -> None:
+def test_a_crossfade_begins_with_what_ruled_a_video_before_its_schedule() -> None:
     direction = Direction([Cue(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
     rules = [A, A]
     for _ in range(4):
-        rules.append(direction.ruling(film(rules)).text)
+        rules.append(direction.ruling(video(rules)).text)
     assert names([(text, False) for text in rules]) == "AA--BB"
     for text, share in zip(rules[2:4], (1 / 3, 2 / 3), strict=True):
         torch.testing.assert_close(text, (1 - share) * A + share * B)
@@ -88,18 +88,18 @@ def test_the_past_is_encoded_anew_once_when_a_text_rules_alone() -> None:
         assert [index for index, (_, recached) in enumerate(rules) if recached] == expected
 
 
-def test_before_the_first_cue_the_film_goes_on_as_it_was() -> None:
+def test_before_the_first_cue_the_video_goes_on_as_it_was() -> None:
     direction = Direction([Cue(text=B, seconds=3.0)])
-    state = film([A, A])
+    state = video([A, A])
     assert torch.equal(direction.ruling(state).text, A)
-    assert torch.equal(direction.ruling(film([A] * 4)).text, B)
-    with pytest.raises(ValueError, match=r"begins at 0:03; a film needs one at 0:00"):
-        direction.ruling(film([]))
+    assert torch.equal(direction.ruling(video([A] * 4)).text, B)
+    with pytest.raises(ValueError, match=r"begins at 0:03; a video needs one at 0:00"):
+        direction.ruling(video([]))
 
 
 @pytest.mark.parametrize("recache", [False, True])
 @pytest.mark.parametrize("crossfade", [0.0, 2 * CHUNK])
-def test_a_directed_film_in_pieces_is_the_same_film(recache: bool, crossfade: float) -> None:
+def test_a_directed_video_in_pieces_is_the_same_video(recache: bool, crossfade: float) -> None:
     direction = Direction(
         [
             Cue(text=A),

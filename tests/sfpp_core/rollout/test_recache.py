@@ -74,7 +74,7 @@ def test_chunks_that_are_known_are_as_good_as_made(config: RolloutConfig) -> Non
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_nothing_before_what_is_seen_is_felt_any_more(chunk: int) -> None:
-    """Two films that differ in all but the window's frames: encoded anew they go on alike, otherwise not."""
+    """Two videos that differ in all but the window's frames: encoded anew they go on alike, otherwise not."""
     config = RolloutConfig(chunk=chunk, window=3 * chunk)
     first, second = (extend(empty_state(config, seed=seed), [CALM] * 6) for seed in (1, 2))
     rollout = Rollout(random_transformer(), empty_state(config, seed=1), SEA)
@@ -88,16 +88,16 @@ def test_nothing_before_what_is_seen_is_felt_any_more(chunk: int) -> None:
 
 
 def test_the_cache_holds_what_is_seen_under_the_new_text() -> None:
-    """Against a film of which no more was ever there than the sink and what is seen."""
+    """Against a video of which no more was ever there than the sink and what is seen."""
     config = RolloutConfig(chunk=3, window=12, sink=3)
-    film = extend(empty_state(config), [CALM] * 7)
-    rollout = Rollout(random_transformer(), film, SEA)
+    video = extend(empty_state(config), [CALM] * 7)
+    rollout = Rollout(random_transformer(), video, SEA)
     rollout.direct(STORM, recache=True)
     with torch.inference_mode():
         cache = rollout.past()
         assert sorted(cache.visible_frames()) == [0, 1, 2, *range(15, 21)]
         expected = _encoded(
-            config, [(0, film.chunks[0].latents), *((15 + 3 * i, film.chunks[5 + i].latents) for i in (0, 1))]
+            config, [(0, video.chunks[0].latents), *((15 + 3 * i, video.chunks[5 + i].latents) for i in (0, 1))]
         )
     for layer in range(TINY.num_layers):
         for held, reference in zip(cache.contents(layer), expected[layer], strict=True):
@@ -165,7 +165,7 @@ def test_a_change_of_mind_before_the_chunk_is_made_counts() -> None:
     assert torch.equal(rollout.state.latents, whole)
 
 
-def test_an_empty_film_has_no_past_to_encode() -> None:
+def test_an_empty_video_has_no_past_to_encode() -> None:
     config = RolloutConfig(chunk=3, window=9)
     begun = extend(empty_state(config), [ANEW])
     assert not begun.chunks[0].recached

@@ -37,7 +37,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("chunks", [1, 2])
-def test_a_film_lies_in_memory_as_one_that_was_made_there(chunks: int, tmp_path: Path) -> None:
+def test_a_video_lies_in_memory_as_one_that_was_made_there(chunks: int, tmp_path: Path) -> None:
     """Matrix products round by where tensors lie; in a file that is anywhere."""
     config = RolloutConfig(chunk=3, window=6, steps=(1000.0,))
     shape = (1, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
@@ -128,21 +128,21 @@ def saved_in_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("cache.0.value_scales", Tensor.int),
     ],
 )
-def test_a_cache_that_is_not_in_its_films_form(
+def test_a_cache_that_is_not_in_its_videos_form(
     saved_in_int8: Path, tmp_path: Path, name: str, change: Callable[[Tensor], Tensor]
 ) -> None:
     changed = {name: change(load_file(saved_in_int8)[name])}
     assert "its cache is not in the form int8" in refusal(saved_in_int8, tmp_path, {}, changed)
 
 
-def test_a_film_whose_form_is_another_than_its_caches(saved: Path, saved_in_int8: Path, tmp_path: Path) -> None:
+def test_a_video_whose_form_is_another_than_its_caches(saved: Path, saved_in_int8: Path, tmp_path: Path) -> None:
     assert "its cache is not in the form computed" in refusal(saved_in_int8, tmp_path, {"cache_form": "computed"}, {})
     assert "key_scales" in refusal(saved, tmp_path, {"cache_form": "int8"}, {})
     assert "form is 'int4'; it is one of computed, fp8, int8" in refusal(saved, tmp_path, {"cache_form": "int4"}, {})
     assert "form is None" in refusal(saved, tmp_path, {"cache_form": None}, {})
 
 
-def test_a_film_of_before_there_were_forms_is_as_computed(saved: Path, tmp_path: Path) -> None:
+def test_a_video_of_before_there_were_forms_is_as_computed(saved: Path, tmp_path: Path) -> None:
     with safe_open(saved, "pt") as file:
         description = json.loads(file.metadata()[HEADER])
     del description["cache_form"]
@@ -168,7 +168,7 @@ class Marker:
 def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[[object, Path], object]) -> None:
     touched, path = tmp_path / "touched", tmp_path / "film.sfpp.safetensors"
     write({"latents": torch.zeros(1), "run": Marker(touched)}, path)
-    with pytest.raises(StateFileError, match=r"film\.sfpp\.safetensors is a damaged state"):
+    with pytest.raises(StateFileError, match=r"video\.sfpp\.safetensors is a damaged state"):
         load_state(path)
     assert not touched.exists()
     pickle.loads(pickle.dumps(Marker(touched)))

@@ -16,8 +16,8 @@ from tests.helpers.brightness_judge import BrightnessJudge
 from tests.helpers.videos import HEIGHT, WIDTH, write
 
 
-def film(path: Path, brightness: float, seconds: float = 2) -> Path:
-    """A still film of one grey that grows a little lighter, so that no two parts are equal."""
+def video(path: Path, brightness: float, seconds: float = 2) -> Path:
+    """A still video of one grey that grows a little lighter, so that no two parts are equal."""
     grey = torch.linspace(brightness, brightness + 0.05, round(16 * seconds))[:, None, None, None]
     return write(path, grey.expand(-1, HEIGHT, WIDTH, 3))
 
@@ -35,10 +35,10 @@ def task(path: Path, known: VideoResult | None = None) -> ScoringTask:
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_a_crashed_process_a_damaged_file_and_a_refusal_stop_nobody_else(tmp_path: Path) -> None:
     names = ("a.mp4", "crash.mp4", "damaged.mp4", "refused.mp4", "z.mp4")
-    films = {name: film(tmp_path / name, 0.1 * number) for number, name in enumerate(names, start=2)}
-    films["damaged.mp4"].write_bytes(films["damaged.mp4"].read_bytes()[:1500])
+    videos = {name: video(tmp_path / name, 0.1 * number) for number, name in enumerate(names, start=2)}
+    videos["damaged.mp4"].write_bytes(videos["damaged.mp4"].read_bytes()[:1500])
     judge = BrightnessJudge(asked=tmp_path / "asked", deadly="crash.mp4", refused="refused.mp4")
-    prompts = dict.fromkeys([*films.values(), tmp_path / "missing.mp4"], "fog")
+    prompts = dict.fromkeys([*videos.values(), tmp_path / "missing.mp4"], "fog")
     ledger, path = RatingLedger(tmp_path / "ledger"), tmp_path / "scores.jsonl"
 
     def rate(judge: BrightnessJudge) -> dict[str, VideoResult]:
@@ -69,7 +69,7 @@ def test_a_crashed_process_a_damaged_file_and_a_refusal_stop_nobody_else(tmp_pat
 def test_a_known_result_holds_while_the_content_is_the_same(tmp_path: Path) -> None:
     judge = BrightnessJudge(asked=tmp_path / "asked")
     score = Scorer(judge, None)
-    path = film(tmp_path / "a.mp4", 0.2)
+    path = video(tmp_path / "a.mp4", 0.2)
     first = score(task(path))
     assert first.is_new
     assert len(asked(judge)) == 4
@@ -78,7 +78,7 @@ def test_a_known_result_holds_while_the_content_is_the_same(tmp_path: Path) -> N
     assert not again.is_new
     assert again.result == first.result
     assert len(asked(judge)) == 4
-    film(path, 0.6)
+    video(path, 0.6)
     other = score(task(path, known=first.result))
     assert other.is_new
     assert other.result.stability.score > first.result.stability.score + 30
@@ -87,7 +87,7 @@ def test_a_known_result_holds_while_the_content_is_the_same(tmp_path: Path) -> N
 
 def test_what_the_ledger_holds_is_not_asked_again_also_for_a_copy(tmp_path: Path) -> None:
     judge, ledger = BrightnessJudge(asked=tmp_path / "asked"), RatingLedger(tmp_path / "ledger")
-    path = film(tmp_path / "a.mp4", 0.2)
+    path = video(tmp_path / "a.mp4", 0.2)
     first = Scorer(judge, ledger)(task(path))
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(path.read_bytes())
@@ -105,5 +105,5 @@ class BrokenJudge:
 
 
 def test_a_fault_of_the_program_is_told_with_its_kind(tmp_path: Path) -> None:
-    scored = Scorer(BrokenJudge(), None)(task(film(tmp_path / "a.mp4", 0.2)))
+    scored = Scorer(BrokenJudge(), None)(task(video(tmp_path / "a.mp4", 0.2)))
     assert scored.result.error == "ZeroDivisionError: a fault of ours"

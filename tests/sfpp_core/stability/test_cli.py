@@ -22,7 +22,7 @@ from tests.helpers.judge_servers import ChatServer, chat_says, rating_json
 from tests.helpers.videos import HEIGHT, WIDTH, write
 
 KEYS = ("GEMINI_API_KEY", "GOOGLE_API_KEY", "OPENAI_API_KEY", "OPENAI_BASE_URL", "SFPP_JUDGE_BASE_URL")
-SEGMENTS_A_FILM = 4
+SEGMENTS_A_VIDEO = 4
 GOOD = chat_says(rating_json(4))
 
 
@@ -45,7 +45,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatServer]:
 
 
 def video_file(path: Path, brightness: float) -> Path:
-    """Two seconds of a grey that grows lighter, so that no two parts of films are equal."""
+    """Two seconds of a grey that grows lighter, so that no two parts of videos are equal."""
     path.parent.mkdir(exist_ok=True)
     grey = torch.linspace(brightness, brightness + 0.1, 32)[:, None, None, None]
     return write(path, grey.expand(-1, HEIGHT, WIDTH, 3))
@@ -76,7 +76,9 @@ def rows(path: Path) -> list[dict]:
 def test_after_a_kill_the_same_command_goes_on_and_pays_for_no_rating_twice(
     tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    videos = [video_file(tmp_path / "films" / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.4), ("c", 0.6))]
+    videos = [
+        video_file(tmp_path / "films" / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.4), ("c", 0.6))
+    ]
     (tmp_path / "films" / "b.txt").write_text("A foggy morning.")
     scores = tmp_path / "scores.jsonl"
     arguments = [str(tmp_path / "films"), "--judge", "openai", "--model", "vision", "--segment", "0.5"]
@@ -90,7 +92,7 @@ def test_after_a_kill_the_same_command_goes_on_and_pays_for_no_rating_twice(
 
     assert main([*arguments, "--jobs", "1"]) == FINE
     asked = Counter(request.body for request in server.requests)
-    assert len(asked) == len(videos) * SEGMENTS_A_FILM
+    assert len(asked) == len(videos) * SEGMENTS_A_VIDEO
     assert set(asked.values()) == {1}
     found = {row["path"]: row for row in rows(scores)}
     assert set(found) == {str(video) for video in videos}
@@ -173,9 +175,9 @@ def test_two_folders_are_compared_by_name(
 def test_ctrl_c_ends_it_at_once_and_keeps_what_was_rated(tmp_path: Path, server: ChatServer) -> None:
     scores = tmp_path / "scores.jsonl"
     first, second = (video_file(tmp_path / f"{name}.mp4", light) for name, light in (("a", 0.2), ("b", 0.5)))
-    server.replies = [*[GOOD] * SEGMENTS_A_FILM, replace(GOOD, delay=600)]
+    server.replies = [*[GOOD] * SEGMENTS_A_VIDEO, replace(GOOD, delay=600)]
     process = command(first, second, "--judge", "openai", "--segment", "0.5", "--jsonl", scores, "--jobs", "1")
-    wait_for(lambda: len(server.requests) > SEGMENTS_A_FILM and bool(rows(scores)), process)
+    wait_for(lambda: len(server.requests) > SEGMENTS_A_VIDEO and bool(rows(scores)), process)
     os.killpg(process.pid, signal.SIGINT)
     started = time.monotonic()
     output, errors = process.communicate(timeout=60)

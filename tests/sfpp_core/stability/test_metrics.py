@@ -65,7 +65,7 @@ def test_a_leap_of_the_flow_is_a_spike_and_fast_or_uneven_motion_is_none() -> No
     assert flow_spikes(series(200, flow=flow)).tolist() == [41 / RATE, 120 / RATE]
     still = np.zeros(200)
     still[50] = 0.1
-    assert len(flow_spikes(series(200, flow=still))) == 0, "a gesture in a still film"
+    assert len(flow_spikes(series(200, flow=still))) == 0, "a gesture in a still video"
 
 
 def test_spans_in_which_the_picture_stands_still() -> None:
@@ -97,7 +97,7 @@ def test_drift_is_measured_against_the_first_seconds() -> None:
     drift = exposure_drift(series(96, luminance=luma))
     assert drift[0] == pytest.approx(0) and drift[-1] == pytest.approx(0.3)
     assert relative(series(96), np.repeat((0.2, 0.05), 48))[-1] == pytest.approx(0.25)
-    assert np.isfinite(relative(series(96), np.repeat((0.0, 0.2), 48))).all(), "a film that begins black"
+    assert np.isfinite(relative(series(96), np.repeat((0.0, 0.2), 48))).all(), "a video that begins black"
 
 
 @pytest.mark.parametrize("rgb", [(0.6, 0.5, 0.4), (0.1, 0.9, 0.1), (0.02, 0.0, 0.03), (1.0, 1.0, 0.0)])
@@ -110,9 +110,9 @@ def test_colour_drift_is_a_distance_in_cielab_without_lightness(rgb: tuple[float
     assert np.allclose(color_drift(series(128, **dict.fromkeys(channels, np.linspace(0, 1, 128)))), 0, atol=0.05)
 
 
-def test_a_film_that_plays_its_beginning_again_is_found_out() -> None:
-    film = wandering(192)
-    again = np.concatenate((film[:112], film[:80]))
+def test_a_video_that_plays_its_beginning_again_is_found_out() -> None:
+    video = wandering(192)
+    again = np.concatenate((video[:112], video[:80]))
     found = closest_repetition(series(192, thumbnails=again))
     assert found is not None and found.repeats and found.match > 0.99
     assert found.start - found.source == pytest.approx(7.0)
@@ -120,8 +120,8 @@ def test_a_film_that_plays_its_beginning_again_is_found_out() -> None:
     brighter = again * np.linspace(1, 1.1, 192)[:, None, None] + rng.normal(0, 2, again.shape)
     found = closest_repetition(series(192, thumbnails=np.clip(brighter, 0, 255).astype(np.uint8)))
     assert found is not None and found.repeats
-    backwards = np.concatenate((film[:96], film[95::-1]))
-    for other in (film, backwards):
+    backwards = np.concatenate((video[:96], video[95::-1]))
+    for other in (video, backwards):
         found = closest_repetition(series(192, thumbnails=other))
         assert found is not None and not found.repeats
 
@@ -151,8 +151,8 @@ def test_metrics_of_any_length_hold_together(num_frames: int) -> None:
     rng = np.random.default_rng(num_frames)
     luma = np.clip(0.3 + 0.3 * np.linspace(0, 1, num_frames) + 0.01 * rng.standard_normal(num_frames), 0, 1)
     flow = rng.random(num_frames)
-    film = series(num_frames, luminance=luma, flow=flow, thumbnails=wandering(num_frames))
-    metrics = LongVideoMetrics.of(film)
+    video = series(num_frames, luminance=luma, flow=flow, thumbnails=wandering(num_frames))
+    metrics = LongVideoMetrics.of(video)
     assert metrics.mean_flow == pytest.approx(flow[1:].mean())
     assert (metrics.flow_variance is None) == (num_frames < 9)
     assert metrics.frozen_share == 1 if num_frames >= RATE / 2 else metrics.frozen_share == 0

@@ -23,8 +23,8 @@ def judged(frames: Frames, fps: float) -> Rating:
     return OfflineJudge().rate(footage(frames, fps), "")
 
 
-def found_in(film: Footage) -> list[Event]:
-    return events_of(assess(measure(film)))
+def found_in(video: Footage) -> list[Event]:
+    return events_of(assess(measure(video)))
 
 
 def ranks(values: list[float]) -> np.ndarray:
@@ -48,7 +48,7 @@ def test_a_camera_that_pans_over_other_light_and_colours_is_no_damage(fps: float
     assert rating.rating > 4.5, rating.explanation
 
 
-def test_a_still_or_plain_film_is_not_damaged() -> None:
+def test_a_still_or_plain_video_is_not_damaged() -> None:
     for picture in (scene(0, 1)[0], np.full((48, 64, 3), 90, np.uint8), np.full((48, 64, 3), 30, np.uint8)):
         rating = judged([picture] * 64, 16)
         assert rating.rating > 4.9, rating.explanation
@@ -75,11 +75,11 @@ def test_damage_is_placed_in_its_segment(name: str) -> None:
     """Thirty seconds that are damaged from 10 to 20; what recovers is well again, and what was fine before stays so."""
     frames, fps = pan(300, 10.0), 10.0
     middle = DESIGNED[name](frames[:200], fps, 1.0)[100:200]
-    film = footage([*frames[:100], *middle, *frames[200:]], fps)
-    first, second, _ = visual_stability(film, "", OfflineJudge()).segments
+    video = footage([*frames[:100], *middle, *frames[200:]], fps)
+    first, second, _ = visual_stability(video, "", OfflineJudge()).segments
     assert name not in first.explanation and first.rating > 4
     assert name in second.explanation and second.rating < first.rating
-    events = [event for event in found_in(film) if event.kind == name]
+    events = [event for event in found_in(video) if event.kind == name]
     assert any(9.5 <= event.start <= 20 for event in events)
     assert all(9.5 <= event.start for event in events)
 
@@ -111,8 +111,8 @@ def test_it_says_that_it_is_the_offline_judge() -> None:
     assert judge.rate(footage(scene(0, 16)), "").explanation.startswith("Offline judge")
 
 
-def test_damage_that_is_none_in_a_film_can_be_let_pass() -> None:
-    """A pendulum's film plays its beginning again, and still it may go dark."""
+def test_damage_that_is_none_in_a_video_can_be_let_pass() -> None:
+    """A pendulum's video plays its beginning again, and still it may go dark."""
     periodic = np.concatenate([scene(0, 64)] * 4)
     darker = (periodic * np.linspace(1, 0.1, 256)[:, None, None, None]).astype(np.uint8)
     lenient = OfflineJudge(unheeded=[Damage.LOOP])

@@ -1,4 +1,4 @@
-"""A film that opens in black is compared with its first pictures, and not with the black."""
+"""A video that opens in black is compared with its first pictures, and not with the black."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import pytest
 from sfpp_core.stability.offline.judge import Assessment, Damage, assess
 from tests.helpers.measured import RATE, series
 
-BLACK, FADE, FILM = RATE, RATE, 6 * RATE
+BLACK, FADE, VIDEO = RATE, RATE, 6 * RATE
 
 
 def faded_in(black: int = BLACK, **later: float) -> Assessment:
-    """A second of black, or as many frames; one of fading in; six of film, whose second half may measure otherwise."""
-    light = np.concatenate((np.zeros(black), np.linspace(0, 1, FADE + 1)[1:], np.ones(FILM)))
+    """A second of black, or as many frames; one of fading in; six of video, whose second half may measure otherwise."""
+    light = np.concatenate((np.zeros(black), np.linspace(0, 1, FADE + 1)[1:], np.ones(VIDEO)))
     values = {name: level * light for name, level in (("luminance", 0.5), ("contrast", 0.2), ("spread", 0.5))}
     values |= {"sharpness": 0.6 * (light > 0), "shadows": 1.0 * (light == 0)}
     for name, value in later.items():
-        values[name][-FILM // 2 :] = value
+        values[name][-VIDEO // 2 :] = value
     tiles = np.repeat(values["luminance"][:, None, None], 36, axis=1).repeat(3, axis=2).astype(np.float32)
     change = np.diff(values["luminance"], prepend=0.0)[:, None].repeat(3, axis=1)
     return assess(series(len(light), **values, tiles=tiles, light_change=change))
@@ -39,14 +39,14 @@ def test_fading_in_is_no_damage() -> None:
     ],
 )
 def test_what_is_damaged_after_fading_in_is_found(kind: Damage, later: dict[str, float]) -> None:
-    shares = faded_in(**later).shares(slice(-FILM // 2, None))
+    shares = faded_in(**later).shares(slice(-VIDEO // 2, None))
     assert max(shares, key=shares.__getitem__) is kind and shares[kind] > 0.3
 
 
-def test_a_film_that_stays_black_for_long_before_it_begins_is_damaged() -> None:
+def test_a_video_that_stays_black_for_long_before_it_begins_is_damaged() -> None:
     assert faded_in(black=5 * RATE).shares(slice(5 * RATE))[Damage.DARKENING] > 0.3
 
 
-def test_a_film_that_is_black_throughout_has_no_opening() -> None:
+def test_a_video_that_is_black_throughout_has_no_opening() -> None:
     black = assess(series(4 * RATE, luminance=0.0, contrast=0.0, spread=0.0, shadows=1.0))
     assert black.shots.opening == 0 and black.quality() < 0.7

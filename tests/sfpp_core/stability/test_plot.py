@@ -100,7 +100,7 @@ def test_events_that_fit_side_by_side_share_a_row() -> None:
 
 def test_names_that_look_like_formulas_are_just_names() -> None:
     """Between dollar signs Matplotlib would read mathematics, and stop at what is none."""
-    assert plot_report(report(5, video=r"$\frac{ 100% _film_$ {x}.mp4")).width == WIDTH_PX
+    assert plot_report(report(5, video=r"$\frac{ 100% _video_$ {x}.mp4")).width == WIDTH_PX
 
 
 def test_long_names_keep_beginning_and_end() -> None:

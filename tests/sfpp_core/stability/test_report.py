@@ -31,8 +31,8 @@ def test_a_report_comes_back_from_json_as_it_was(seconds: float) -> None:
 
 
 def test_what_a_reader_of_the_json_finds() -> None:
-    film = report(60, [event("blur", 20, 30)], contrast=0.0, thumbnails=wandering(60 * RATE))
-    entries = strictly(film.to_json())
+    video = report(60, [event("blur", 20, 30)], contrast=0.0, thumbnails=wandering(60 * RATE))
+    entries = strictly(video.to_json())
     assert (entries["format"], entries["version"]) == ("sfpp-stability-report", 1)
     assert entries["score"] == pytest.approx(50)
     assert [segment["rating"] for segment in entries["segments"]] == [5, 4, 3, 2, 1, 0]
@@ -41,7 +41,7 @@ def test_what_a_reader_of_the_json_finds() -> None:
     assert strictly(report(1 / RATE).to_json())["metrics"]["mean_flow"] is None
 
 
-def test_a_long_film_keeps_its_course_and_its_peaks_in_few_points() -> None:
+def test_a_long_video_keeps_its_course_and_its_peaks_in_few_points() -> None:
     num_frames = 3600 * RATE
     flow = np.full(num_frames, 0.1)
     flow[30_000] = 7.0
@@ -53,7 +53,7 @@ def test_a_long_film_keeps_its_course_and_its_peaks_in_few_points() -> None:
     assert np.allclose(curves.luminance, np.interp(curves.time, (0, 3600), (0.2, 0.8)), atol=1e-4)
 
 
-def test_short_films_lose_no_frame() -> None:
+def test_short_videos_lose_no_frame() -> None:
     assert len(report(MAX_POINTS / RATE).curves.time) == MAX_POINTS
     assert len(report((MAX_POINTS + 1) / RATE).curves.time) == MAX_POINTS // 2 + 1
 

@@ -1,4 +1,4 @@
-"""Stops, rests and loops on made-up series: what is damage, and what a film may do."""
+"""Stops, rests and loops on made-up series: what is damage, and what a video may do."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ LEVEL = 1 / 255
 
 
 def severity(*changes: np.ndarray | float) -> np.ndarray:
-    """Of a film whose change from frame to frame, in grey levels, is given for spans of two seconds or as it is."""
+    """Of a video whose change from frame to frame, in grey levels, is given for spans of two seconds or as it is."""
     levels = [np.full(2 * RATE, change) if np.isscalar(change) else change for change in changes]
     difference = np.concatenate(levels) * LEVEL
     return freeze(Shots.of(series(len(difference), difference=difference)))
 
 
-def test_motion_that_stops_is_a_freeze_and_a_still_film_is_none() -> None:
+def test_motion_that_stops_is_a_freeze_and_a_still_video_is_none() -> None:
     stopped = severity(0.6, 0.6, 0.0, 0.6)
     assert stopped[4 * RATE : 6 * RATE] == pytest.approx(0.85)
     assert not stopped[: 4 * RATE].any() and not stopped[6 * RATE :].any()
@@ -41,7 +41,7 @@ def test_motion_that_is_held_for_three_frames_can_freeze() -> None:
     assert found[-2 * RATE :].min() > 0.8 and not found[: -2 * RATE - 2].any()
 
 
-def test_a_film_that_comes_to_rest_for_good_is_damaged_a_little_more_the_longer_it_rests() -> None:
+def test_a_video_that_comes_to_rest_for_good_is_damaged_a_little_more_the_longer_it_rests() -> None:
     dying = np.linspace(0.6, 0.0, 3 * RATE)
     worst = [severity(0.6, 0.6, dying, np.zeros(seconds * RATE)).max() for seconds in (1, 3, 4, 8, 30)]
     assert worst[0] == 0 and worst[-1] == pytest.approx(0.35)

@@ -23,11 +23,11 @@ def test_what_is_rated_changes_only_with_the_version() -> None:
 
 
 @pytest.mark.parametrize("kind", Damage)
-def test_every_detector_has_a_film_that_it_answers_to(kind: Damage) -> None:
+def test_every_detector_has_a_video_that_it_answers_to(kind: Damage) -> None:
     assert RECORDED["shares"][kind.value][kind.value] > 0.05
     assert RECORDED["shares"]["undamaged"][kind.value] < 0.02
 
 
-def test_films_that_come_to_rest_or_out_of_black_are_among_them() -> None:
+def test_videos_that_come_to_rest_or_out_of_black_are_among_them() -> None:
     assert RECORDED["shares"]["comes to rest"]["freeze"] > 0.05
     assert RECORDED["shares"]["fades in"]["darkening"] > 0.05

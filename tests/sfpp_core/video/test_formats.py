@@ -1,4 +1,4 @@
-"""What a film may be besides its pictures in H.264 as they were made: in H.265, with sound, at another rate, with a
+"""What a video may be besides its pictures in H.264 as they were made: in H.265, with sound, at another rate, with a
 still beside it, watched while it is written.
 """
 
@@ -26,7 +26,7 @@ from tests.helpers.videos import HEIGHT, WIDTH, moving_square, names, read, writ
 
 
 @pytest.mark.parametrize(("codec", "name", "tag"), ((H264, "h264", "avc1"), (H265, "hevc", "hvc1")))
-def test_a_film_is_in_the_codec_that_was_asked_for(tmp_path: Path, codec: VideoCodec, name: str, tag: str) -> None:
+def test_a_video_is_in_the_codec_that_was_asked_for(tmp_path: Path, codec: VideoCodec, name: str, tag: str) -> None:
     path = write(tmp_path / "film.mp4", moving_square(30), codec=codec)
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
@@ -90,7 +90,7 @@ def test_sound_is_kept(tmp_path: Path, codec: VideoCodec, rate: int, channels: i
 
 
 def test_a_long_sound_is_cut_and_a_short_one_ends_in_silence(tmp_path: Path) -> None:
-    """Three seconds of film."""
+    """Three seconds of video."""
     video = moving_square(48)
     long, rate = heard(write(tmp_path / "long.mp4", video, sound=tone(10.0, rate=44100)))
     assert abs(long.shape[1] / rate - 3) < 0.05 and strength(long, 2.5, 2.9, rate=rate)[0] > 0.4
@@ -142,7 +142,7 @@ def numbered(frames: int) -> Tensor:
 
 @pytest.mark.parametrize("fps", (8, 12, 16, 24, 25, 30, 60, Fraction(24000, 1001)))
 def test_another_rate_shows_what_was_on_the_screen_then(tmp_path: Path, fps: Fraction | int) -> None:
-    """In a film of 21 frames at 16 a second."""
+    """In a video of 21 frames at 16 a second."""
     path = write(tmp_path / "film.mp4", numbered(21), fps=fps, made_fps=16, crf=4)
     with VideoReader(path) as reader:
         assert reader.fps == fps
@@ -179,7 +179,7 @@ def watched(path: Path) -> int:
 
 @pytest.mark.parametrize("sound", (None, tone(9.0, rate=44100)), ids=("silent", "with sound"))
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
-def test_a_film_can_be_watched_while_it_grows(tmp_path: Path, codec: VideoCodec, sound: Sound | None) -> None:
+def test_a_video_can_be_watched_while_it_grows(tmp_path: Path, codec: VideoCodec, sound: Sound | None) -> None:
     seen = []
     with VideoWriter(
         tmp_path / "film.mp4", WIDTH, HEIGHT, codec=codec, sound=sound, metadata={"workflow": "{}"}
@@ -205,7 +205,7 @@ with VideoWriter(sys.argv[1], WIDTH, HEIGHT, metadata={"workflow": "{}"}) as wri
 """
 
 
-def test_what_a_kill_leaves_can_be_watched_until_the_next_film(tmp_path: Path) -> None:
+def test_what_a_kill_leaves_can_be_watched_until_the_next_video(tmp_path: Path) -> None:
     command = [sys.executable, "-c", KILLED, str(tmp_path / "film.mp4")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"

@@ -29,7 +29,7 @@ def cut(path: Path, size: int) -> Path:
     return shorter
 
 
-def test_a_film_that_is_cut_short_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
+def test_a_video_that_is_cut_short_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
     noise = torch.rand(40, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
     path = write(tmp_path / "film.mp4", noise)
     size = path.stat().st_size
@@ -54,7 +54,7 @@ def test_files_that_are_no_video_are_named(tmp_path: Path) -> None:
         VideoReader(tmp_path / "missing.mp4")
 
 
-def test_a_trimmed_film_is_whole(tmp_path: Path) -> None:
+def test_a_trimmed_video_is_whole(tmp_path: Path) -> None:
     """A cut that only skips frames by an edit list, as phones make them, is no damage."""
     source = write(tmp_path / "film.mp4", moving_square(32))
     trimmed = tmp_path / "trimmed.mp4"

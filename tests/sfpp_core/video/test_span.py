@@ -42,16 +42,16 @@ def encode(
 
 
 def test_frames_of_a_segment_are_those_of_the_whole(tmp_path: Path) -> None:
-    film = Footage.open(write(tmp_path / "film.mp4", moving_square(80)))
-    whole = dict(film.frames())
-    part = dict(film.segment(2.0, 3.5).frames())
+    video = Footage.open(write(tmp_path / "film.mp4", moving_square(80)))
+    whole = dict(video.frames())
+    part = dict(video.segment(2.0, 3.5).frames())
     assert list(whole) == [index / 16 for index in range(80)]
     assert list(part) == [index / 16 for index in range(32, 56)]
     assert all(np.array_equal(part[time], whole[time]) for time in part)
-    assert film.segment(4.0, 9.0).end == film.duration == 5.0
-    assert film.segment(2.0, 3.0).whole == film
-    with pytest.raises(ValueError, match=r"film.mp4: no span from 6 to 5.0 seconds; the video lasts 5.00 seconds"):
-        film.segment(6, 7)
+    assert video.segment(4.0, 9.0).end == video.duration == 5.0
+    assert video.segment(2.0, 3.0).whole == video
+    with pytest.raises(ValueError, match=r"video.mp4: no span from 6 to 5.0 seconds; the video lasts 5.00 seconds"):
+        video.segment(6, 7)
 
 
 @pytest.mark.parametrize(("fps", "rate"), [(10, 10), (16, 16), (24, 12), (25, 12.5), (30, 15), (60, 15)])
@@ -63,8 +63,8 @@ def test_steady_motion_stays_steady_at_a_lower_rate(fps: int, rate: float) -> No
 def test_time_decides_where_the_rate_varies(tmp_path: Path) -> None:
     """Fast and slow by turns: 8 frames 1/32 s apart, then 4 of 1/4 s."""
     times = [*range(8), *range(8, 40, 8)]
-    film = Footage.open(encode(tmp_path / "vfr.mkv", levels(12, 32, 32), "libx264", "yuv420p", times, ticks=32))
-    shown = list(film.frames(16))
+    video = Footage.open(encode(tmp_path / "vfr.mkv", levels(12, 32, 32), "libx264", "yuv420p", times, ticks=32))
+    shown = list(video.frames(16))
     assert [time for time, _ in shown] == pytest.approx([tick / 32 for tick in (0, 2, 4, 6, 8, 16, 24, 32)], abs=1e-3)
     assert [int(picture.mean()) for _, picture in shown] == pytest.approx([20, 28, 36, 44, 52, 56, 60, 64], abs=2)
 
@@ -86,26 +86,26 @@ def test_every_kind_of_picture_has_the_right_values(tmp_path: Path, name: str, c
     if "alpha" in name:
         alpha = np.full_like(pictures[..., :1], 128)
         pictures = np.concatenate((pictures, alpha), axis=-1)
-    film = Footage.open(encode(tmp_path / name, pictures, codec, pix_fmt))
-    series = measure(film)
-    assert film.size == (height, width)
+    video = Footage.open(encode(tmp_path / name, pictures, codec, pix_fmt))
+    series = measure(video)
+    assert video.size == (height, width)
     assert series.luminance * 255 == pytest.approx(20 + 4 * np.arange(12), abs=2.5)
     assert series.time == pytest.approx(np.arange(12) / 16, abs=2e-3)
 
 
-def test_one_frame_is_a_short_film(tmp_path: Path) -> None:
-    film = Footage.open(encode(tmp_path / "still.mkv", levels(1, 33, 31), "ffv1", "yuv444p"))
-    assert len(list(film.frames())) == 1
-    assert film.duration == pytest.approx(1 / 16, abs=2e-3)
-    again = Footage.open(_file(tmp_path / "again.mp4", film.mp4()))
+def test_one_frame_is_a_short_video(tmp_path: Path) -> None:
+    video = Footage.open(encode(tmp_path / "still.mkv", levels(1, 33, 31), "ffv1", "yuv444p"))
+    assert len(list(video.frames())) == 1
+    assert video.duration == pytest.approx(1 / 16, abs=2e-3)
+    again = Footage.open(_file(tmp_path / "again.mp4", video.mp4()))
     assert again.size == (34, 32)
 
 
 def test_pictures_in_memory() -> None:
     images = torch.rand(1, 33, 31, 4, generator=torch.Generator().manual_seed(0))
-    film = Footage.from_images(images)
-    ((time, picture),) = film.frames()
-    assert (time, film.duration, film.size, film.path) == (0.0, 1 / 16, (33, 31), None)
+    video = Footage.from_images(images)
+    ((time, picture),) = video.frames()
+    assert (time, video.duration, video.size, video.path) == (0.0, 1 / 16, (33, 31), None)
     assert np.array_equal(picture, (images[0, ..., :3] * 255).round().byte().numpy())
     with pytest.raises(ValueError, match=r"the images are \(0, 8, 8, 3\)"):
         Footage.from_images(torch.zeros(0, 8, 8, 3))
@@ -122,25 +122,25 @@ def _file(path: Path, content: bytes) -> Path:
 
 def test_a_whole_mp4_is_handed_over_as_it_is_and_a_part_of_it_is_encoded(tmp_path: Path) -> None:
     path = write(tmp_path / "film.mp4", moving_square(80), fps=30)
-    film = Footage.open(path)
-    assert film.mp4() == path.read_bytes()
-    part = Footage.open(_file(tmp_path / "part.mp4", film.segment(1.0, 2.0).mp4()))
+    video = Footage.open(path)
+    assert video.mp4() == path.read_bytes()
+    part = Footage.open(_file(tmp_path / "part.mp4", video.segment(1.0, 2.0).mp4()))
     assert part.duration == pytest.approx(1.0)
     assert len(list(part.frames(100))) == 15
-    for (_, encoded), (_, original) in zip(part.frames(), film.segment(1.0, 2.0).frames(), strict=True):
+    for (_, encoded), (_, original) in zip(part.frames(), video.segment(1.0, 2.0).frames(), strict=True):
         assert np.abs(encoded.astype(int) - original).mean() < 3
 
 
 def test_a_fingerprint_is_that_of_content_and_span(tmp_path: Path) -> None:
-    film = Footage.open(write(tmp_path / "film.mp4", moving_square(40)))
-    copy = Footage.open(_file(tmp_path / "copy.mp4", film.mp4()))
+    video = Footage.open(write(tmp_path / "film.mp4", moving_square(40)))
+    copy = Footage.open(_file(tmp_path / "copy.mp4", video.mp4()))
     other = Footage.open(write(tmp_path / "other.mp4", moving_square(41)))
-    prints = [film, other, film.segment(0, 1), film.segment(1, 2), Footage.from_images(moving_square(40))]
-    assert copy.fingerprint() == film.fingerprint()
+    prints = [video, other, video.segment(0, 1), video.segment(1, 2), Footage.from_images(moving_square(40))]
+    assert copy.fingerprint() == video.fingerprint()
     assert len({footage.fingerprint() for footage in prints}) == len(prints)
 
 
-def test_files_that_are_no_film_are_named(tmp_path: Path) -> None:
+def test_files_that_are_no_video_are_named(tmp_path: Path) -> None:
     sound = tmp_path / "sound.wav"
     with wave.open(str(sound), "wb") as file:
         file.setparams((1, 2, 8000, 0, "NONE", ""))
@@ -163,7 +163,7 @@ def test_a_stream_without_frames_is_named(tmp_path: Path) -> None:
         Footage.open(path)
 
 
-def test_a_film_that_is_cut_short_is_named_when_it_is_opened(tmp_path: Path) -> None:
+def test_a_video_that_is_cut_short_is_named_when_it_is_opened(tmp_path: Path) -> None:
     noise = torch.rand(40, 48, 64, 3, generator=torch.Generator().manual_seed(0))
     content = write(tmp_path / "film.mp4", noise).read_bytes()
     for share in (0.1, 0.5, 0.75, 0.999):

@@ -22,7 +22,7 @@ from tests.helpers.small_disk import small_disk
 from tests.helpers.videos import HEIGHT, WIDTH, moving_square, names, read, write
 
 
-def test_a_film_that_is_whole_stays_where_there_is_no_room_for_its_copy(
+def test_a_video_that_is_whole_stays_where_there_is_no_room_for_its_copy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with small_disk(tmp_path, megabytes=1):
@@ -35,9 +35,9 @@ def test_a_film_that_is_whole_stays_where_there_is_no_room_for_its_copy(
                     break
         assert "its index could not be put in front" in caplog.text
         assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
-        with av.open(tmp_path / "film.mp4") as film:
-            assert film.metadata["prompt"] == "{}"
-            assert sum(1 for _ in film.decode(video=0)) == writer.num_frames
+        with av.open(tmp_path / "film.mp4") as video:
+            assert video.metadata["prompt"] == "{}"
+            assert sum(1 for _ in video.decode(video=0)) == writer.num_frames
 
 
 def test_frames_come_back_in_order_and_number(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_planes_of_known_colours() -> None:
         assert (planes[4].unique().tolist(), planes[5].unique().tolist()) == ([u], [v]), name
 
 
-def test_bytes_and_floats_make_the_same_film(tmp_path: Path) -> None:
+def test_bytes_and_floats_make_the_same_video(tmp_path: Path) -> None:
     levels = (moving_square(5) * 255).round()
     as_float = write(tmp_path / "float.mp4", levels / 255).read_bytes()
     assert write(tmp_path / "bytes.mp4", levels.to(torch.uint8)).read_bytes() == as_float
@@ -97,7 +97,7 @@ def test_equal_frames_give_equal_bytes_however_they_arrive(tmp_path: Path) -> No
 
 
 def digest_amid_old_memory(path: Path, byte: int, codec: str) -> str:
-    """Of a small film, made where freed memory is full of `byte`: what reads memory it never wrote, shows."""
+    """Of a small video, made where freed memory is full of `byte`: what reads memory it never wrote, shows."""
     junk = [torch.full((size,), byte, dtype=torch.uint8) for size in range(1000, 200_000, 1000)]
     del junk
     return hashlib.sha256(write(path, moving_square(5), codec=CODECS[codec]).read_bytes()).hexdigest()
@@ -152,20 +152,20 @@ def test_a_lower_crf_is_larger_and_truer(tmp_path: Path, codec: VideoCodec) -> N
 
 
 @pytest.mark.parametrize("error", (KeyboardInterrupt, RuntimeError))
-def test_an_interrupt_leaves_nothing_behind_and_the_old_film_alone(tmp_path: Path, error: type[BaseException]) -> None:
+def test_an_interrupt_leaves_nothing_behind_and_the_old_video_alone(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "film.mp4"
-    path.write_bytes(b"the old film")
+    path.write_bytes(b"the old video")
     with pytest.raises(error), VideoWriter(path, WIDTH, HEIGHT) as writer:
         writer.write(moving_square(5))
         assert len(names(tmp_path)) > 1
         raise error
     assert names(tmp_path) == ["film.mp4"]
-    assert path.read_bytes() == b"the old film"
+    assert path.read_bytes() == b"the old video"
 
 
-def test_a_finished_film_replaces_the_old_one(tmp_path: Path) -> None:
+def test_a_finished_video_replaces_the_old_one(tmp_path: Path) -> None:
     path = tmp_path / "film.mp4"
-    path.write_bytes(b"the old film")
+    path.write_bytes(b"the old video")
     write(path, moving_square(2))
     assert names(tmp_path) == ["film.mp4"]
     assert read(path).shape[0] == 2
@@ -228,7 +228,7 @@ def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
         ({"crf": 52}, "crf is 52; it goes from 0"),
     ),
 )
-def test_impossible_films_are_refused_before_a_file_is_made(
+def test_impossible_videos_are_refused_before_a_file_is_made(
     tmp_path: Path, arguments: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
@@ -258,9 +258,9 @@ def test_values_beyond_the_range_are_clamped(tmp_path: Path) -> None:
     assert write(tmp_path / "a.mp4", beyond).read_bytes() == write(tmp_path / "b.mp4", video).read_bytes()
 
 
-def test_a_film_without_frames_is_refused(tmp_path: Path) -> None:
+def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
     with (
-        pytest.raises(ValueError, match="no frames were given for film.mp4"),
+        pytest.raises(ValueError, match="no frames were given for video.mp4"),
         VideoWriter(tmp_path / "film.mp4", WIDTH, HEIGHT),
     ):
         pass

@@ -33,7 +33,7 @@ def dense(visibility: Visibility) -> Tensor:
 
 
 def is_past(frame: int, seen: int, *, end: int, chunk: int, window: int, sink: int = 0) -> bool:
-    """Whether a frame sees another one of an earlier chunk, by the definition; end: of the film."""
+    """Whether a frame sees another one of an earlier chunk, by the definition; end: of the video."""
     start = frame - frame % chunk
     oldest = min(start + chunk, end) - (window - sink)
     return seen < start and (seen >= oldest or seen < sink)

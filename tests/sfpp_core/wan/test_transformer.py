@@ -66,7 +66,7 @@ def test_teacher_forcing_equals_denoising_against_a_clean_cache() -> None:
 
 @pytest.mark.parametrize("start", [180, 1023, 9_000, 300_000])
 @torch.inference_mode()
-def test_only_distances_count_however_far_the_film_goes(start: int) -> None:
+def test_only_distances_count_however_far_the_video_goes(start: int) -> None:
     """RoPE past Wan's table of 1024 frames: a clip at any position gives the same flow."""
     network, text, x = random_transformer(), random_text(), clip(6)
     timesteps = torch.full((1, 6), 500.0)

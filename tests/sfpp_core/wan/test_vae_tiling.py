@@ -65,7 +65,7 @@ def test_a_picture_in_one_tile_is_the_picture() -> None:
     assert torch.equal(pieces, vae.decode(latents))
 
 
-def test_a_film_in_tiles_is_near_to_the_whole_and_goes_on_from_piece_to_piece() -> None:
+def test_a_video_in_tiles_is_near_to_the_whole_and_goes_on_from_piece_to_piece() -> None:
     """With the trained decoder of the built-in family, and a smooth picture far larger than it was made for."""
     vae = load_vae()
     generator = torch.Generator().manual_seed(2)

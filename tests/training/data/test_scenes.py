@@ -1,4 +1,4 @@
-"""The built-in world keeps its promises: known distribution, closed-form films, motion as the prompt says."""
+"""The built-in world keeps its promises: known distribution, closed-form videos, motion as the prompt says."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_the_object_that_left_comes_back_on_the_other_side() -> None:
     assert (x[17:32] > x[16:31]).all()
 
 
-def test_a_film_has_no_end() -> None:
+def test_a_video_has_no_end() -> None:
     spec = scene(motion=Motion.BOUNCE, speed=Speed.SLOW)
     late = video_of(replace(spec, pace=1.0), 40, start_frame=FRAMES_IN_20_MINUTES)
     assert torch.allclose(late, video_of(replace(spec, pace=1.0), 40), atol=1e-4)

@@ -99,7 +99,7 @@ def test_looking_that_fails_costs_nothing_of_what_has_been_learnt(tmp_path: Path
     class Dazzled(LineTask):
         def watch(self, board: Board, step: int) -> None:
             if step == fails_at:
-                raise torch.OutOfMemoryError("this film is too large")
+                raise torch.OutOfMemoryError("this video is too large")
 
     whole = LineTask(make_config(tmp_path / "whole"))
     fit(whole, make_config(tmp_path / "whole"))
@@ -147,7 +147,7 @@ def test_an_export_that_a_kill_came_before_is_made_when_the_run_goes_on(tmp_path
 def test_looking_that_fails_costs_no_export(tmp_path: Path) -> None:
     class Dazzled(LineTask):
         def watch(self, board: Board, step: int) -> None:
-            raise torch.OutOfMemoryError("this film is too large")
+            raise torch.OutOfMemoryError("this video is too large")
 
     config = make_config(tmp_path)
     task = Dazzled(config)

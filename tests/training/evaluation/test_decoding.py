@@ -6,7 +6,7 @@ import torch
 
 from sfpp_core.wan.config import to_vae_space
 from tests.helpers.vae_models import random_latents, random_vae
-from training.models.sampling import FilmDecoder, compile_decoder
+from training.models.sampling import VideoDecoder, compile_decoder
 
 
 def test_compiled_it_makes_the_same_pictures() -> None:
@@ -15,6 +15,6 @@ def test_compiled_it_makes_the_same_pictures() -> None:
     latents = random_latents(6)
     expected = vae.decode(to_vae_space(latents))
     compile_decoder(vae)
-    decoder = FilmDecoder(vae)
+    decoder = VideoDecoder(vae)
     pictures = torch.cat([decoder.push(piece) for piece in latents.split(3, dim=2)], dim=2)
     torch.testing.assert_close(pictures, expected, rtol=0, atol=1e-4)

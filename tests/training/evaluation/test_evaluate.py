@@ -18,7 +18,7 @@ from tests.helpers.smoke_family import CONFIGS
 from training.config import load_config
 from training.engine.distributed import World
 from training.evaluation.report import processor
-from training.evaluation.results import FilmKey, read_records
+from training.evaluation.results import VideoKey, read_records
 from training.evaluation.rollouts import ArmConfig
 from training.stages.evaluate import Config, run
 
@@ -37,36 +37,36 @@ def finished(files: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def findings_of(folder: Path) -> dict[FilmKey, dict[str, object]]:
-    """All films but for the time that they took."""
+def findings_of(folder: Path) -> dict[VideoKey, dict[str, object]]:
+    """All videos but for the time that they took."""
     return {
         key: {name: value for name, value in asdict(record).items() if name != "seconds"}
         for (key, _), record in read_records(folder).items()
     }
 
 
-def test_every_film_is_judged_at_every_length_that_it_reaches(finished: Path) -> None:
-    films = findings_of(finished)
-    assert set(films) == {FilmKey(arm=arm.name, prompt=prompt, take=0) for arm in ARMS for prompt in range(2)}
-    for key, film in films.items():
-        assert set(film["figures"]) == ({"5"} if key.arm == "teacher" else {"5", "6"})
-        for figures in film["figures"].values():
+def test_every_video_is_judged_at_every_length_that_it_reaches(finished: Path) -> None:
+    videos = findings_of(finished)
+    assert set(videos) == {VideoKey(arm=arm.name, prompt=prompt, take=0) for arm in ARMS for prompt in range(2)}
+    for key, video in videos.items():
+        assert set(video["figures"]) == ({"5"} if key.arm == "teacher" else {"5", "6"})
+        for figures in video["figures"].values():
             assert 0 <= figures["stability"] <= 100 and figures["all_five"] in (0.0, 1.0)
-        assert all(len(features) == 21 for features in film["features"].values())
+        assert all(len(features) == 21 for features in video["features"].values())
 
 
-def test_films_of_the_same_prompt_and_take_share_their_noise_in_all_arms(finished: Path) -> None:
-    """A restarted film is the rolled one until its cache is first dropped, at 5 s; the window counts 21 frames."""
-    films = findings_of(finished)
+def test_videos_of_the_same_prompt_and_take_share_their_noise_in_all_arms(finished: Path) -> None:
+    """A restarted video is the rolled one until its cache is first dropped, at 5 s; the window counts 21 frames."""
+    videos = findings_of(finished)
     for prompt in range(2):
-        rolled, restarted = (films[FilmKey(arm=arm, prompt=prompt, take=0)] for arm in ("student", "restarted"))
+        rolled, restarted = (videos[VideoKey(arm=arm, prompt=prompt, take=0)] for arm in ("student", "restarted"))
         assert rolled["seed"] == restarted["seed"]
         assert rolled["figures"]["5"]["stability"] == pytest.approx(restarted["figures"]["5"]["stability"], abs=0.5)
         assert rolled["figures"]["6"] != restarted["figures"]["6"]
-    assert len({film["seed"] for film in films.values()}) == 2
+    assert len({video["seed"] for video in videos.values()}) == 2
 
 
-def test_the_report_has_tables_plots_sheets_and_films(finished: Path) -> None:
+def test_the_report_has_tables_plots_sheets_and_videos(finished: Path) -> None:
     report = json.loads((finished / "report.json").read_text())
     stability = report["measures"]["stability"]
     assert set(stability["mean"]) == {arm.name for arm in ARMS}
@@ -75,14 +75,14 @@ def test_the_report_has_tables_plots_sheets_and_films(finished: Path) -> None:
     assert stability["difference_from_student"]["student"]["6"]["mean"] == 0
     estimate = stability["mean"]["student"]["6"]
     assert estimate["low"] <= estimate["mean"] <= estimate["high"] and estimate["films"] == 2
-    assert report["measures"]["frechet_distance"]["mean"]["truth"]["6"]["mean"] is None, "two films have no spread"
+    assert report["measures"]["frechet_distance"]["mean"]["truth"]["6"]["mean"] is None, "two videos have no spread"
     assert report["config"]["prompts"] == 2
     assert report["machine"]["processor"] == processor() and report["machine"]["threads"] >= 1
-    of_films = report["stability_of_films"]["student"]["6"]
-    assert np.mean(of_films) == pytest.approx(estimate["mean"], abs=0.01) and np.shape(of_films) == (2, 1)
+    of_videos = report["stability_of_films"]["student"]["6"]
+    assert np.mean(of_videos) == pytest.approx(estimate["mean"], abs=0.01) and np.shape(of_videos) == (2, 1)
     assert report["stability_of_films"]["teacher"]["6"] == [[None], [None]]
     text = (finished / "report.md").read_text()
-    assert "## Visual Stability, film so far, difference from student" in text and "| teacher |" in text
+    assert "## Visual Stability, video so far, difference from student" in text and "| teacher |" in text
     for name in ("stability", "motion", "truth", "prompt", "drift", "sheet_000"):
         with Image.open(finished / f"{name}.png") as picture:
             assert picture.width == 1024 or name == "sheet_000"
@@ -99,7 +99,7 @@ def test_the_truth_moves_as_much_as_the_truth(finished: Path) -> None:
     assert abs(measures["luminance_bias"]["mean"]["truth"]["6"]["mean"]) < 0.2
 
 
-def test_a_second_run_makes_nothing_and_a_crash_costs_one_film(files: Path, finished: Path) -> None:
+def test_a_second_run_makes_nothing_and_a_crash_costs_one_video(files: Path, finished: Path) -> None:
     path = finished / "films-000.jsonl"
     whole, before = path.read_bytes(), findings_of(finished)
     assert run(config(files, finished)) and path.read_bytes() == whole
@@ -118,7 +118,7 @@ def test_two_processes_find_what_one_finds(files: Path, finished: Path, tmp_path
     assert run(truth, World(rank=0, size=2))
     assert len(list(tmp_path.glob("films-*.jsonl"))) == 2
     alone, shared = findings_of(finished), findings_of(tmp_path)
-    assert shared and all(alone[key]["figures"] == film["figures"] for key, film in shared.items())
+    assert shared and all(alone[key]["figures"] == video["figures"] for key, video in shared.items())
 
 
 def test_pictures_show_the_arms_that_are_asked_for_and_tables_all(files: Path, finished: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The evaluate_tiny stage looks at the films that the nodes and the evaluate stage make, in whatever precision."""
+"""The evaluate_tiny stage looks at the videos that the nodes and the evaluate stage make, in whatever precision."""
 
 from __future__ import annotations
 

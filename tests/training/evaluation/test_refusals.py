@@ -1,4 +1,4 @@
-"""What the evaluate stage refuses, before it makes a film wherever that can be told."""
+"""What the evaluate stage refuses, before it makes a video wherever that can be told."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_files(tmp_path_factory.mktemp("files"))
 
 
-def test_a_film_that_holds_no_numbers_is_no_black_one(
+def test_a_video_that_holds_no_numbers_is_no_black_one(
     files: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     network, rollout = load_student()
@@ -76,7 +76,7 @@ def weights_of(fault: str, folder: Path) -> Path:
         ("other texts", "student", "arm last: .* reads embeddings 32 wide, but those of conditioning are 4096 wide"),
     ],
 )
-def test_an_arm_that_cannot_be_opened_is_refused_before_the_first_one_makes_a_film(
+def test_an_arm_that_cannot_be_opened_is_refused_before_the_first_one_makes_a_video(
     files: Path, tmp_path: Path, fault: str, kind: str, message: str
 ) -> None:
     last = ArmConfig(name="last", kind=kind, weights=str(weights_of(fault, tmp_path)))
@@ -85,7 +85,7 @@ def test_an_arm_that_cannot_be_opened_is_refused_before_the_first_one_makes_a_fi
     assert not (tmp_path / "out").exists()
 
 
-def test_a_truth_that_cannot_be_rendered_is_refused_before_the_first_arm_makes_a_film(
+def test_a_truth_that_cannot_be_rendered_is_refused_before_the_first_arm_makes_a_video(
     files: Path, tmp_path: Path
 ) -> None:
     arms = [ArmConfig(name="student"), ArmConfig(name="truth", kind="truth")]

@@ -1,4 +1,4 @@
-"""From films to findings, on figures made up so that every answer is known."""
+"""From videos to findings, on figures made up so that every answer is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from PIL import Image
 from training.evaluation.figures import curve_edges
 from training.evaluation.plots import plot_drift, plot_measures
 from training.evaluation.report import findings, write_markdown
-from training.evaluation.results import MEASURES, NOTHING, FilmKey, FilmRecord, Results, frechet_distance, standardised
+from training.evaluation.results import (
+    MEASURES,
+    NOTHING,
+    Results,
+    VideoKey,
+    VideoRecord,
+    frechet_distance,
+    standardised,
+)
 
 PROMPTS, TAKES = 6, 2
 STABILITY = next(measure for measure in MEASURES if measure.name == "stability")
@@ -26,7 +34,7 @@ def features(arm: str) -> np.ndarray:
     return rng.normal(size=(PROMPTS, TAKES, 21)) + ARMS[arm] / 10
 
 
-def film(arm: str, prompt: int, take: int) -> FilmRecord:
+def video(arm: str, prompt: int, take: int) -> VideoRecord:
     score = 90.0 + prompt
     late = score - ARMS[arm] + 0.1 * take
     figures = {
@@ -34,8 +42,8 @@ def film(arm: str, prompt: int, take: int) -> FilmRecord:
         "50": {"stability": late, "repeats": float(prompt == 0), "luminance_error": 0.01 * prompt},
     }
     drift = [ARMS[arm] * step / 1000 for step in range(len(curve_edges(50.0)) - 1)]
-    return FilmRecord(
-        key=FilmKey(arm=arm, prompt=prompt, take=take),
+    return VideoRecord(
+        key=VideoKey(arm=arm, prompt=prompt, take=take),
         identity="",
         text=f"prompt {prompt}",
         seed=1,
@@ -48,8 +56,8 @@ def film(arm: str, prompt: int, take: int) -> FilmRecord:
 
 @pytest.fixture
 def results() -> Results:
-    films = [film(arm, prompt, take) for arm in ARMS for prompt in range(PROMPTS) for take in range(TAKES)]
-    return Results(films, list(ARMS), truths=["truth"], prompts=PROMPTS, takes=TAKES)
+    videos = [video(arm, prompt, take) for arm in ARMS for prompt in range(PROMPTS) for take in range(TAKES)]
+    return Results(videos, list(ARMS), truths=["truth"], prompts=PROMPTS, takes=TAKES)
 
 
 def test_means_changes_and_paired_differences(results: Results) -> None:
@@ -59,13 +67,13 @@ def test_means_changes_and_paired_differences(results: Results) -> None:
     assert change.mean == pytest.approx(-19.95)
     difference = results.difference(STABILITY, "better", "worse", "50")
     assert (difference.mean, difference.low, difference.high) == pytest.approx((15.0, 15.0, 15.0)), (
-        "films of one prompt and take differ by this and nothing else, whatever prompts are drawn"
+        "videos of one prompt and take differ by this and nothing else, whatever prompts are drawn"
     )
     mean = results.mean(STABILITY, "better", "50")
     assert mean.high - mean.low > 1, "prompts differ"
 
 
-def test_a_film_that_is_too_short_to_repeat_does_not_count_as_one_that_does_not(results: Results) -> None:
+def test_a_video_that_is_too_short_to_repeat_does_not_count_as_one_that_does_not(results: Results) -> None:
     assert results.mean(NO_REPEAT, "better", "5") == NOTHING
     assert results.mean(NO_REPEAT, "better", "50").mean == pytest.approx(100 * 5 / 6)
 
@@ -77,7 +85,7 @@ def test_the_distance_from_the_truth_is_frechets_of_standardised_features(result
         estimate = results.distance(truths, arm, "50")
         made = standardised(features(arm).reshape(-1, 21), pooled)
         assert estimate.mean == pytest.approx(frechet_distance(made, standardised(pooled, pooled)))
-        assert estimate.low < estimate.mean < estimate.high and estimate.films == PROMPTS * TAKES
+        assert estimate.low < estimate.mean < estimate.high and estimate.videos == PROMPTS * TAKES
     assert results.distance(truths, "better", "5") == NOTHING
 
 

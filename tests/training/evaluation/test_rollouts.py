@@ -15,9 +15,9 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.config import WAN21, to_model_space
 from tests.helpers.models import random_text, random_transformer
 from tests.helpers.vae_models import random_vae
-from training.engine.seeding import FilmNoise
+from training.engine.seeding import VideoNoise
 from training.evaluation.rollouts import CONTEXT_STEP, Cast, Student
-from training.models.sampling import FilmDecoder
+from training.models.sampling import VideoDecoder
 
 SETTINGS = RolloutConfig(chunk=3, window=9, steps=(1000.0, 500.0), shift=5.0)
 SEEDS = (5, 2**31)
@@ -31,9 +31,9 @@ def cast(*seeds: int, latent_frames: int = 18) -> Cast:
     return Cast(text=text, seeds=seeds, latent_size=SIZE, latent_frames=latent_frames)
 
 
-def pictures(student: Student, films: Cast) -> Tensor:
+def pictures(student: Student, videos: Cast) -> Tensor:
     with torch.no_grad():
-        return torch.cat(list(student.film(films)), dim=2)
+        return torch.cat(list(student.video(videos)), dim=2)
 
 
 def student(**changes: object) -> Student:
@@ -51,31 +51,31 @@ def inference(seed: int, frames: int, dtype: torch.dtype = torch.float32) -> Ten
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_a_film_alone_is_what_inference_makes_of_its_seed_bit_for_bit(seed: int) -> None:
-    film = pictures(student(), cast(seed))
+def test_a_video_alone_is_what_inference_makes_of_its_seed_bit_for_bit(seed: int) -> None:
+    video = pictures(student(), cast(seed))
     with torch.no_grad():
-        expected = FilmDecoder(VAE).push(inference(seed, 18))
-    assert film.shape[2] == WAN21.pixel_frames(18)
-    assert torch.equal(film, expected)
+        expected = VideoDecoder(VAE).push(inference(seed, 18))
+    assert video.shape[2] == WAN21.pixel_frames(18)
+    assert torch.equal(video, expected)
 
 
-def test_in_half_precision_a_film_is_what_inference_makes_in_it_and_takes_half_the_cache() -> None:
-    films, peaks = {}, {}
+def test_in_half_precision_a_video_is_what_inference_makes_in_it_and_takes_half_the_cache() -> None:
+    videos, peaks = {}, {}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = FilmDecoder(VAE).push(inference(5, 18, torch.bfloat16))
+        expected = VideoDecoder(VAE).push(inference(5, 18, torch.bfloat16))
         for dtype in (torch.float32, torch.bfloat16):
             made = student(dtype=dtype)
-            films[dtype] = pictures(made, cast(5))
-            rollout = made._rollout(cast(5), made._empty(cast(5)), FilmNoise((5,)))
+            videos[dtype] = pictures(made, cast(5))
+            rollout = made._rollout(cast(5), made._empty(cast(5)), VideoNoise((5,)))
             list(rollout.run(4))
             peaks[dtype] = rollout.keep_cache().cache.nbytes
-    assert torch.equal(films[torch.bfloat16], expected)
-    assert not torch.equal(films[torch.float32], expected)
+    assert torch.equal(videos[torch.bfloat16], expected)
+    assert not torch.equal(videos[torch.float32], expected)
     assert peaks[torch.float32] == 2 * peaks[torch.bfloat16]
 
 
 @pytest.mark.parametrize("changes", [{}, {"overlap": 3}, {"noisy_past": True}], ids=["rolled", "restarted", "noisy"])
-def test_a_film_does_not_depend_on_the_films_made_with_it(changes: dict[str, object]) -> None:
+def test_a_video_does_not_depend_on_the_videos_made_with_it(changes: dict[str, object]) -> None:
     settings = replace(SETTINGS, context_noise=100.0)
     together = pictures(student(settings=settings, **changes), cast(*SEEDS))
     for index, seed in enumerate(SEEDS):
@@ -84,10 +84,10 @@ def test_a_film_does_not_depend_on_the_films_made_with_it(changes: dict[str, obj
     assert (together[0] - together[1]).abs().mean() > 1e-2
 
 
-def test_noise_of_films_is_that_of_their_seeds_counted_from_the_first_chunk() -> None:
-    noise = FilmNoise(SEEDS, first_chunk=4)(2, 1, (2, 3, 2))
-    for film, seed in zip(noise, SEEDS, strict=True):
-        assert torch.equal(film, SeededNoise(seed)(6, 1, (1, 3, 2))[0])
+def test_noise_of_videos_is_that_of_their_seeds_counted_from_the_first_chunk() -> None:
+    noise = VideoNoise(SEEDS, first_chunk=4)(2, 1, (2, 3, 2))
+    for video, seed in zip(noise, SEEDS, strict=True):
+        assert torch.equal(video, SeededNoise(seed)(6, 1, (1, 3, 2))[0])
 
 
 class Listening:
@@ -109,7 +109,7 @@ def test_the_noisy_past_is_the_clean_one_diffused_to_its_level_and_told_so() -> 
     settings = replace(SETTINGS, context_noise=250.0)
     network = Listening(250.0)
     noisy = student(network=network, settings=settings, noisy_past=True)
-    rollout = noisy._rollout(cast(7), noisy._empty(cast(7)), FilmNoise((7,)))
+    rollout = noisy._rollout(cast(7), noisy._empty(cast(7)), VideoNoise((7,)))
     with torch.no_grad():
         chunks = [chunk.latents for chunk in rollout.run(4)]
     assert len(network.heard) == 3, "the last chunk is not passed"
@@ -132,26 +132,26 @@ def test_noise_in_the_past_changes_what_comes_after_it_and_not_before() -> None:
 
 def test_a_restart_goes_on_from_a_picture_and_the_frames_after_it() -> None:
     """Two windows by hand: frames 0 to 8, then 9 to 14 after an overlap of 3."""
-    film = pictures(student(overlap=3), cast(5, latent_frames=15))
-    assert film.shape[2] == WAN21.pixel_frames(15)
+    video = pictures(student(overlap=3), cast(5, latent_frames=15))
+    assert video.shape[2] == WAN21.pixel_frames(15)
     first = inference(5, 9)
     with torch.no_grad():
-        shown = FilmDecoder(VAE).push(first)
-        assert torch.equal(film[:, :, : shown.shape[2]], shown)
+        shown = VideoDecoder(VAE).push(first)
+        assert torch.equal(video[:, :, : shown.shape[2]], shown)
 
-        # The last three latent frames are nine pictures, of which the first begins a film of its own.
+        # The last three latent frames are nine pictures, of which the first begins a video of its own.
         image = to_model_space(VAE.encode(shown[:, :, -9:-8]))
         start = torch.cat([image, first[:, :, -2:]], dim=2)
         state = RolloutState(config=SETTINGS, seed=5, model_id="test", shape=(1, NETWORK.config.in_channels, *SIZE))
         state = state.with_given(start, random_text())
-        rollout = Rollout(NETWORK, state, random_text(), noise=FilmNoise((5,), first_chunk=9))
+        rollout = Rollout(NETWORK, state, random_text(), noise=VideoNoise((5,), first_chunk=9))
         for _ in rollout.run(2):
             pass
-        expected = FilmDecoder(VAE).push(rollout.state.latents)[:, :, 9:]
-    assert torch.equal(film[:, :, shown.shape[2] :], expected)
+        expected = VideoDecoder(VAE).push(rollout.state.latents)[:, :, 9:]
+    assert torch.equal(video[:, :, shown.shape[2] :], expected)
 
 
-def test_windows_of_a_restarted_film_share_no_noise() -> None:
+def test_windows_of_a_restarted_video_share_no_noise() -> None:
     """With the same noise and a forgotten past the second window would be the first once more."""
     drawn: list[tuple[int, int]] = []
 

@@ -10,24 +10,24 @@ from scipy.linalg import sqrtm
 from training.evaluation.results import NOTHING, cluster_mean, cluster_ratio, frechet_distance, jackknife, standardised
 
 
-def films(seed: int, prompts: int, takes: int, *, between: float, within: float) -> np.ndarray:
+def videos(seed: int, prompts: int, takes: int, *, between: float, within: float) -> np.ndarray:
     """[P, S] of mean 0."""
     rng = np.random.default_rng(seed)
     return rng.normal(0, between, (prompts, 1)) + rng.normal(0, within, (prompts, takes))
 
 
-def test_one_film_a_prompt_has_the_interval_of_the_mean() -> None:
-    values = films(0, 64, 1, between=1.0, within=0.0)
+def test_one_video_a_prompt_has_the_interval_of_the_mean() -> None:
+    values = videos(0, 64, 1, between=1.0, within=0.0)
     estimate = cluster_mean(values)
     error = values.std() / 8
-    assert estimate.mean == pytest.approx(values.mean()) and estimate.films == 64
+    assert estimate.mean == pytest.approx(values.mean()) and estimate.videos == 64
     assert estimate.low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
     assert estimate.high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
 
 
-def test_films_of_one_prompt_are_no_independent_films() -> None:
-    """Taken for 96 independent films, 32 prompts with three alike each would look far surer than they are."""
-    values = np.repeat(films(1, 32, 1, between=1.0, within=0.0), 3, axis=1)
+def test_videos_of_one_prompt_are_no_independent_videos() -> None:
+    """Taken for 96 independent videos, 32 prompts with three alike each would look far surer than they are."""
+    values = np.repeat(videos(1, 32, 1, between=1.0, within=0.0), 3, axis=1)
     clustered, naive = cluster_mean(values), cluster_mean(values.reshape(-1, 1))
     ratio = (clustered.high - clustered.low) / (naive.high - naive.low)
     assert ratio == pytest.approx(3**0.5, rel=0.1)
@@ -35,27 +35,27 @@ def test_films_of_one_prompt_are_no_independent_films() -> None:
 
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     held = [
-        (estimate := cluster_mean(films(seed, 24, 3, between=1.0, within=1.0))).low < 0 < estimate.high
+        (estimate := cluster_mean(videos(seed, 24, 3, between=1.0, within=1.0))).low < 0 < estimate.high
         for seed in range(120)
     ]
     assert 0.88 <= np.mean(held) <= 1.0
 
 
-def test_missing_films_count_for_nothing() -> None:
-    values = films(2, 8, 3, between=1.0, within=1.0)
+def test_missing_videos_count_for_nothing() -> None:
+    values = videos(2, 8, 3, between=1.0, within=1.0)
     values[0] = np.nan
     values[3, 1] = np.nan
     estimate = cluster_mean(values)
-    assert estimate.films == 20 and estimate.mean == pytest.approx(np.nanmean(values))
+    assert estimate.videos == 20 and estimate.mean == pytest.approx(np.nanmean(values))
     assert estimate.low < estimate.mean < estimate.high
     assert cluster_mean(np.full((4, 2), np.nan)) == NOTHING
     alone = cluster_mean(values[3:4])
-    assert alone.low is None and alone.films == 2
+    assert alone.low is None and alone.videos == 2
 
 
 def test_a_ratio_of_means_is_drawn_together() -> None:
-    """An arm at nine tenths of each true film is at nine tenths for sure, however much the films differ."""
-    truth = np.abs(films(3, 16, 2, between=1.0, within=0.5)) + 0.1
+    """An arm at nine tenths of each true video is at nine tenths for sure, however much the videos differ."""
+    truth = np.abs(videos(3, 16, 2, between=1.0, within=0.5)) + 0.1
     estimate = cluster_ratio(0.9 * truth, truth)
     assert (estimate.mean, estimate.low, estimate.high) == pytest.approx((0.9, 0.9, 0.9))
     assert cluster_ratio(truth, np.zeros_like(truth)) == NOTHING
@@ -65,7 +65,7 @@ def test_a_ratio_of_means_is_drawn_together() -> None:
 
 
 def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
-    values = films(4, 20, 1, between=1.0, within=0.0)[:, 0]
+    values = videos(4, 20, 1, between=1.0, within=0.0)[:, 0]
     estimate = jackknife(lambda chosen: float(values[chosen].mean()), 20, 20)
     low, high = stats.t.interval(0.95, 19, loc=values.mean(), scale=stats.sem(values))
     assert (estimate.low, estimate.high) == pytest.approx((low, high))

@@ -19,7 +19,7 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError
-from training.engine.seeding import FilmNoise
+from training.engine.seeding import VideoNoise
 from training.grpo.objective import (
     Lesson,
     PolicyConfig,
@@ -35,7 +35,7 @@ from training.grpo.objective import (
     reference_estimates,
     replay,
 )
-from training.self_forcing.rollouts import Films
+from training.self_forcing.rollouts import Videos
 
 CHUNK = (2, 16, 3, 2, 2)
 ROLLOUT = RolloutConfig(window=9, first_chunk_steps=(1000.0, 800.0, 600.0, 400.0, 200.0))
@@ -57,9 +57,9 @@ def small_network(seed: int = 0) -> WanTransformer:
     return network.eval()
 
 
-def films(seeds: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Films:
+def videos(seeds: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Videos:
     text = drawn(1, 7, 32, seed=9).expand(len(seeds), -1, -1)
-    return Films(text=text, noise=FilmNoise(seeds), device=torch.device("cpu"), dtype=dtype)
+    return Videos(text=text, noise=VideoNoise(seeds), device=torch.device("cpu"), dtype=dtype)
 
 
 def beginning(count: int, *, seed: int = 0) -> RolloutState:
@@ -67,7 +67,7 @@ def beginning(count: int, *, seed: int = 0) -> RolloutState:
 
 
 def recorded(network: WanTransformer, seeds: tuple[int, ...] = (5, 6)) -> Trajectory:
-    return record(network, beginning(len(seeds)), films(seeds), chunks=NUM_CHUNKS, autocast=nullcontext)
+    return record(network, beginning(len(seeds)), videos(seeds), chunks=NUM_CHUNKS, autocast=nullcontext)
 
 
 def policy(x0: Tensor, sigma: float) -> Independent:
@@ -141,16 +141,16 @@ def test_even_weights_give_every_transition_the_same_pull_on_its_estimate() -> N
     assert math.isclose(sum(even_weights(sigmas)), len(sigmas))
 
 
-def test_a_recorded_film_is_the_film_that_inference_makes_of_its_seed_bit_for_bit() -> None:
+def test_a_recorded_video_is_the_video_that_inference_makes_of_its_seed_bit_for_bit() -> None:
     network = small_network()
     trajectory = recorded(network, seeds=(5,))
-    rollout = Rollout(network, beginning(1, seed=5), trajectory.films.text)
+    rollout = Rollout(network, beginning(1, seed=5), trajectory.videos.text)
     with torch.no_grad():
         list(rollout.run(NUM_CHUNKS))
     assert torch.equal(trajectory.made.latents, rollout.state.latents)
 
 
-def test_a_film_does_not_depend_on_those_that_are_made_with_it() -> None:
+def test_a_video_does_not_depend_on_those_that_are_made_with_it() -> None:
     network = small_network()
     alone, among = recorded(network, seeds=(5,)), recorded(network, seeds=(4, 5, 6))
     torch.testing.assert_close(among.made.latents[1:2], alone.made.latents, rtol=1e-4, atol=1e-4)
@@ -182,7 +182,7 @@ def test_the_ratio_is_exactly_one_until_the_weights_change() -> None:
 
 def test_half_precision_keeps_the_ratio_at_one_and_loses_no_gradient() -> None:
     network = small_network()
-    in_bfloat16 = films((5,), dtype=torch.bfloat16)
+    in_bfloat16 = videos((5,), dtype=torch.bfloat16)
     trajectory = record(network, beginning(1), in_bfloat16, chunks=NUM_CHUNKS, autocast=bfloat16)
     for transition, x0 in replay(network, trajectory, ALL, autocast=bfloat16):
         action = transition.log_prob_of(x0)
@@ -275,12 +275,12 @@ def test_the_gradient_of_an_update_is_that_of_the_whole_objective_written_out() 
         acted = next(iter(replay(start, trajectory, [index], autocast=nullcontext)))[1].detach()
         new, old = (policy(x, sigma).log_prob(transition.following.double()) / x0[0].numel() for x in (x0, acted))
         apart = kl_divergence(policy(x0, sigma), policy(acted, sigma)) / x0[0].numel()
-        for film, advantage in enumerate((1.5, -1.0)):
-            ratio = (new - old)[film].exp()
+        for video, advantage in enumerate((1.5, -1.0)):
+            ratio = (new - old)[video].exp()
             gain = min(ratio * advantage, max(1 - clip, min(1 + clip, ratio)) * advantage)
             clipped += not getattr(gain, "requires_grad", False)
             weighted = gain * pulls[index] / (sum(pulls) / len(pulls))
-            total = total + (0.3 * apart[film] - weighted) / (2 * len(chosen))
+            total = total + (0.3 * apart[video] - weighted) / (2 * len(chosen))
     assert 0 < clipped < 2 * len(chosen), "some are clipped and some are not"
     expected = torch.autograd.grad(total, list(network.parameters()))
     expected = torch.cat([part.flatten() for part in expected])
@@ -288,7 +288,7 @@ def test_the_gradient_of_an_update_is_that_of_the_whole_objective_written_out() 
 
 
 def test_the_penalty_is_the_same_whether_or_not_objectives_count_alike() -> None:
-    """Films that are as good as each other leave nothing but the penalty."""
+    """Videos that are as good as each other leave nothing but the penalty."""
     start = small_network()
     trajectory, network = recorded(start), nudged(start)
     references = reference_estimates(start, trajectory, ALL, autocast=nullcontext)
@@ -298,14 +298,14 @@ def test_the_penalty_is_the_same_whether_or_not_objectives_count_alike() -> None
     torch.testing.assert_close(even, plain)
 
 
-def test_films_learnt_from_in_parts_give_the_gradient_of_all_at_once() -> None:
+def test_videos_learnt_from_in_parts_give_the_gradient_of_all_at_once() -> None:
     network, config = small_network(), PolicyConfig(even=False)
     together = gradient_of(network, [lesson(recorded(network, seeds=(5, 6)), 1.0, -1.0)], config)
     apart = [lesson(recorded(network, seeds=(5,)), 1.0), lesson(recorded(network, seeds=(6,)), -1.0)]
     torch.testing.assert_close(gradient_of(network, apart, config), together, rtol=1e-3, atol=1e-6)
 
 
-def test_an_update_makes_the_better_film_more_likely_than_the_worse() -> None:
+def test_an_update_makes_the_better_video_more_likely_than_the_worse() -> None:
     network = small_network()
     trajectory = recorded(network)
     gradient_of(network, [lesson(trajectory, 1.0, -1.0)], PolicyConfig())
@@ -321,10 +321,10 @@ def test_an_update_makes_the_better_film_more_likely_than_the_worse() -> None:
 
 
 def test_a_policy_learns_what_it_is_rewarded_for() -> None:
-    """Five steps towards a large first channel, judged on films of seeds that it never learnt from."""
+    """Five steps towards a large first channel, judged on videos of seeds that it never learnt from."""
 
     def made(seeds: range) -> tuple[Trajectory, Tensor]:
-        noise = films(tuple(seeds))
+        noise = videos(tuple(seeds))
         trajectory = record(network, beginning(len(seeds)), noise, chunks=2, autocast=nullcontext)
         return trajectory, trajectory.made.latents[:, 0].mean(dim=(1, 2, 3))
 
@@ -341,7 +341,7 @@ def test_a_policy_learns_what_it_is_rewarded_for() -> None:
     assert made(range(1000, 1016))[1].mean() > before + 0.2
 
 
-def test_films_of_a_group_without_spread_teach_nothing() -> None:
+def test_videos_of_a_group_without_spread_teach_nothing() -> None:
     network = small_network()
     trajectory = recorded(network)
     equal = advantages(torch.tensor([[0.4, 0.4]]))[0].tolist()

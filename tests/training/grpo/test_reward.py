@@ -95,13 +95,13 @@ def test_flow_and_its_variance_are_those_of_the_stability_report() -> None:
     assert flow_variance(flow) == pytest.approx(flow_variances(series).mean())
 
 
-def test_large_films_are_measured_at_the_size_of_the_report() -> None:
+def test_large_videos_are_measured_at_the_size_of_the_report() -> None:
     video = render(sample_scene(3, 1), 0, 10, 512, 512)[0]
     series = measure(Footage.from_images(rearrange(video / 2 + 0.5, "c f h w -> f h w c")))
     np.testing.assert_allclose(flow_of(video), series.flow[1:], rtol=0.02)
 
 
-def test_films_are_decoded_piece_by_piece_to_the_same_flow() -> None:
+def test_videos_are_decoded_piece_by_piece_to_the_same_flow() -> None:
     torch.manual_seed(0)
     vae = WanVAE(WanVAEConfig(dim=4)).eval()
     latents = torch.randn(2, 16, 4, 4, 4)
@@ -112,6 +112,6 @@ def test_films_are_decoded_piece_by_piece_to_the_same_flow() -> None:
         np.testing.assert_array_equal(flow, flow_of(video))
 
 
-def test_a_film_too_short_to_judge_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"the film has 8 frames; .* needs at least 9"):
+def test_a_video_too_short_to_judge_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the video has 8 frames; .* needs at least 9"):
         flow_reward(np.ones(7), 0.1)

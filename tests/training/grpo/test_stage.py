@@ -48,7 +48,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def words(parts: Path, out: Path, *more: str) -> list[str]:
-    """Two steps of two groups of two films of six latent frames, 32 x 32 pixels."""
+    """Two steps of two groups of two videos of six latent frames, 32 x 32 pixels."""
     files = [f"init={parts / 'student.safetensors'}", f"vae={parts / 'vae.safetensors'}"]
     files += [f"conditioning.prompts={parts / 'prompts.txt'}", f"run.out={out}"]
     sizes = ["frames=6", "width=32", "height=32", "groups=2", "group_size=2", "starting_films=1", "steps=2"]
@@ -102,7 +102,7 @@ def test_a_run_in_pieces_equals_the_run_in_one_piece_bit_for_bit(parts: Path, ru
     assert all(torch.equal(weight, whole[name]) for name, weight in pieces.items())
 
 
-def test_films_taken_in_parts_are_one_step(parts: Path, tmp_path: Path) -> None:
+def test_videos_taken_in_parts_are_one_step(parts: Path, tmp_path: Path) -> None:
     """The learning rate is large, so that a gradient of another size would show; Adam would hide it in the first."""
     whole, apart = (
         GrpoTask(configured(parts, tmp_path, f"accumulate={count}", "optimizer.betas=[0.9,0.9]")) for count in (1, 2)
@@ -113,7 +113,7 @@ def test_films_taken_in_parts_are_one_step(parts: Path, tmp_path: Path) -> None:
             assert alone[name] == pytest.approx(together[name], rel=1e-3, abs=1e-9), name
 
 
-def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for_bit(
+def test_videos_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for_bit(
     parts: Path, tmp_path: Path
 ) -> None:
     config = configured(parts, tmp_path, "accumulate=4")
@@ -124,7 +124,7 @@ def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for
 
     network = open_transformer(str(parts / "student.safetensors"))
     texts = Conditioning.open(ConditioningConfig(prompts=str(parts / "prompts.txt")))
-    for trajectory, prompt, seed in zip(task.films(0), prompts, seeds, strict=True):
+    for trajectory, prompt, seed in zip(task.videos(0), prompts, seeds, strict=True):
         state = RolloutState(config=config.student.rollout(), seed=seed, model_id="any", shape=(1, 16, 4, 4))
         rollout = Rollout(network, state, texts.text([prompt]))
         with torch.no_grad():
@@ -135,7 +135,7 @@ def test_films_are_those_that_inference_makes_of_their_prompts_and_seeds_bit_for
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("group_size=1", "group_size is 1; films are compared, so it must be at least 2"),
+        ("group_size=1", "group_size is 1; videos are compared, so it must be at least 2"),
         ("frames=4", "frames is 4; it must be a multiple of student.chunk, 3, and at least 3"),
         ("least_motion=0", "least_motion is 0; it must lie in"),
         ("groups=0", "groups is 0; it must be at least 1"),
@@ -202,14 +202,14 @@ def test_a_run_that_has_no_record_of_its_files_or_has_made_nothing_of_them_goes_
         resumed(b"fourth")
 
 
-def test_the_configuration_for_wan_gives_each_of_eight_processes_a_group_and_a_film_at_a_time() -> None:
+def test_the_configuration_for_wan_gives_each_of_eight_processes_a_group_and_a_video_at_a_time() -> None:
     config = load_config(Config, CONFIG.parents[1] / "wan" / "grpo.yaml")
     assert (config.width, config.height, config.compute_dtype) == (832, 480, torch.bfloat16)
-    films = range(len(World(rank=7, size=8).samples(config.groups)) * config.group_size)
-    assert [len(part) for part in micro_batches(films, config.accumulate)] == [1] * config.group_size
+    videos = range(len(World(rank=7, size=8).samples(config.groups)) * config.group_size)
+    assert [len(part) for part in micro_batches(videos, config.accumulate)] == [1] * config.group_size
     assert config.student.rollout() == RolloutConfig() and config.run.checkpoint_activations
 
 
-def test_films_that_cannot_be_shared_out_are_refused(parts: Path, tmp_path: Path) -> None:
+def test_videos_that_cannot_be_shared_out_are_refused(parts: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="accumulate is 3"):
         GrpoTask(configured(parts, tmp_path, "accumulate=3"))

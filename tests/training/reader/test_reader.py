@@ -122,7 +122,7 @@ def test_every_weight_is_trained(reader: AttributeReader) -> None:
 
 
 def test_the_way_of_motion_is_learnt_from_clips_that_differ_in_nothing_else() -> None:
-    """A film and the same film backwards have the same frames; only a reader of motion can tell left from right."""
+    """A video and the same video backwards have the same frames; only a reader of motion can tell left from right."""
     torch.manual_seed(0)
     reader = AttributeReader(ReaderConfig(widths=(16, 24, 32), track=32))
     optimizer = torch.optim.Adam(reader.parameters(), lr=3e-3)

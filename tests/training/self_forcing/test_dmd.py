@@ -296,18 +296,18 @@ def test_only_a_critic_of_the_moment_at_hand_has_beginnings_and_ends_both_come_t
 ) -> None:
     """Clips of one number, beginnings too high and ends too low by as much: pooled, they are nearly the data.
 
-    So many films that noise decides nothing: with 32 the gap wandered between 0.2 and 1.2 from draw to draw, and draws
+    So many videos that noise decides nothing: with 32 the gap wandered between 0.2 and 1.2 from draw to draw, and draws
     differ in their last bits from processor to processor. With 512 half of it or more stays: 0.72, 0.83, 0.56.
     """
     student, teacher, config = Normals([0.5, -0.5], [0.87, 0.87]), Normals([0.0], [1.0]), DMDConfig(extra_guidance=0.0)
     optimizer = torch.optim.Adam(student.parameters(), lr=0.03)
-    shape, films, text = (1, 1, 1, 1), range(512), torch.zeros(512, 1, 1)
+    shape, videos, text = (1, 1, 1, 1), range(512), torch.zeros(512, 1, 1)
     for step in range(200):
-        # All films of a step are at the same moment: its beginning or its end.
+        # All videos of a step are at the same moment: its beginning or its end.
         moment = step % 2
-        latent, eps = (normal(shape, 5, name, step, samples=films) for name in ("latent", "noise"))
+        latent, eps = (normal(shape, 5, name, step, samples=videos) for name in ("latent", "noise"))
         x0 = student.means[moment] + student.deviations[moment] * latent
-        sigma = score_sigmas(config, 5, "dmd", step, samples=films)
+        sigma = score_sigmas(config, 5, "dmd", step, samples=videos)
         known = slice(moment, moment + 1) if knows_the_moment else slice(2)
         critic = Normals(student.means[known].tolist(), student.deviations[known].tolist())
         gradient = judge(x0, eps, sigma, teacher=teacher, critic=critic, text=text, negative=text, config=config)

@@ -18,8 +18,8 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.wan.transformer import KeyValueCache, WanTransformer
 from tests.helpers.models import TINY, random_transformer
-from tests.helpers.self_forcing_videos import SEEDS, beginning, chain, drawn, films, inferred
-from training.self_forcing.rollouts import Films, Recording, Step, backpropagate, estimate, record, roll
+from tests.helpers.self_forcing_videos import SEEDS, beginning, chain, drawn, inferred, videos
+from training.self_forcing.rollouts import Recording, Step, Videos, backpropagate, estimate, record, roll
 
 STEPS = (1000.0, 500.0)
 CONFIGS = {
@@ -51,8 +51,8 @@ def recorded(
     chunks: int = 3,
     all_steps: bool = False,
 ) -> Recording:
-    """A window from mid-film."""
-    start, made = beginning(config, batch=len(seeds)), films(*seeds)
+    """A window from mid-video."""
+    start, made = beginning(config, batch=len(seeds)), videos(*seeds)
     return record(network, roll(network, start, made, chunks=prefix), made, chunks=chunks, all_steps=all_steps)
 
 
@@ -64,7 +64,7 @@ def window_shape(recording: Recording) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("prefix", [0, 1, 4])
-def test_a_recorded_window_is_the_film_that_inference_makes_of_the_seed(
+def test_a_recorded_window_is_the_video_that_inference_makes_of_the_seed(
     network: WanTransformer, config: RolloutConfig, prefix: int
 ) -> None:
     recording = recorded(network, config, (SEEDS[0],), prefix=prefix)
@@ -73,21 +73,21 @@ def test_a_recorded_window_is_the_film_that_inference_makes_of_the_seed(
     assert recording.num_frames == 3 * config.chunk == expected.shape[2] - recording.before.num_frames
 
 
-def test_a_film_that_goes_on_window_by_window_is_still_that_of_inference(
+def test_a_video_that_goes_on_window_by_window_is_still_that_of_inference(
     network: WanTransformer, config: RolloutConfig
 ) -> None:
-    state, made = beginning(config), films(SEEDS[0])
+    state, made = beginning(config), videos(SEEDS[0])
     for chunks in (3, 2, 2, 3):
         state = record(network, state, made, chunks=chunks, keep_cache=True).after
     assert torch.equal(state.latents, inferred(network, config, seed=SEEDS[0], chunks=10))
     assert state.cache.num_frames == state.num_frames, "nothing is left to be replayed"
 
 
-def test_the_films_of_a_batch_are_the_films_of_their_seeds(network: WanTransformer, config: RolloutConfig) -> None:
+def test_the_videos_of_a_batch_are_the_videos_of_their_seeds(network: WanTransformer, config: RolloutConfig) -> None:
     together = recorded(network, config).after.latents
-    for film, seed in zip(together, SEEDS, strict=True):
+    for video, seed in zip(together, SEEDS, strict=True):
         alone = recorded(network, config, (seed,)).after.latents
-        torch.testing.assert_close(film[None], alone, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(video[None], alone, atol=1e-5, rtol=1e-5)
 
 
 def test_recording_and_backpropagation_leave_the_state_before_as_it_was(
@@ -105,11 +105,11 @@ def test_recording_and_backpropagation_leave_the_state_before_as_it_was(
 def test_each_step_gives_its_chunk(network: WanTransformer, config: RolloutConfig, all_steps: bool) -> None:
     """What was noted is what made the chunk: run again without gradients, it makes the same."""
     recording = recorded(network, config, all_steps=all_steps)
-    rollout = recording.films.rollout(network, recording.before)
+    rollout = recording.videos.rollout(network, recording.before)
     for step, chunk in zip(recording.steps, recording.after.chunks[4:], strict=True):
         assert step.timestep == config.timesteps[-1]
         with torch.no_grad():
-            again = estimate(network, step, recording.films, rollout.past())
+            again = estimate(network, step, recording.videos, rollout.past())
         torch.testing.assert_close(again, chunk.latents, atol=1e-5, rtol=1e-5)
         rollout.append(chunk.latents)
 
@@ -120,7 +120,7 @@ def test_each_step_gives_its_chunk(network: WanTransformer, config: RolloutConfi
 @pytest.mark.parametrize("dropped", [1, 2])
 def test_dropped_steps_shorten_the_window_and_not_what_comes_before(network: WanTransformer, dropped: int) -> None:
     config = RolloutConfig(chunk=2, window=6, steps=(1000, 750, 500), first_chunk_steps=(1000, 800, 600, 400))
-    made = films(SEEDS[0])
+    made = videos(SEEDS[0])
     before = roll(network, beginning(config), made, chunks=3)
     recording = record(network, before, made, chunks=2, dropped_steps=dropped)
     assert torch.equal(recording.before.latents, inferred(network, config, seed=SEEDS[0], chunks=3))
@@ -130,7 +130,7 @@ def test_dropped_steps_shorten_the_window_and_not_what_comes_before(network: Wan
         made_short = torch.cat([chunk.latents for chunk in rollout.run(2)], dim=2)
     assert torch.equal(recording.after.latents[:, :, before.num_frames :], made_short)
     assert [step.timestep for step in recording.steps] == [config.timesteps[-1 - dropped]] * 2
-    assert recording.after.config == config, "films go on with all steps"
+    assert recording.after.config == config, "videos go on with all steps"
 
 
 @pytest.mark.parametrize(("first", "dropped", "at"), [((1000, 800, 600), 1, 800), ((1000,), 2, 1000), ((), 1, 500)])
@@ -139,7 +139,7 @@ def test_the_first_chunk_loses_as_many_of_its_own_steps(
 ) -> None:
     """But never all of them, where it has fewer than the others."""
     config = RolloutConfig(chunk=2, window=6, steps=(1000, 500, 250), first_chunk_steps=first, shift=1.0)
-    recording = record(network, beginning(config), films(SEEDS[0]), chunks=1, dropped_steps=dropped)
+    recording = record(network, beginning(config), videos(SEEDS[0]), chunks=1, dropped_steps=dropped)
     assert recording.steps[0].timestep == at
 
 
@@ -161,7 +161,7 @@ def caches_before_chunks(network: WanTransformer, recording: Recording) -> list[
     """What each chunk is denoised against, a cache of its own for each, made by today's weights."""
     caches = []
     for chunk in range(len(recording.steps)):
-        rollout = recording.films.rollout(network, recording.before)
+        rollout = recording.videos.rollout(network, recording.before)
         for made in recording.after.chunks[4 : 4 + chunk]:
             rollout.append(made.latents)
         with torch.no_grad():
@@ -173,7 +173,7 @@ def objective(network: WanTransformer, recording: Recording, gradient: Tensor, p
     """<gradient, x0>, in which only the steps depend on the weights, not the past nor what was noised."""
     pieces = gradient.split([chunk.num_frames for chunk in recording.after.chunks[4:]], dim=2)
     each = zip(recording.steps, pieces, pasts, strict=True)
-    return sum((piece * estimate(network, step, recording.films, past)).sum() for step, piece, past in each)
+    return sum((piece * estimate(network, step, recording.videos, past)).sum() for step, piece, past in each)
 
 
 def test_the_gradient_is_that_of_finite_differences() -> None:
@@ -181,7 +181,7 @@ def test_the_gradient_is_that_of_finite_differences() -> None:
     network = random_transformer(TWO_LAYERS)
     recording = recorded(network, CONFIGS["sink"])
     network = network.double()
-    recording = replace(recording, films=replace(recording.films, dtype=torch.float64))
+    recording = replace(recording, videos=replace(recording.videos, dtype=torch.float64))
     gradient = drawn(*window_shape(recording)).double()
     pasts = caches_before_chunks(network, recording)
     backpropagate(network, recording, gradient)
@@ -216,14 +216,16 @@ def test_the_gradient_is_the_sum_over_chunks_and_reaches_every_weight(
         assert value.any(), name
 
 
-def denoised(network: WanTransformer, steps: list[Step], noises: list[Tensor], films: Films, past: Any) -> list[Tensor]:
+def denoised(
+    network: WanTransformer, steps: list[Step], noises: list[Tensor], videos: Videos, past: Any
+) -> list[Tensor]:
     """x0 after each of a chunk's steps, every one from the one before: x_t = (1 - sigma) x0 + sigma noise."""
     estimates: list[Tensor] = []
     for step, noise in zip(steps, noises, strict=True):
         sigma = step.timestep / 1000
         x = (1 - sigma) * estimates[-1] + sigma * noise if estimates else noise
         timesteps = torch.full((x.shape[0], x.shape[2]), step.timestep)
-        estimates.append(x - sigma * network(x, timesteps, films.text.to(x.dtype), cache=past))
+        estimates.append(x - sigma * network(x, timesteps, videos.text.to(x.dtype), cache=past))
     return estimates
 
 
@@ -232,7 +234,7 @@ def test_the_gradient_of_all_steps_is_that_of_the_whole_denoising(config: Rollou
     network = random_transformer(TWO_LAYERS)
     recording = recorded(network, config, all_steps=True)
     network = network.double()
-    recording = replace(recording, films=replace(recording.films, dtype=torch.float64))
+    recording = replace(recording, videos=replace(recording.videos, dtype=torch.float64))
     gradient = drawn(*window_shape(recording)).double()
     pieces = gradient.split([chunk.num_frames for chunk in recording.after.chunks[4:]], dim=2)
     total = torch.zeros((), dtype=torch.float64)
@@ -241,10 +243,10 @@ def test_the_gradient_of_all_steps_is_that_of_the_whole_denoising(config: Rollou
         assert [each.timestep for each in steps] == list(config.timesteps)
         with torch.no_grad():
             for index, each in enumerate(steps):
-                known = denoised(network, steps[:index], noises, recording.films, past)
+                known = denoised(network, steps[:index], noises, recording.videos, past)
                 sigma, x = each.timestep / 1000, each.noised.double()
                 noises.append((x - (1 - sigma) * known[-1]) / sigma if known else x)
-        total = total + (piece * denoised(network, steps, noises, recording.films, past)[-1]).sum()
+        total = total + (piece * denoised(network, steps, noises, recording.videos, past)[-1]).sum()
     total.backward()
     expected = gradients(network)
     with fresh_gradients(network):
@@ -340,13 +342,13 @@ def test_the_cache_never_has_a_gradient(network: WanTransformer, config: Rollout
 def test_a_chunk_feels_the_one_before_and_gives_it_no_gradient(network: WanTransformer) -> None:
     """What a chunk sees is used, and its gradient is for its own step alone."""
     recording = recorded(network, CONFIGS["rolls over"])
-    step, films = recording.steps[1], recording.films
+    step, videos = recording.steps[1], recording.videos
     before = recording.after.chunks[4].latents.clone().requires_grad_()
     outcomes = []
     for latents in (before, before + 1):
-        rollout = films.rollout(network, recording.before)
+        rollout = videos.rollout(network, recording.before)
         rollout.append(latents)
-        outcomes.append(estimate(network, step, films, rollout.past()))
+        outcomes.append(estimate(network, step, videos, rollout.past()))
     assert (outcomes[0] - outcomes[1]).abs().max() > 1e-2
     outcomes[0].sum().backward()
     assert before.grad is None

@@ -12,7 +12,7 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise
 from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.models import TINY, random_transformer
-from tests.helpers.self_forcing_videos import SEEDS, beginning, drawn, films
+from tests.helpers.self_forcing_videos import SEEDS, beginning, drawn, videos
 from training.self_forcing.rollouts import Recording, Step, estimate, record, roll
 from training.self_forcing.samples import denoise_again
 
@@ -39,7 +39,7 @@ def config(request: pytest.FixtureRequest) -> RolloutConfig:
 
 
 def recorded(network: WanTransformer, config: RolloutConfig, *, prefix: int) -> Recording:
-    start, made = beginning(config, batch=2), films(*SEEDS)
+    start, made = beginning(config, batch=2), videos(*SEEDS)
     return record(network, roll(network, start, made, chunks=prefix), made, chunks=4)
 
 
@@ -49,14 +49,14 @@ def noise_for(recording: Recording) -> Tensor:
 
 def one_by_one(network: WanTransformer, recording: Recording, noise: Tensor, timestep: float) -> Tensor:
     """Each chunk noised and denoised against the rolling cache of the clean ones before it."""
-    rollout = recording.films.rollout(network, recording.before)
+    rollout = recording.videos.rollout(network, recording.before)
     chunks = recording.after.chunks[len(recording.before.chunks) :]
     estimates = []
     for chunk, piece in zip(chunks, noise.split(chunks[0].num_frames, dim=2), strict=True):
         with torch.no_grad():
             past = rollout.past()
         noised = add_noise(chunk.latents, piece, timestep / NUM_TIMESTEPS)
-        estimates.append(estimate(network, Step(noised=noised, timestep=timestep), recording.films, past))
+        estimates.append(estimate(network, Step(noised=noised, timestep=timestep), recording.videos, past))
         rollout.append(chunk.latents)
     return torch.cat(estimates, dim=2)
 
@@ -110,7 +110,7 @@ def test_clean_chunks_of_the_window_are_seen(network: WanTransformer) -> None:
 
 @torch.no_grad()
 def test_it_leaves_the_recording_as_it_was(network: WanTransformer) -> None:
-    """It can be taken again, at another timestep, and the films go on from their own latents."""
+    """It can be taken again, at another timestep, and the videos go on from their own latents."""
     recording = recorded(network, CONFIGS["sink"], prefix=3)
     latents, keys = recording.after.latents, [key.clone() for key in recording.before.cache.keys]
     first = denoise_again(network, recording, noise_for(recording), TIMESTEP)

@@ -61,14 +61,14 @@ def assert_equal_to_rounding(found: Tensor, x0: Tensor, noise: Tensor, s: float)
 # In a rollout
 
 
-def empty_films(config: RolloutConfig, *, seed: int = SEED) -> RolloutState:
+def empty_videos(config: RolloutConfig, *, seed: int = SEED) -> RolloutState:
     shape = (BATCH, TINY.in_channels, LATENT_HEIGHT, LATENT_WIDTH)
     return RolloutState(config=config, seed=seed, model_id="random", shape=shape)
 
 
 @torch.inference_mode()
 def rolled(state: RolloutState, *pieces: int, given: int = 0) -> tuple[RolloutState, list[Progress]]:
-    """Films with so many more chunks, made in pieces, and what was told of their denoising."""
+    """Videos with so many more chunks, made in pieces, and what was told of their denoising."""
     if given:
         start = torch.randn(*state.shape[:2], given, *state.shape[2:], generator=torch.Generator().manual_seed(1))
         state = state.with_given(start, random_text())
@@ -90,8 +90,8 @@ def by_chunk(calls: list[Progress]) -> dict[int, list[Progress]]:
 def test_every_step_is_shown_the_last_estimate_with_the_noise_of_its_seed_chunk_and_step(
     config: RolloutConfig, given: int
 ) -> None:
-    """Also of a film that goes on from another run, and from given frames."""
-    state, calls = rolled(empty_films(config), 2, 2, given=given)
+    """Also of a video that goes on from another run, and from given frames."""
+    state, calls = rolled(empty_videos(config), 2, 2, given=given)
     chunks = by_chunk(calls)
     first = len(state.chunks) - 4
     assert list(chunks) == [first, first + 1, first + 2, first + 3]
@@ -110,7 +110,7 @@ def test_an_estimate_is_the_end_of_the_flow_and_the_past_is_shown_without_noise(
     """Whatever timestep the network is told."""
     config = CONFIGS["noise told to the cache"]
     network, calls = random_transformer(), []
-    rollout = Rollout(network, empty_films(config), random_text(), on_call=calls.append)
+    rollout = Rollout(network, empty_videos(config), random_text(), on_call=calls.append)
     with calls_of(network) as shown:
         list(rollout.run(3))
     assert len(shown) == len(calls) == 3 * 4 + 2
@@ -127,12 +127,12 @@ def test_an_estimate_is_the_end_of_the_flow_and_the_past_is_shown_without_noise(
 
 
 def test_noise_on_estimates_has_exactly_the_normal_law() -> None:
-    """Mean (1 - s) x0 and variance s^2 at every step, independent of the estimate, of other steps, chunks and films."""
+    """Mean (1 - s) x0 and variance s^2 at every step, independent of estimate, other steps, chunks and videos."""
     config = CONFIGS["as published"]
     noises: list[Tensor] = []
     by_step: dict[float, list[tuple[Tensor, Tensor]]] = {timestep: [] for timestep in config.timesteps[1:]}
     for seed in range(3):
-        for steps in by_chunk(rolled(empty_films(config, seed=seed), 4)[1]).values():
+        for steps in by_chunk(rolled(empty_videos(config, seed=seed), 4)[1]).values():
             noises.append(steps[0].noised)
             for call, following in pairwise(steps):
                 by_step[following.timestep].append((following.noised.double(), call.x0.double()))
@@ -228,8 +228,8 @@ def test_a_window_is_noised_to_any_of_the_students_timesteps_by_standard_normal_
     assert {window.finished.shape[2] for window in windows} == ({3, 6} if history == "streaming" else {6})
 
     assert_standard_normal(torch.cat([window.noise.flatten() for window in windows]))
-    films = [film for window in windows for film in window.noise]
-    assert_all_uncorrelated(films)
+    videos = [video for window in windows for video in window.noise]
+    assert_all_uncorrelated(videos)
     for number, timestep in enumerate(timesteps):
         mine = [window for window, drawn in zip(windows, which, strict=True) if drawn == number]
         s, off = timestep / 1000, torch.cat([(window.s * window.noise).flatten() for window in mine])

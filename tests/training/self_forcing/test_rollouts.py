@@ -1,4 +1,4 @@
-"""Where windows come from: what is drawn, what processes share, and films that go on across steps and stops."""
+"""Where windows come from: what is drawn, what processes share, and videos that go on across steps and stops."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.helpers.self_forcing_videos import CPU, beginning
 from training.data.prompt_embeds import Conditioning, TextsInMemory
 from training.engine.checkpoint import from_all, of_all
 from training.engine.micro_batches import apart, together
-from training.self_forcing.rollouts import Restarting, Rolled, Stage, Streaming, shared_frames, windows_in_film
+from training.self_forcing.rollouts import Restarting, Rolled, Stage, Streaming, shared_frames, windows_in_video
 from training.self_forcing.windows import WindowConfig
 
 CHUNK = 2
@@ -62,7 +62,7 @@ def starts(source: Restarting | Streaming, network: WanTransformer, updates: ran
 # Restarting
 
 
-def test_windows_of_new_films_begin_anywhere_and_end_the_rollout(network: WanTransformer) -> None:
+def test_windows_of_new_videos_begin_anywhere_and_end_the_rollout(network: WanTransformer) -> None:
     source = Restarting(stage(range(1)))
     found = Counter()
     for update in range(30):
@@ -78,10 +78,10 @@ def test_windows_of_new_films_begin_anywhere_and_end_the_rollout(network: WanTra
 def test_names_and_updates_tell_windows_apart(network: WanTransformer) -> None:
     source = Restarting(stage(range(1), window=replace(WINDOW, rollout_frames=6)))
     calls = [(0, "student"), (1, "student"), (0, "critic", 0), (0, "critic", 1)]
-    films = [latents(source.roll(network, *call, dropped_steps=0)) for call in calls]
-    for index, film in enumerate(films):
-        assert torch.equal(latents(source.roll(network, *calls[index], dropped_steps=0)), film)
-        assert not any(torch.equal(film, other) for other in films[:index])
+    videos = [latents(source.roll(network, *call, dropped_steps=0)) for call in calls]
+    for index, video in enumerate(videos):
+        assert torch.equal(latents(source.roll(network, *calls[index], dropped_steps=0)), video)
+        assert not any(torch.equal(video, other) for other in videos[:index])
 
 
 def test_rollouts_grow_with_the_curriculum(network: WanTransformer) -> None:
@@ -90,7 +90,7 @@ def test_rollouts_grow_with_the_curriculum(network: WanTransformer) -> None:
     assert max(starts(source, network, range(16, 30))) == 8
 
 
-# What a film is does not depend on who makes it
+# What a video is does not depend on who makes it
 
 
 @pytest.mark.parametrize("kind", [Restarting, Streaming])
@@ -101,33 +101,33 @@ def test_processes_make_together_what_one_makes(network: WanTransformer, kind: t
         assert whole.window == first.window == second.window
         both = torch.cat([latents(first), latents(second)])
         torch.testing.assert_close(both, latents(whole), atol=1e-5, rtol=1e-5)
-        texts = torch.cat([rolled.recording.films.text for rolled in (first, second)])
-        assert torch.equal(texts, whole.recording.films.text)
+        texts = torch.cat([rolled.recording.videos.text for rolled in (first, second)])
+        assert torch.equal(texts, whole.recording.videos.text)
 
 
-def test_a_film_is_the_one_that_inference_makes_of_its_prompt_and_seed(network: WanTransformer) -> None:
+def test_a_video_is_the_one_that_inference_makes_of_its_prompt_and_seed(network: WanTransformer) -> None:
     rolled = Restarting(stage(range(3, 4))).roll(network, 2, "student", dropped_steps=0)
-    films = rolled.recording.films
-    (seed,) = films.noise.seeds
-    rollout = Rollout(network, beginning(CONFIG, seed=seed), films.text)
+    videos = rolled.recording.videos
+    (seed,) = videos.noise.seeds
+    rollout = Rollout(network, beginning(CONFIG, seed=seed), videos.text)
     with torch.inference_mode():
         list(rollout.run(rolled.window.end // CHUNK))
     assert torch.equal(latents(rolled), rollout.state.latents)
 
 
-def test_prompts_and_seeds_are_drawn_for_every_film() -> None:
-    films = [stage(range(8)).films("film", number) for number in range(12)]
-    seeds = [seed for batch in films for seed in batch.noise.seeds]
+def test_prompts_and_seeds_are_drawn_for_every_video() -> None:
+    videos = [stage(range(8)).videos("film", number) for number in range(12)]
+    seeds = [seed for batch in videos for seed in batch.noise.seeds]
     assert len(set(seeds)) == len(seeds)
-    prompts = torch.cat([batch.text for batch in films]).unique(dim=0)
+    prompts = torch.cat([batch.text for batch in videos]).unique(dim=0)
     assert len(prompts) == PROMPTS
-    assert torch.equal(stage(range(8)).films("film", 3).text, films[3].text)
+    assert torch.equal(stage(range(8)).videos("film", 3).text, videos[3].text)
 
 
-# Films that go on
+# Videos that go on
 
 
-def test_films_that_go_on_train_every_chunk_once_and_begin_anew_at_their_full_length(network: WanTransformer) -> None:
+def test_videos_that_go_on_train_every_chunk_once_and_begin_anew_at_their_full_length(network: WanTransformer) -> None:
     source = Streaming(stage())
     found, trained = [], []
     for update in range(6):
@@ -136,7 +136,7 @@ def test_films_that_go_on_train_every_chunk_once_and_begin_anew_at_their_full_le
         trained += range(rolled.window.start + rolled.num_old, rolled.window.end)
     assert found == [(0, 0), (4, 2), (8, 2)] * 2
     assert trained == [*range(14)] * 2
-    assert windows_in_film(WINDOW, CHUNK) == 3
+    assert windows_in_video(WINDOW, CHUNK) == 3
 
 
 @pytest.mark.parametrize(("masked", "shared"), [(1, 2), (2, 2), (3, 4), (4, 4)])
@@ -147,19 +147,19 @@ def test_windows_share_what_is_made_anew_in_whole_chunks(network: WanTransformer
     assert starts(source, network, range(3)) == [0, 6 - shared, 12 - 2 * shared]
 
 
-def test_a_film_goes_on_from_its_own_latents(network: WanTransformer) -> None:
-    """Window by window it is the film that inference makes in one go."""
+def test_a_video_goes_on_from_its_own_latents(network: WanTransformer) -> None:
+    """Window by window it is the video that inference makes in one go."""
     source = Streaming(stage(range(1)))
     for update in range(3):
         rolled = source.roll(network, update, "student", dropped_steps=0)
-    films = rolled.recording.films
-    rollout = Rollout(network, beginning(CONFIG, seed=films.noise.seeds[0]), films.text)
+    videos = rolled.recording.videos
+    rollout = Rollout(network, beginning(CONFIG, seed=videos.noise.seeds[0]), videos.text)
     with torch.inference_mode():
         list(rollout.run(7))
     assert torch.equal(latents(rolled), rollout.state.latents)
 
 
-def test_beginnings_are_judged_out_of_turn_and_the_film_under_way_waits(network: WanTransformer) -> None:
+def test_beginnings_are_judged_out_of_turn_and_the_video_under_way_waits(network: WanTransformer) -> None:
     often = Streaming(stage(range(1), window=replace(WINDOW, first_window_probability=0.5)))
     plain = Streaming(stage(range(1)))
     judged = [often.roll(network, update, "student", dropped_steps=0) for update in range(14)]
@@ -168,23 +168,23 @@ def test_beginnings_are_judged_out_of_turn_and_the_film_under_way_waits(network:
     assert len(beginnings) > 2
     assert len(others) > 2
     assert all(rolled.window.start == 0 and rolled.num_old == 0 for rolled in beginnings)
-    assert len({rolled.recording.films.noise.seeds for rolled in beginnings}) == len(beginnings)
+    assert len({rolled.recording.videos.noise.seeds for rolled in beginnings}) == len(beginnings)
     for update, rolled in enumerate(others):
         expected = plain.roll(network, update, "student", dropped_steps=0)
         assert rolled.window == expected.window
         assert torch.equal(latents(rolled), latents(expected))
 
 
-def test_the_next_film_has_other_prompts_and_seeds(network: WanTransformer) -> None:
+def test_the_next_video_has_other_prompts_and_seeds(network: WanTransformer) -> None:
     source = Streaming(stage(range(4)))
-    batches = [source.roll(network, update, "student", dropped_steps=0).recording.films for update in range(4)]
+    batches = [source.roll(network, update, "student", dropped_steps=0).recording.videos for update in range(4)]
     assert batches[0].noise == batches[1].noise == batches[2].noise != batches[3].noise
     assert not torch.equal(batches[2].text, batches[3].text)
 
 
 @pytest.mark.parametrize("stop", range(5))
 @pytest.mark.parametrize("config", [CONFIG, RolloutConfig(chunk=2, window=5, sink=1, steps=(1000.0, 500.0))])
-def test_films_go_on_after_a_stop_as_if_there_had_been_none(
+def test_videos_go_on_after_a_stop_as_if_there_had_been_none(
     network: WanTransformer, config: RolloutConfig, stop: int
 ) -> None:
     going, stopped = Streaming(stage(config=config)), Streaming(stage(config=config))
@@ -202,8 +202,8 @@ def test_films_go_on_after_a_stop_as_if_there_had_been_none(
             assert all(torch.equal(one, other) for one, other in zip(mine, theirs, strict=True))
 
 
-def test_films_of_parts_go_on_in_one_and_the_reverse(network: WanTransformer) -> None:
-    """A state does not say in which parts, or processes, its films were rolled."""
+def test_videos_of_parts_go_on_in_one_and_the_reverse(network: WanTransformer) -> None:
+    """A state does not say in which parts, or processes, its videos were rolled."""
     whole = Streaming(stage(range(4)))
     halves = [Streaming(stage(samples)) for samples in (range(0, 2), range(2, 4))]
     for source in (whole, *halves):

@@ -33,7 +33,7 @@ from training.models.export import StudentConfig, write_student, write_weights
 from training.models.open import open_transformer
 from training.self_forcing import task as task_module
 from training.self_forcing.config import Config
-from training.self_forcing.rollouts import windows_in_film
+from training.self_forcing.rollouts import windows_in_video
 from training.self_forcing.samples import Sample
 from training.self_forcing.task import SelfForcingTask
 from training.self_forcing.windows import Window, as_clip
@@ -109,7 +109,7 @@ WAYS = {
     )
 }
 FOUR = {"batch": 4}
-# Two windows a film, coprime to the three that a step takes if the critic has its own.
+# Two windows a video, coprime to the three that a step takes if the critic has its own.
 LONGER = {"window.rollout_frames": 9, "window.masked_frames": 1}
 
 
@@ -162,7 +162,7 @@ def test_a_critic_that_diverges_is_named_and_a_new_run_begins_as_advised(
     run("self_forcing", tmp_path / "new", words(files, SELF_FORCING, again))
 
 
-def test_a_run_that_goes_on_may_show_films_of_another_length(files: dict[str, str], tmp_path: Path) -> None:
+def test_a_run_that_goes_on_may_show_videos_of_another_length(files: dict[str, str], tmp_path: Path) -> None:
     settings = words(files, SELF_FORCING)
     run("self_forcing", tmp_path / "whole", settings)
     run("self_forcing", tmp_path / "shorter", [*settings, "watch_frames=9", "run.max_minutes=1e-9"])
@@ -172,13 +172,13 @@ def test_a_run_that_goes_on_may_show_films_of_another_length(files: dict[str, st
 
 
 def test_what_the_judges_see_does_not_depend_on_how_the_student_computes(files: dict[str, str]) -> None:
-    film = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(0))
+    video = torch.randn(1, 16, 9, 4, 4, generator=torch.Generator().manual_seed(0))
     window = Window(start=3, frames=6)
     seen = []
     for precision in ("float32", "bfloat16"):
         task = task_of(files, SFPP, {"precision": precision})
         with task._config.autocast():
-            seen.append(as_clip(film, task._vae, window, masked_frames=2).latents)
+            seen.append(as_clip(video, task._vae, window, masked_frames=2).latents)
     assert torch.equal(*seen)
 
 
@@ -198,8 +198,8 @@ def test_the_exported_student_is_one_that_nodes_load(files: dict[str, str], tmp_
 def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_for_bit(
     files: dict[str, str], history: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In float32, with inference's attention, and as inference does one film at a time; the learning rate is too small
-    to move a weight, so that films that go on are those of one network.
+    """In float32, with inference's attention, and as inference does one video at a time; the learning rate is too small
+    to move a weight, so that videos that go on are those of one network.
     """
     ways = {"history": history, "gradient_step": gradient_step, "accumulate": 2, "optimizer.lr": 1e-30}
     task = task_of(files, SFPP, LONGER, ways, {"window.first_window_probability": 0})
@@ -213,8 +213,8 @@ def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_
     seen = set()
     for sample in samples:
         window, recording = sample.rolled.window, sample.rolled.recording
-        (seed,) = recording.films.noise.seeds
-        (prompt,) = (text for text in map(texts.text, [[0], [1], [2]]) if torch.equal(text, recording.films.text))
+        (seed,) = recording.videos.noise.seeds
+        (prompt,) = (text for text in map(texts.text, [[0], [1], [2]]) if torch.equal(text, recording.videos.text))
         state = RolloutState(config=config.student.rollout(), seed=seed, model_id="any", shape=(1, 16, 4, 4))
         calls: list[Progress] = []
         rollout = Rollout(student, state, prompt, on_call=calls.append)
@@ -225,12 +225,12 @@ def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_
         for chunk, last in enumerate(recording.steps, start=len(recording.before.chunks)):
             assert all(torch.equal(each.noised, noised[chunk, each.timestep]) for each in chain(last))
         made = rollout.state.latents[:, :, window.start :]
-        # First frames of a window from mid-film are encoded anew; see `as_clip`.
+        # First frames of a window from mid-video are encoded anew; see `as_clip`.
         anew = config.window.masked_frames if window.start else 0
         assert torch.equal(sample.judged.clip.latents[:, :, anew:], made[:, :, anew:])
         assert sample.judged.clip.mask.any()
         seen.add((window.start, seed))
-    assert len(seen) == 12 and max(seen)[0] > 0, "other films or moments each time, also in mid-film"
+    assert len(seen) == 12 and max(seen)[0] > 0, "other videos or moments each time, also in mid-video"
 
 
 # What is logged
@@ -348,7 +348,7 @@ def test_in_half_precision_every_weight_has_a_gradient(
 
     monkeypatch.setattr(student, "update", check)
     starts = [task.train_step(None, step)["window_start"] for step in range(3, 6)]
-    assert max(starts) > 0, "a window from mid-film, whose first chunk is passed over"
+    assert max(starts) > 0, "a window from mid-video, whose first chunk is passed over"
 
 
 @pytest.mark.parametrize("reading", ["chain", "renoised"])
@@ -413,7 +413,7 @@ def timesteps_with_gradients(network: nn.Module) -> list[float]:
 def test_the_gradient_goes_through_the_denoising_steps_that_are_named(
     files: dict[str, str], history: str, reading: str, gradient_step: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And through no other, in every chunk of a window and in all parts of a batch; the rest of the film is finished,
+    """And through no other, in every chunk of a window and in all parts of a batch; the rest of the video is finished,
     unless it ends with the step that takes it.
     """
     ways = {"history": history, "reading": reading, "gradient_step": gradient_step, "accumulate": 2}
@@ -437,7 +437,7 @@ def test_the_gradient_goes_through_the_denoising_steps_that_are_named(
         if gradient_step == "random":
             at = min(timesteps, key=lambda timestep: abs(timestep - calls[0]))
         if reading == "renoised":
-            assert chains == [[timesteps[-1]]] * len(chains), "the film itself is finished"
+            assert chains == [[timesteps[-1]]] * len(chains), "the video itself is finished"
             assert calls == pytest.approx([at] * len(samples))
         else:
             assert chains == [timesteps if gradient_step == "all" else [at]] * len(chains)
@@ -446,7 +446,7 @@ def test_the_gradient_goes_through_the_denoising_steps_that_are_named(
         found.add(at)
         starts |= {sample.rolled.window.start for sample in samples}
     assert found == (set(timesteps) if gradient_step == "random" else {timesteps[-1]})
-    assert min(starts) == 0 < max(starts), "beginnings, and windows from mid-film"
+    assert min(starts) == 0 < max(starts), "beginnings, and windows from mid-video"
 
 
 # Parts of a batch
@@ -522,13 +522,13 @@ REFUSED = [
     ({"critic.warmup_updates": -1}, "critic.warmup_updates is -1"),
     ({"critic.optimizer.warmup": 50}, "is 50, but the critic is updated 5 times"),
     ({"gradient_step": "all", "reading": "renoised"}, "the renoised reading takes one more step and no other"),
-    ({"gradient_step": "random"}, "films would go on from chunks that were not denoised to the end"),
+    ({"gradient_step": "random"}, "videos would go on from chunks that were not denoised to the end"),
     ({"window.masked_frames": 5}, "window.masked_frames is 5, which leaves nothing of a window of 6"),
     (
         {"window.frames": 21, "window.masked_frames": 6, "window.rollout_frames": 33, "student.window": 21},
-        "rollout_frames is 33, but the second window of a film that goes on ends with frame 36, so only beginnings",
+        "rollout_frames is 33, but the second window of a video that goes on ends with frame 36, so only beginnings",
     ),
-    ({"critic.windows": "fresh"}, "a film has 3 windows, so the student would get one in 3 of them"),
+    ({"critic.windows": "fresh"}, "a video has 3 windows, so the student would get one in 3 of them"),
     ({"accumulate": 4}, "accumulate is 4 for 2 samples a step in each process"),
     ({"batch": 0}, "batch is 0; it must be at least 1"),
     ({"conditioning.prompts": "none.txt"}, "none.txt is no file; name a text file of prompts"),
@@ -548,10 +548,10 @@ def test_a_configuration_that_cannot_work_is_refused_in_a_sentence(
 
 
 @pytest.mark.parametrize(("longest", "windows"), [(21, 1), (36, 2), (48, 2), (420, 27)])
-def test_a_film_that_goes_on_has_one_window_or_several(files: dict[str, str], longest: int, windows: int) -> None:
+def test_a_video_that_goes_on_has_one_window_or_several(files: dict[str, str], longest: int, windows: int) -> None:
     sizes = {"window.frames": 21, "window.masked_frames": 6, "student.window": 21, "history": "streaming"}
     config = config_of(files, SFPP, sizes, {"window.rollout_frames": longest})
-    assert windows_in_film(config.window, 3) == windows
+    assert windows_in_video(config.window, 3) == windows
 
 
 def test_self_forcing_rolls_out_one_window(

@@ -1,4 +1,4 @@
-"""How training looks at its films: as they are, and in memory that neither their number nor their length adds to."""
+"""How training looks at its videos: as they are, and in memory that neither their number nor their length adds to."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from training.scaling.counting import LiveBytes
 
 ROLLOUT = RolloutConfig(chunk=2, window=6, steps=(1000.0, 500.0))
 SIZE = (LATENT_HEIGHT, LATENT_WIDTH)
-FILMS = 3
+VIDEOS = 3
 
 
 def texts() -> Tensor:
-    """A prompt a film."""
-    return torch.cat([random_text(seed=seed) for seed in range(FILMS)])
+    """A prompt a video."""
+    return torch.cat([random_text(seed=seed) for seed in range(VIDEOS)])
 
 
 def memory_of_decoding(frames: int) -> int:
@@ -33,21 +33,21 @@ def memory_of_decoding(frames: int) -> int:
     return live.peak - pictures.nbytes
 
 
-def test_a_long_film_is_decoded_in_the_memory_of_a_short_one() -> None:
+def test_a_long_video_is_decoded_in_the_memory_of_a_short_one() -> None:
     assert memory_of_decoding(16) == memory_of_decoding(4)
 
 
 @pytest.mark.parametrize("frames", [1, 5])
 def test_pictures_are_those_of_the_pack_bit_for_bit(frames: int) -> None:
     vae, latents = random_vae(dim=4), random_latents(frames, batch=2)
-    expected = torch.cat([vae.decode(to_vae_space(film)) for film in latents.split(1)])
+    expected = torch.cat([vae.decode(to_vae_space(video)) for video in latents.split(1)])
     with torch.autocast("cpu", torch.bfloat16):
         pictures = decode(vae, latents)
     assert pictures.dtype is torch.float32 and torch.equal(pictures, expected)
 
 
 class Remembering(WanTransformer):
-    """Notes the films of every call, and what the cache holds."""
+    """Notes the videos of every call, and what the cache holds."""
 
     calls: set[tuple[int, torch.dtype, int]]
 
@@ -63,14 +63,14 @@ def remembering() -> Remembering:
     return network
 
 
-def test_films_are_rolled_out_one_at_a_time_as_they_would_be_together() -> None:
+def test_videos_are_rolled_out_one_at_a_time_as_they_would_be_together() -> None:
     network, options = remembering(), {"config": ROLLOUT, "seed": 5, "frames": 8, "size": SIZE}
     together = sample_student(network, texts(), **options)
     network.calls.clear()
     apart = sample_one_by_one(network, texts(), **options, dtype=torch.float32)
-    assert {films for films, *_ in network.calls} == {1}
+    assert {videos for videos, *_ in network.calls} == {1}
     torch.testing.assert_close(apart, together, rtol=0, atol=1e-4)
-    assert not torch.allclose(apart[0], apart[1], atol=0.1), "they are films of their own"
+    assert not torch.allclose(apart[0], apart[1], atol=0.1), "they are videos of their own"
 
 
 def test_the_cache_is_in_the_dtype_that_is_computed_in() -> None:

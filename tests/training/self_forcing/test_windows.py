@@ -28,7 +28,7 @@ def vae() -> WanVAE:
 
 
 @pytest.fixture(scope="module")
-def film() -> Tensor:
+def video() -> Tensor:
     """Of the shipped student, to the end of the late window."""
     network, config = load_student()
     text = encode_prompts(load_family_text_encoder(), [prompt_for(SCENE)])
@@ -36,9 +36,9 @@ def film() -> Tensor:
 
 
 @pytest.fixture(scope="module")
-def pictures(film: Tensor, vae: WanVAE) -> Tensor:
-    """All that the late window's masked frames show, and all before, decoded from the film's beginning."""
-    return vae.decode(to_vae_space(film[:, :, : LATE.start + MASKED]))
+def pictures(video: Tensor, vae: WanVAE) -> Tensor:
+    """All that the late window's masked frames show, and all before, decoded from the video's beginning."""
+    return vae.decode(to_vae_space(video[:, :, : LATE.start + MASKED]))
 
 
 def rms(x: Tensor) -> float:
@@ -118,22 +118,22 @@ def test_lengths_that_cut_a_chunk_are_refused() -> None:
         WindowConfig(rollout_frames=60).check_chunk(4)
 
 
-def test_the_beginning_of_a_film_is_judged_as_it_is(film: Tensor, vae: WanVAE) -> None:
+def test_the_beginning_of_a_video_is_judged_as_it_is(video: Tensor, vae: WanVAE) -> None:
     window = Window(start=0, frames=9)
-    clip = as_clip(film[:, :, window.with_warmup], vae, window, masked_frames=MASKED)
-    assert torch.equal(clip.latents, film[:, :, :9])
+    clip = as_clip(video[:, :, window.with_warmup], vae, window, masked_frames=MASKED)
+    assert torch.equal(clip.latents, video[:, :, :9])
     assert clip.mask.shape == (1, 1, 9, 1, 1) and clip.mask.all()
 
 
-def test_a_window_from_mid_film_begins_as_a_video_and_keeps_the_rest(
-    film: Tensor, pictures: Tensor, vae: WanVAE
+def test_a_window_from_mid_video_begins_as_a_video_and_keeps_the_rest(
+    video: Tensor, pictures: Tensor, vae: WanVAE
 ) -> None:
-    """Where the warm-up reaches back to the film's beginning there is no difference to a full decode at all."""
-    latents = film[:, :, EARLY.with_warmup].requires_grad_()
+    """Where the warm-up reaches back to the video's beginning there is no difference to a full decode at all."""
+    latents = video[:, :, EARLY.with_warmup].requires_grad_()
     clip = as_clip(latents, vae, EARLY, masked_frames=MASKED)
     assert clip.latents.shape == (1, 16, 9, 8, 8)
     assert torch.equal(clip.latents[:, :, :MASKED], beginning_by_full_decode(pictures, vae, EARLY))
-    assert torch.equal(clip.latents[:, :, MASKED:], film[:, :, 3 + MASKED : 12])
+    assert torch.equal(clip.latents[:, :, MASKED:], video[:, :, 3 + MASKED : 12])
     assert clip.mask.flatten().tolist() == [False] * MASKED + [True] * (9 - MASKED)
 
     weights = torch.randn_like(clip.latents)
@@ -142,8 +142,8 @@ def test_a_window_from_mid_film_begins_as_a_video_and_keeps_the_rest(
     assert not latents.grad[:, :, : 3 + MASKED].any()
 
 
-def test_precision_of_latents_and_of_the_caller_do_not_reach_the_autoencoder(film: Tensor, vae: WanVAE) -> None:
-    latents = film[:, :, EARLY.with_warmup].bfloat16()
+def test_precision_of_latents_and_of_the_caller_do_not_reach_the_autoencoder(video: Tensor, vae: WanVAE) -> None:
+    latents = video[:, :, EARLY.with_warmup].bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
         clip = as_clip(latents, vae, EARLY, masked_frames=MASKED)
     assert clip.latents.dtype == torch.bfloat16
@@ -154,21 +154,21 @@ NEAR = 0.1
 """Root mean square between latents that count as the same picture's; a half of what encoding and decoding loses."""
 
 
-def test_the_warm_up_is_long_enough(film: Tensor, pictures: Tensor, vae: WanVAE) -> None:
-    """And half of it would not be: the film without its first frames, which an early window takes for its beginning."""
+def test_the_warm_up_is_long_enough(video: Tensor, pictures: Tensor, vae: WanVAE) -> None:
+    """And half of it would not be: without its first frames, which an early window takes for its beginning."""
     wanted = beginning_by_full_decode(pictures, vae, LATE)
-    clip = as_clip(film[:, :, LATE.with_warmup], vae, LATE, masked_frames=MASKED)
+    clip = as_clip(video[:, :, LATE.with_warmup], vae, LATE, masked_frames=MASKED)
     assert LATE.warmup == WARMUP_FRAMES and rms(wanted) > 0.7
     assert rms(clip.latents[:, :, :1] - wanted[:, :, :1]) < NEAR
     assert rms(clip.latents[:, :, :MASKED] - wanted) < 0.05
 
     half = Window(start=WARMUP_FRAMES // 2, frames=9)
-    clip = as_clip(film[:, :, LATE.start - half.start : LATE.end], vae, half, masked_frames=MASKED)
+    clip = as_clip(video[:, :, LATE.start - half.start : LATE.end], vae, half, masked_frames=MASKED)
     assert rms(clip.latents[:, :, :1] - wanted[:, :, :1]) > NEAR
 
 
 def test_frames_that_count_are_those_of_a_true_short_video(vae: WanVAE) -> None:
-    """A scene's frames from mid-film against the scene encoded from there on: only masked ones miss their past."""
+    """A scene's frames from mid-video against the scene encoded from there on: only masked ones miss their past."""
     start, frames = 12, 9
     video = render([SCENE], 0, 4 * (start + frames - 1) + 1, 64, 64)
     later = to_model_space(vae.encode(video))[:, :, start:]
@@ -178,8 +178,8 @@ def test_frames_that_count_are_those_of_a_true_short_video(vae: WanVAE) -> None:
     assert max(off[MASKED:]) < 0.05
 
 
-def test_a_piece_of_film_of_another_length_is_refused(film: Tensor, vae: WanVAE) -> None:
+def test_a_piece_of_video_of_another_length_is_refused(video: Tensor, vae: WanVAE) -> None:
     with pytest.raises(
         ValueError, match="there are 9 latent frames; a window of 9 from frame 3 on comes with 3 before"
     ):
-        as_clip(film[:, :, :9], vae, EARLY, masked_frames=MASKED)
+        as_clip(video[:, :, :9], vae, EARLY, masked_frames=MASKED)

@@ -111,7 +111,7 @@ def plain(state: Any) -> Any:
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 @pytest.mark.parametrize("name", KILLED)
 def test_a_killed_stage_goes_on_to_the_same_bits(name: str, here: Path) -> None:
-    """Weights, averages, moments and films under way, and the exported student."""
+    """Weights, averages, moments and videos under way, and the exported student."""
     case, words = CASES[name], KILLED[name]
     whole, cut = here / "whole" / name, here / "cut" / name
     with started(case, whole, *words) as undisturbed:
@@ -135,4 +135,4 @@ def test_a_killed_stage_goes_on_to_the_same_bits(name: str, here: Path) -> None:
         before, after = (tensors_of(state["networks"][network]["weights"]) for state in (at_the_kill, found))
         assert not any(torch.equal(weight, before[name]) for name, weight in after.items() if weight.any()), network
     if case.stage == "sfpp":
-        assert {"latents", "keys", "values"} <= at_the_kill["task"].keys(), "films were under way"
+        assert {"latents", "keys", "values"} <= at_the_kill["task"].keys(), "videos were under way"

@@ -1,7 +1,7 @@
 """Every stage by two processes is the stage by one.
 
 Two processes hold a batch in two parts, and so does one process with accumulate=2. Either way a part is computed alike
-and the two gradients are added, so weights, moments and films under way are equal bit for bit. Two things are not, and
+and the two gradients are added, so weights, moments and videos under way are equal bit for bit. Two things are not, and
 the cases here keep them out of the way: clipping, because the norm of a sharded gradient is summed in another order,
 and parts that go backward several times, because one process then adds their gradients in a row.
 
@@ -107,7 +107,7 @@ def assert_same_weight_files(left: Path, right: Path) -> None:
 
 
 def told_by(run: Path) -> dict[str, Any]:
-    """What the files of a run say of what is in them, and its report of films, but for where and how fast."""
+    """What the files of a run say of what is in them, and its report of videos, but for where and how fast."""
     told: dict[str, Any] = {}
     for path in run.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
@@ -138,8 +138,8 @@ def test_two_processes_train_as_one(name: str, here: Path, by_one: Runner, by_tw
 
 
 @pytest.mark.parametrize("name", [name for name, case in TRAINED.items() if case.stage == "sfpp"])
-def test_long_rollouts_are_judged_in_mid_film_too(name: str, by_one: Runner) -> None:
-    """Or else the comparison above knows nothing of how a film is rolled out to its window."""
+def test_long_rollouts_are_judged_in_mid_video_too(name: str, by_one: Runner) -> None:
+    """Or else the comparison above knows nothing of how a video is rolled out to its window."""
     start, then = logged(by_one(name))["window_start"]
     assert start == 0 < then
 

@@ -101,7 +101,7 @@ def test_headers_tell_how_the_weights_were_made_but_not_where(family: Path) -> N
         assert str(family) not in header, "a header tells what was used by name, not where it lay"
 
 
-def test_runs_leave_sheets_films_and_curves(family: Path) -> None:
+def test_runs_leave_sheets_videos_and_curves(family: Path) -> None:
     for path in ("vae/board/reconstructions_000002", "teacher/board/samples_000002", "evaluate_tiny/teacher"):
         assert (family / f"{path}.png").stat().st_size > 0
         assert (family / f"{path}.mp4").stat().st_size > 0

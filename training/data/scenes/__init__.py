@@ -1,4 +1,4 @@
-"""The world of the built-in family: endless procedural films with prompts, of known distribution.
+"""The world of the built-in family: endless procedural videos with prompts, of known distribution.
 
 A scene is a place, one object and its motion, seen at 16 frames a second by a camera that stands still.
 
@@ -7,8 +7,8 @@ and speed (slow, fast). Carried by the history alone, each uniform over `HISTORY
 tint, sun, relief, phase and density of the texture, size and height of the object, its exact pace, and where on its way
 it is at frame 0.
 
-Motion is periodic and the phase at frame 0 is uniform, so the process is stationary: any window of any film has the
-same distribution as the first one, and whatever drifts in a generated film is the generator's doing. Nothing is random
+Motion is periodic and the phase at frame 0 is uniform, so the process is stationary: any window of any video has the
+same distribution as the first one, and whatever drifts in a generated video is the generator's doing. Nothing is random
 per frame, and nothing but the object and its shadow moves.
 """
 

@@ -2,8 +2,8 @@
 
 One scene as a value, and the distribution that scenes are drawn from.
 
-`SceneSpec` holds every number a film is made of; a frame is a closed-form function of the spec and the frame index. The
-distribution below is all there is to know about the data: every field is independent and uniform.
+`SceneSpec` holds every number a video is made of; a frame is a closed-form function of the spec and the frame index.
+The distribution below is all there is to know about the data: every field is independent and uniform.
 
 Sentences for a scene: the wording varies, every attribute is always named, and by one word each.
 """
@@ -129,7 +129,7 @@ WORDINGS = 2**20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SceneSpec:
-    """A whole film. Lengths are fractions of the picture's height or, where said, of its width; y grows downwards."""
+    """A whole video. Lengths are fractions of the picture's height or, where said, of its width; y grows downwards."""
 
     attributes: Attributes
     exposure: float

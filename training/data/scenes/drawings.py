@@ -6,7 +6,7 @@ element lies in a vector register, so a frame has the same bits in whatever batc
 
 The four places: still pictures in scene light, [3, H, W] with values in about [0, 1].
 
-The ground does not move: in a film of this family only the object does, and everything else that changes is an error.
+The ground does not move: in a video of this family only the object does, and everything else that changes is an error.
 
 The four objects, as layers over a developed picture.
 

@@ -18,7 +18,7 @@ def render(
 ) -> Tensor:
     """Frames `start_frame` to `start_frame + num_frames - 1` of each scene, at 16 frames a second.
 
-    Returns B 3 F H W in [-1, 1], float32. A frame depends on its spec and its index alone, bit for bit: films are
+    Returns B 3 F H W in [-1, 1], float32. A frame depends on its spec and its index alone, bit for bit: videos are
     endless and may be rendered from anywhere, in pieces.
     """
     if num_frames < 1 or height < 1 or width < 1:
@@ -26,18 +26,18 @@ def render(
     batch = [specs] if isinstance(specs, SceneSpec) else list(specs)
     frames = torch.arange(start_frame, start_frame + num_frames)
     grid = Grid.of(height, width)
-    return torch.stack([_film(spec, frames, grid) for spec in batch])
+    return torch.stack([_video(spec, frames, grid) for spec in batch])
 
 
-def _film(spec: SceneSpec, frames: Tensor, grid: Grid) -> Tensor:
+def _video(spec: SceneSpec, frames: Tensor, grid: Grid) -> Tensor:
     """One scene, [3, F, H, W] in [-1, 1]."""
     ground = develop(paint_place(spec, grid), spec.exposure, spec.tint).clamp(0, 1)
-    film = ground[:, None].repeat(1, len(frames), 1, 1)
+    video = ground[:, None].repeat(1, len(frames), 1, 1)
     x, y = (rearrange(centre.to(torch.float32), "f -> f 1 1") for centre in object_path(spec, frames, grid.aspect))
     rows, columns = _reach(spec, grid, x, y)
     part = replace(grid, x=grid.x[:, columns], y=grid.y[rows])
-    _paint_object(film[:, :, rows, columns], spec, part, x, y)
-    return film.mul_(2).sub_(1)
+    _paint_object(video[:, :, rows, columns], spec, part, x, y)
+    return video.mul_(2).sub_(1)
 
 
 def _reach(spec: SceneSpec, grid: Grid, x: Tensor, y: Tensor) -> tuple[slice, slice]:
@@ -56,24 +56,24 @@ def _pixels(start: float, stop: float, rows: int, count: int) -> slice:
     return slice(min(max(first, 0), count), min(max(last, 0), count))
 
 
-def _paint_object(film: Tensor, spec: SceneSpec, grid: Grid, x: Tensor, y: Tensor) -> None:
-    """Object and shadow into a film [3, F, H, W], in place. x, y: its centres [F, 1, 1]."""
+def _paint_object(video: Tensor, spec: SceneSpec, grid: Grid, x: Tensor, y: Tensor) -> None:
+    """Object and shadow into a video [3, F, H, W], in place. x, y: its centres [F, 1, 1]."""
     radius = spec.size / 2
-    _shadow(film, spec, grid, x, y)
+    _shadow(video, spec, grid, x, y)
     u, v = (grid.x - x) / radius, (grid.y - y) / radius
     for layer in layers(spec.attributes.object, spec.attributes.colour, u, v):
         paint = develop(colour(layer.paint), spec.exposure, spec.tint)
-        _over(film, paint, coverage(layer.distance * radius, grid.rows, layer.soft))
+        _over(video, paint, coverage(layer.distance * radius, grid.rows, layer.soft))
 
 
-def _shadow(film: Tensor, spec: SceneSpec, grid: Grid, x: Tensor, y: Tensor) -> None:
+def _shadow(video: Tensor, spec: SceneSpec, grid: Grid, x: Tensor, y: Tensor) -> None:
     """A soft ellipse on the ground below the object; it shrinks and fades as the object rises."""
     near = 1 - (spec.height - spec.size / 2 - y) * 1.4
     du = (grid.x - x) / (spec.size * 0.55)
     dv = (grid.y - (spec.height + 0.02)) / (spec.size * 0.16)
-    _over(film, torch.zeros(3, 1, 1), (1 - (du * du + dv * dv)).clamp(0, 1) * (0.5 * near))
+    _over(video, torch.zeros(3, 1, 1), (1 - (du * du + dv * dv)).clamp(0, 1) * (0.5 * near))
 
 
-def _over(film: Tensor, paint: Tensor, alpha: Tensor) -> None:
-    """Paint [3, 1, 1] over the film [3, F, H, W] in place, with alpha [F, H, W]."""
-    film.add_(alpha * (paint[:, None] - film))
+def _over(video: Tensor, paint: Tensor, alpha: Tensor) -> None:
+    """Paint [3, 1, 1] over the video [3, F, H, W] in place, with alpha [F, H, W]."""
+    video.add_(alpha * (paint[:, None] - video))
