@@ -7,26 +7,26 @@ from __future__ import annotations
 
 from comfy_api.latest import ComfyExtension, io
 
-from .load import LoadModel, LoadTiny
-from .prompt_schedule import PromptAt, PromptSchedule
-from .sampler import Extend, Sampler
-from .stability import StabilityReport, VisualStability
-from .state import LoadState, SaveState
-from .video import ContinueVideo, DecodeToVideo
+from .load import SFPPLoadModel, SFPPLoadTiny
+from .prompt_schedule import SFPPPromptAt, SFPPPromptSchedule
+from .sampler import SFPPExtend, SFPPSampler
+from .stability import SFPPStabilityReport, SFPPVisualStability
+from .state import SFPPLoadState, SFPPSaveState
+from .video import SFPPContinueVideo, SFPPDecodeToVideo
 
 NODES: tuple[type[io.ComfyNode], ...] = (
-    LoadModel,
-    LoadTiny,
-    ContinueVideo,
-    Sampler,
-    Extend,
-    PromptSchedule,
-    PromptAt,
-    SaveState,
-    LoadState,
-    DecodeToVideo,
-    VisualStability,
-    StabilityReport,
+    SFPPLoadModel,
+    SFPPLoadTiny,
+    SFPPContinueVideo,
+    SFPPSampler,
+    SFPPExtend,
+    SFPPPromptSchedule,
+    SFPPPromptAt,
+    SFPPSaveState,
+    SFPPLoadState,
+    SFPPDecodeToVideo,
+    SFPPVisualStability,
+    SFPPStabilityReport,
 )
 
 

@@ -102,7 +102,7 @@ def _require_choice(widget: str, value: str, choices: Any) -> None:
 FOLDER = "diffusion_models"
 
 
-class LoadModel(io.ComfyNode):
+class SFPPLoadModel(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -214,7 +214,7 @@ def load_tiny_vae() -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=load_file(weights_path("vae")))
 
 
-class LoadTiny(io.ComfyNode):
+class SFPPLoadTiny(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -46,7 +46,7 @@ def _schedule_output() -> io.Output:
     )
 
 
-class PromptSchedule(io.ComfyNode):
+class SFPPPromptSchedule(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -96,7 +96,7 @@ class PromptSchedule(io.ComfyNode):
         return io.NodeOutput(schedule, ui=report.ui())
 
 
-class PromptAt(io.ComfyNode):
+class SFPPPromptAt(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

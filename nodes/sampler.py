@@ -37,7 +37,7 @@ from .widgets import (
 NEAR_TRAINING = "Stay near what the model was trained at: 832x480 for Wan 2.1 1.3B, 64x64 for the built-in model."
 
 
-class Sampler(io.ComfyNode):
+class SFPPSampler(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -180,7 +180,7 @@ def _latent_size(height: int, width: int) -> tuple[int, int]:
     return WAN21.latent_size(height, width)
 
 
-class Extend(io.ComfyNode):
+class SFPPExtend(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -140,7 +140,7 @@ def _advanced(widget: io.Input) -> io.Input:
     return widget
 
 
-class VisualStability(io.ComfyNode):
+class SFPPVisualStability(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -240,7 +240,7 @@ class VisualStability(io.ComfyNode):
         return io.NodeOutput(stability.score, stability.explanation, ratings, ui=shown)
 
 
-class StabilityReport(io.ComfyNode):
+class SFPPStabilityReport(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -10,7 +10,7 @@ from .comfy.report import Report
 from .widgets import CATEGORY, VideoState, search_aliases
 
 
-class SaveState(io.ComfyNode):
+class SFPPSaveState(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -49,7 +49,7 @@ class SaveState(io.ComfyNode):
         return io.NodeOutput(ui={"text": (name,), "states": [saved]} | report.ui("said"))
 
 
-class LoadState(io.ComfyNode):
+class SFPPLoadState(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -25,7 +25,7 @@ AS_MADE = 0.0
 MAX_FPS = 240.0
 
 
-class DecodeToVideo(io.ComfyNode):
+class SFPPDecodeToVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -161,7 +161,7 @@ class DecodeToVideo(io.ComfyNode):
 FITTED = "The clip is scaled to cover it and cut evenly. 0: the clip's own."
 
 
-class ContinueVideo(io.ComfyNode):
+class SFPPContinueVideo(io.ComfyNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

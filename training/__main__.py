@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from .config import ConfigError, load_config
-from .engine.checkpoint import CheckpointError
+from .engine.checkpoint import RunCheckpointError
 from .engine.checks import NotNumbers, TrainingDiverged, means_full_disk
 from .engine.distributed import World, joined, launched_rank
 from .engine.metrics import require_mirror
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     stage = importlib.import_module(f".stages.{options.stage}", package=__package__)
     try:
         first, *more = options.config
-        config = load_config(stage.Config, first, options.overrides, more=more)
+        config = load_config(stage.CONFIG, first, options.overrides, more=more)
         # Before networks are opened, which takes minutes.
         require_mirror(config.run)
         torch.manual_seed(config.seed)
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     except ConfigError as error:
         logging.error("%s", error)
         return 2
-    except (TrainingDiverged, CheckpointError, NotNumbers) as error:
+    except (TrainingDiverged, RunCheckpointError, NotNumbers) as error:
         logging.error("%s", error)
         return 1
     except (OSError, SafetensorError) as error:

@@ -35,7 +35,7 @@ A_NAME = "Type a name such as video/film."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OutputFile:
+class OutputPath:
     """A file to be written in ComfyUI's output folder."""
 
     path: Path
@@ -44,7 +44,7 @@ class OutputFile:
 
 
 @contextmanager
-def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Iterator[OutputFile]:
+def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0) -> Iterator[OutputPath]:
     """The next free numbered file for a prefix, as ComfyUI's own save nodes name theirs.
 
     Its number is nobody else's until the block ends, though nothing of that name is there yet: several servers may
@@ -58,7 +58,7 @@ def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0
         prefix, folder_paths.get_output_directory(), width, height
     )
     with first_free(Path(folder, f"{name}_{number:05}_{suffix}") for number in count(counter)) as path:
-        yield OutputFile(path=path, filename=path.name, subfolder=subfolder)
+        yield OutputPath(path=path, filename=path.name, subfolder=subfolder)
 
 
 def prefix_problem(prefix: str) -> str | None:

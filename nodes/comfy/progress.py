@@ -28,7 +28,7 @@ from protocol import BinaryEventTypes
 from server import PromptServer
 from torch import Tensor
 
-from ...sfpp_core.rollout.rollout import Progress
+from ...sfpp_core.rollout.rollout import CallProgress
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .wired import latent_format
@@ -141,7 +141,7 @@ LATEST = 7
 """Chunks that the pace is judged by. A median of them takes no notice of one that had to wait for the disk."""
 
 
-class Pace:
+class ChunkPace:
     """Told of every chunk when it is finished."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -207,7 +207,7 @@ class SamplingProgress:
         self._report = report
         self._seconds = WAN21.seconds(state.config.frames_after(num_chunks, made=state.num_frames))
         self._reused = 0
-        self._pace = Pace()
+        self._pace = ChunkPace()
         self._words_pause = Pause(WORDS_SECONDS)
 
     def __enter__(self) -> SamplingProgress:
@@ -217,7 +217,7 @@ class SamplingProgress:
     def __exit__(self, *error: Any) -> None:
         self._projector.__exit__(*error)
 
-    def called(self, progress: Progress) -> None:
+    def called(self, progress: CallProgress) -> None:
         """As an OnCall. Raises ComfyUI's interrupt."""
         done = progress.chunk - len(self._before.chunks) + progress.call / progress.num_calls
         self._projector.stands_at(done, self._num_chunks)

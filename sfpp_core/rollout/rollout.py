@@ -103,7 +103,7 @@ class CausalNetwork(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Progress:
+class CallProgress:
     """Where the making of a chunk stands after a network call."""
 
     chunk: int
@@ -120,12 +120,12 @@ class Progress:
     """0..1000."""
 
 
-OnCall = Callable[[Progress], None]
+OnCall = Callable[[CallProgress], None]
 Report = Callable[..., None]
 """Told after a network call: timestep and, while denoising, what the network was given and x0."""
 
 
-def _ignore(progress: Progress) -> None:
+def _ignore(progress: CallProgress) -> None:
     del progress
 
 
@@ -220,7 +220,7 @@ class Rollout:
 
         def report(timestep: float, noised: Tensor | None = None, x0: Tensor | None = None) -> None:
             self._on_call(
-                Progress(
+                CallProgress(
                     chunk=len(self.state.chunks),
                     call=next(calls),
                     num_calls=num_calls,

@@ -121,7 +121,7 @@ _OTHER_THING: Final = 0.25
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Step:
+class FrameStep:
     """What happened from one picture to the next."""
 
     flow: float
@@ -142,7 +142,7 @@ class MotionField:
         self._before: np.ndarray | None = None
         self._grey_before: np.ndarray | None = None
 
-    def step(self, picture: np.ndarray, seconds: float) -> Step:
+    def step(self, picture: np.ndarray, seconds: float) -> FrameStep:
         """What happened since the picture before; all zeros for the first.
 
         picture: uint8 H W C, always of the same size. seconds: since the picture before.
@@ -154,12 +154,12 @@ class MotionField:
         before, grey_before = self._before, self._grey_before
         self._before, self._grey_before = picture, grey
         if before is None or grey_before is None:
-            return Step(flow=0.0, flow_top=0.0, light_change=np.zeros(3))
+            return FrameStep(flow=0.0, flow_top=0.0, light_change=np.zeros(3))
         # From here back to where it came from, so that each pixel of this picture finds its own past.
         flow = self._flow.calc(grey, grey_before, None)
         lengths = np.sqrt((flow * flow).sum(axis=2)).ravel() / (grey.shape[0] * seconds)
         top = max(1, int(_TOP_SHARE * lengths.size))
-        return Step(
+        return FrameStep(
             flow=float(lengths.mean()),
             flow_top=float(np.partition(lengths, -top)[-top:].mean()),
             light_change=_light_change(before, picture, flow),

@@ -11,8 +11,8 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
 from training.engine.seeding import VideoNoise
-from training.self_forcing.config import Config
-from training.self_forcing.rollouts import Step, Videos
+from training.self_forcing.config import SfppStageConfig
+from training.self_forcing.rollouts import RecordedStep, Videos
 from training.self_forcing.task import SelfForcingTask
 
 CPU = torch.device("cpu")
@@ -40,12 +40,12 @@ def inferred(network: WanTransformer, config: RolloutConfig, *, seed: int, chunk
     return rollout.state.latents
 
 
-def chain(step: Step | None) -> list[Step]:
+def chain(step: RecordedStep | None) -> list[RecordedStep]:
     """A recorded step with those before it, in the order of denoising."""
     return [] if step is None else [*chain(step.before), step]
 
 
-def gradients_of_a_step(config: Config) -> tuple[dict[str, float], dict[str, Tensor]]:
+def gradients_of_a_step(config: SfppStageConfig) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Metrics of a step and the gradients of its last updates, with the weights as they were."""
     task = SelfForcingTask(config, stage="sfpp")
     gradients: dict[str, Tensor] = {}

@@ -12,7 +12,7 @@ from training.data.scenes import prompt_for, sample_scene
 from training.evaluation.rollouts import ArmConfig, SamplerConfig
 from training.models.export import write_weights
 from training.reader import AttributeReader
-from training.stages.evaluate import Config
+from training.stages.evaluate import EvaluateStageConfig
 
 ARMS = [
     ArmConfig(name="truth", kind="truth"),
@@ -32,7 +32,7 @@ def write_files(folder: Path) -> Path:
     return folder
 
 
-def config(files: Path, out: Path, **changes: object) -> Config:
+def config(files: Path, out: Path, **changes: object) -> EvaluateStageConfig:
     """Two prompts of 16x16 pixels, 5 and 6 seconds. files: what `write_files` wrote."""
     settings = {
         "run": RunConfig(out=str(out), device="cpu"),
@@ -51,4 +51,4 @@ def config(files: Path, out: Path, **changes: object) -> Config:
         "prompts_kept": 1,
         "teacher": SamplerConfig(steps=1),
     }
-    return Config(**settings | changes)
+    return EvaluateStageConfig(**settings | changes)

@@ -24,27 +24,27 @@ CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_has_a_configuration_that_loads(stage: str) -> None:
     module = importlib.import_module(f"training.stages.{stage}")
-    config = load_config(module.Config, CONFIGS / f"{stage}.yaml")
+    config = load_config(module.CONFIG, CONFIGS / f"{stage}.yaml")
     assert config.run.out.startswith("runs/tiny/")
 
 
 def test_words_of_the_command_line_win() -> None:
     phase = "{start: 0, data: [{folder: a, clips: 4}], frames: 3, batch: 2}"
     words = ["optimizer.lr=0.5", "run.out=elsewhere", f"phases=[{phase}]"]
-    config = load_config(teacher.Config, CONFIGS / "teacher.yaml", words)
+    config = load_config(teacher.TeacherStageConfig, CONFIGS / "teacher.yaml", words)
     assert (config.optimizer.lr, config.run.out) == (0.5, "elsewhere")
-    assert config.phases == [teacher.Phase(start=0, data=[ClipSource(folder="a", clips=4)], frames=3, batch=2)]
+    assert config.phases == [teacher.TeacherPhase(start=0, data=[ClipSource(folder="a", clips=4)], frames=3, batch=2)]
 
 
 def test_a_later_file_goes_over_an_earlier_one_and_words_over_both(tmp_path: Path) -> None:
     later = tmp_path / "short.yaml"
     later.write_text("steps: 200\nseed: 77\noptimizer: {decay: 50}\n")
-    alone = load_config(vae.Config, CONFIGS / "vae.yaml")
-    config = load_config(vae.Config, CONFIGS / "vae.yaml", ["seed=78"], more=[later])
+    alone = load_config(vae.VAEStageConfig, CONFIGS / "vae.yaml")
+    config = load_config(vae.VAEStageConfig, CONFIGS / "vae.yaml", ["seed=78"], more=[later])
     assert (config.steps, config.seed, config.optimizer.decay) == (200, 78, 50)
     assert (config.dim, config.optimizer.lr) == (alone.dim, alone.optimizer.lr)
     with pytest.raises(ConfigError, match="missing.yaml is no file"):
-        load_config(vae.Config, CONFIGS / "vae.yaml", more=[tmp_path / "missing.yaml"])
+        load_config(vae.VAEStageConfig, CONFIGS / "vae.yaml", more=[tmp_path / "missing.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_a_later_file_goes_over_an_earlier_one_and_words_over_both(tmp_path: Pat
 )
 def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        load_config(vae.Config, CONFIGS / "vae.yaml", words)
+        load_config(vae.VAEStageConfig, CONFIGS / "vae.yaml", words)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_a_mistake_is_answered_in_a_sentence(words: list[str], sentence: str) ->
 def test_a_file_that_cannot_be_used_is_named(content: bytes, sentence: str, tmp_path: Path) -> None:
     (tmp_path / "short.yaml").write_bytes(content)
     with pytest.raises(ConfigError, match=f"^{re.escape(str(tmp_path))}/{sentence}"):
-        load_config(vae.Config, CONFIGS / "vae.yaml", more=[tmp_path / "short.yaml"])
+        load_config(vae.VAEStageConfig, CONFIGS / "vae.yaml", more=[tmp_path / "short.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -128,12 +128,12 @@ def test_other_stages_refuse_what_cannot_work() -> None:
         (evaluate_tiny, "evaluate_tiny", ["size=30"], "30; it must be a positive multiple of 16"),
     ):
         with pytest.raises(ConfigError, match=sentence):
-            load_config(module.Config, CONFIGS / f"{name}.yaml", words)
+            load_config(module.CONFIG, CONFIGS / f"{name}.yaml", words)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_without_a_gpu_networks_run_on_the_cpu_and_a_wanted_gpu_is_missed() -> None:
-    load = partial(load_config, vae.Config, CONFIGS / "vae.yaml")
+    load = partial(load_config, vae.VAEStageConfig, CONFIGS / "vae.yaml")
     assert load().device == torch.device("cpu") and load().autocast().device == "cpu"
     with pytest.raises(ConfigError, match="run.device is cuda:1, but PyTorch .* sees no GPU here"):
         _ = load(["run.device=cuda:1"]).device

@@ -26,20 +26,20 @@ STAGES = {"self_forcing": self_forcing, "sfpp": sfpp, "grpo": grpo}
 @pytest.mark.parametrize("name", RUNS)
 def test_every_run_of_the_makefile_has_a_configuration_that_loads(name: str) -> None:
     stage, words = RUNS[name]
-    load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)
+    load_config(STAGES[stage].CONFIG, CONFIGS / f"{stage}.yaml", words)
 
 
 @pytest.mark.parametrize("stage", ["self_forcing", "sfpp"])
 def test_the_recipe_begins_with_what_ships(stage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
-    config = load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml")
+    config = load_config(STAGES[stage].CONFIG, CONFIGS / f"{stage}.yaml")
     named = (config.init, config.teacher, config.vae, config.conditioning.text_encoder)
     assert all(Path(path).is_file() for path in named)
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
 def test_what_an_evaluation_compares_is_made_by_the_makefile(overlay: Path) -> None:
-    config = load_config(evaluate.Config, CONFIGS / "evaluate.yaml", more=[overlay])
+    config = load_config(evaluate.EvaluateStageConfig, CONFIGS / "evaluate.yaml", more=[overlay])
     for arm in config.arms:
         if arm.weights is None or "/proof/" not in arm.weights:
             continue
@@ -47,7 +47,7 @@ def test_what_an_evaluation_compares_is_made_by_the_makefile(overlay: Path) -> N
         assert run in RUNS
         if rest[0] == "steps":
             stage, words = RUNS[run]
-            trained = load_config(STAGES[stage].Config, CONFIGS / f"{stage}.yaml", words)
+            trained = load_config(STAGES[stage].CONFIG, CONFIGS / f"{stage}.yaml", words)
             updates = int(rest[1])
             assert 0 < updates <= trained.steps and updates % trained.run.export_every == 0
 

@@ -373,7 +373,11 @@ def test_measuring_compares_every_pass_with_what_was_computed(costs: PassCosts) 
     assert "on a CPU" in text and "step of 1 + 2 updates" in text
 
 
-WAN_RUNS = {"causal_init": causal_init.Config, "self_forcing": self_forcing.Config, "sfpp": sfpp.Config}
+WAN_RUNS = {
+    "causal_init": causal_init.CausalInitStageConfig,
+    "self_forcing": self_forcing.SelfForcingStageConfig,
+    "sfpp": sfpp.SfppStageConfig,
+}
 
 
 def test_the_published_configurations_fit_the_gpus_that_they_name() -> None:

@@ -53,7 +53,7 @@ INDEX_NAMES = {
 """What torch's index of tensors is made of, besides dtypes."""
 
 
-class CheckpointError(RuntimeError):
+class RunCheckpointError(RuntimeError):
     """A checkpoint that could not be written or read; the message says which and why."""
 
 
@@ -74,7 +74,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
         with _single_process_is_meant():
             dcp.save(tensors, storage_writer=writer, no_dist=World.current().size == 1)
     except CheckpointException as problem:
-        raise CheckpointError(_reason(problem)) from problem
+        raise RunCheckpointError(_reason(problem)) from problem
 
 
 def read_checkpoint(folder: Path, like: Like) -> dict[str, Any]:
@@ -90,9 +90,9 @@ def read_checkpoint(folder: Path, like: Like) -> dict[str, Any]:
         with _single_process_is_meant():
             dcp.load(tensors, storage_reader=reader, no_dist=World.current().size == 1)
     except CheckpointException as problem:
-        raise CheckpointError(f"{folder} cannot be read: {_reason(problem)}") from problem
+        raise RunCheckpointError(f"{folder} cannot be read: {_reason(problem)}") from problem
     except (OSError, pickle.UnpicklingError) as problem:
-        raise CheckpointError(f"{folder} cannot be read: {problem}") from problem
+        raise RunCheckpointError(f"{folder} cannot be read: {problem}") from problem
     values = json.loads(tensors.pop(VALUES).numpy().tobytes())
     return _with_tensors(values, tensors)
 

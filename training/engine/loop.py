@@ -72,7 +72,7 @@ def peak_memory(device: torch.device) -> dict[str, float]:
     return {"peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30}
 
 
-class Pace:
+class StepPace:
     """Time that steps take, with the wait for their batches and without what is done between them."""
 
     def __init__(self) -> None:
@@ -277,7 +277,7 @@ class _Trainer:
             mininterval=5.0,
             disable=not self._world.is_main,
         )
-        pace = Pace()
+        pace = StepPace()
         # A kill may have come between a checkpoint and the export of the same step.
         self._export_by_the_way()
         with bar, stop_requests() as stop:

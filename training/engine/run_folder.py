@@ -28,7 +28,7 @@ from torch import Tensor
 from sfpp_core.files import replacing
 
 from ..config import ConfigError, StageConfig, TrainConfig, as_plain, require
-from .checkpoint import CheckpointError, Like, read_checkpoint, write_checkpoint
+from .checkpoint import Like, RunCheckpointError, read_checkpoint, write_checkpoint
 from .distributed import World
 
 WHOLE_UP_TO = 64 * 2**20
@@ -157,10 +157,10 @@ class RunFolder:
         partial = self.path / PARTIAL_NAME
         try:
             write_checkpoint(partial, state)
-        except CheckpointError as problem:
+        except RunCheckpointError as problem:
             shutil.rmtree(partial, ignore_errors=True)
             kept = f"{last} is as it was; " if last else ""
-            raise CheckpointError(
+            raise RunCheckpointError(
                 f"the checkpoint of step {step} could not be written to {self.path} ({problem}). {kept}"
                 "see whether the disk is full, then give the same command again."
             ) from problem
@@ -298,10 +298,10 @@ def read_run(path: str) -> FinishedRun:
     require(checkpoint is not None, f"{folder} holds no checkpoint yet; train first, or wait until it saves one.")
     try:
         stage = entries.pop("stage")
-        kind = importlib.import_module(f".stages.{stage}", package=__package__).Config
+        kind = importlib.import_module(f"..stages.{stage}", package=__package__).CONFIG
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), entries))
         state = read_checkpoint(checkpoint, lambda path, shape, dtype: torch.empty(shape, dtype=dtype))
-    except (OmegaConfBaseException, ModuleNotFoundError, CheckpointError) as error:
+    except (OmegaConfBaseException, ModuleNotFoundError, RunCheckpointError) as error:
         raise ConfigError(f"{folder} holds a run that cannot be read here: {error}") from error
     return FinishedRun(
         folder=folder, stage=stage, config=config, step=state["step"], networks=state.get("networks", {})

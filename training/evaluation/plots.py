@@ -51,7 +51,7 @@ _LEFT, _RIGHT, _TITLE, _KEY, _LINE, _GAP, _FOOT = 70, 24, 38, 20, 36, 48, 44
 def plot_measures(found: dict[str, Any], names: Sequence[str], results: Results, title: str, path: Path) -> None:
     """Means with their 95 % intervals against length, one panel a measure, one line an arm."""
     names = [name for name in names if name in found]
-    page = _Page(title, results, [PANEL_PX] * len(names), path)
+    page = _Sheet(title, results, [PANEL_PX] * len(names), path)
     seconds = np.array([float(length) for length in results.lengths])
     reach = max(2.0, seconds[-1] / seconds[0])
     for name, axes in zip(names, page.panels, strict=True):
@@ -78,7 +78,7 @@ def plot_drift(results: Results, edges: np.ndarray, path: Path) -> None:
         "hue": "Hue: CIELAB distance of the mean colour",
         "contrast": "Contrast: change of the deviation of luma, either way",
     }
-    page = _Page("Drift from a video's own first seconds", results, [SMALL_PANEL_PX] * len(titles), path)
+    page = _Sheet("Drift from a video's own first seconds", results, [SMALL_PANEL_PX] * len(titles), path)
     middles = (edges[:-1] + edges[1:]) / 2
     ticks = np.array([float(length) for length in results.lengths])
     for (quantity, title), axes in zip(titles.items(), page.panels, strict=True):
@@ -94,7 +94,7 @@ def plot_drift(results: Results, edges: np.ndarray, path: Path) -> None:
     page.save()
 
 
-class _Page:
+class _Sheet:
     """A figure of panels one below the other, under a title and a key to the arms."""
 
     def __init__(self, title: str, results: Results, heights: Sequence[int], path: Path) -> None:

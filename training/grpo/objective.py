@@ -35,12 +35,12 @@ from einops import reduce
 from torch import Tensor
 
 from sfpp_core.rollout.flow import NUM_TIMESTEPS
-from sfpp_core.rollout.rollout import Progress
+from sfpp_core.rollout.rollout import CallProgress
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
-from ..self_forcing.rollouts import Autocast, Step, Videos, estimate
+from ..self_forcing.rollouts import Autocast, RecordedStep, Videos, estimate
 
 SPREAD_FLOOR = 1e-4
 """Added to the spread of a group's rewards, as in Flow-GRPO: what differs by less is as good as equal."""
@@ -112,7 +112,7 @@ class Transition:
 
     chunk: int
     """Which chunk of the video, from 0."""
-    step: Step
+    step: RecordedStep
     """What the network was given; on the CPU."""
     following: Tensor
     """What its estimate was re-noised to, [B, C, T, H, W], float32 on the CPU."""
@@ -141,10 +141,10 @@ class _Recorder:
     """Listens to a rollout and keeps the transitions of its chunks."""
 
     def __init__(self) -> None:
-        self._before: Progress | None = None
+        self._before: CallProgress | None = None
         self.transitions: list[Transition] = []
 
-    def on_call(self, progress: Progress) -> None:
+    def on_call(self, progress: CallProgress) -> None:
         """As an `OnCall`. What a chunk's second call is given is what its first one's estimate was re-noised to."""
         before, self._before = self._before, progress
         if before is None or before.x0 is None or before.chunk != progress.chunk:
@@ -153,7 +153,7 @@ class _Recorder:
         self.transitions.append(
             Transition(
                 chunk=progress.chunk,
-                step=Step(noised=before.noised.cpu(), timestep=before.timestep),
+                step=RecordedStep(noised=before.noised.cpu(), timestep=before.timestep),
                 following=progress.noised.cpu(),
                 next_sigma=sigma,
                 log_prob=log_prob(progress.noised, before.x0, sigma).cpu(),

@@ -34,7 +34,7 @@ def collect(runs: Path) -> dict[str, Any]:
             continue
         config = OmegaConf.to_container(OmegaConf.load(path))
         stage = importlib.import_module(f"training.stages.{config['stage']}")
-        usual = as_plain(load_config(stage.Config, CONFIGS / f"{config['stage']}.yaml"))
+        usual = as_plain(load_config(stage.CONFIG, CONFIGS / f"{config['stage']}.yaml"))
         found[folder.name] = {
             "stage": config["stage"],
             "seed": config["seed"],

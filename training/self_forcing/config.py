@@ -99,7 +99,7 @@ class CriticConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(OwnVideosConfig):
+class SfppStageConfig(OwnVideosConfig):
     """The sfpp stage; `optimizer` is the student's. The autoencoder makes windows from mid-video clips of their own."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = OwnVideosConfig.FREE_KEYS | {"watch_frames"}

@@ -21,7 +21,7 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.flow import NUM_TIMESTEPS, NoiseSource, flow_to_x0
 from sfpp_core.rollout.kv_cache import KVSnapshot, RollingKVCache
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import Chunk, RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
@@ -53,19 +53,19 @@ class Videos:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Step:
+class RecordedStep:
     """The denoising step that made a chunk, or led to the one that did."""
 
     noised: Tensor
     """What the network was given, [B, C, T, H, W]."""
     timestep: float
     """0..1000."""
-    before: Step | None = None
+    before: RecordedStep | None = None
     """The step whose x0 was noised for this one, if the gradient is to go on through it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Recording:
+class RecordedWindow:
     """Chunks as they were rolled."""
 
     videos: Videos
@@ -73,7 +73,7 @@ class Recording:
     """Where they begin, with its cache."""
     after: RolloutState
     """Where they end; with its cache if that was asked for."""
-    steps: tuple[Step, ...]
+    steps: tuple[RecordedStep, ...]
     """The step that made each chunk, with those before it if they take the gradient as well."""
 
     @property
@@ -103,19 +103,19 @@ def record(
     dropped_steps: int = 0,
     all_steps: bool = False,
     keep_cache: bool = False,
-) -> Recording:
+) -> RecordedWindow:
     """Roll `chunks` chunks on from `before`, which brings its cache along, and note how each was made.
 
     dropped_steps: how many of the last denoising steps are left out, so that the step that takes the gradient is the
     one that makes the chunk. 0 is what inference does. all_steps: whether the gradient goes through the steps before
     it as well. keep_cache: whether the videos are to go on from the end.
     """
-    steps: dict[int, Step] = {}
+    steps: dict[int, RecordedStep] = {}
 
-    def note(progress: Progress) -> None:
+    def note(progress: CallProgress) -> None:
         if progress.noised is not None:
             before = steps.get(progress.chunk) if all_steps else None
-            steps[progress.chunk] = Step(noised=progress.noised, timestep=progress.timestep, before=before)
+            steps[progress.chunk] = RecordedStep(noised=progress.noised, timestep=progress.timestep, before=before)
 
     shortened = replace(before, config=_without_last_steps(before.config, dropped_steps))
     rollout = videos.rollout(network, shortened, on_call=note)
@@ -125,11 +125,11 @@ def record(
         rollout.past()
     after = rollout.keep_cache() if keep_cache else rollout.state
     after = replace(after, config=before.config)
-    return Recording(videos=videos, before=before, after=after, steps=tuple(steps.values()))
+    return RecordedWindow(videos=videos, before=before, after=after, steps=tuple(steps.values()))
 
 
 def backpropagate(
-    network: WanTransformer, recording: Recording, gradient: Tensor, *, autocast: Autocast = nullcontext
+    network: WanTransformer, recording: RecordedWindow, gradient: Tensor, *, autocast: Autocast = nullcontext
 ) -> None:
     """Add to the network's gradients what follows from d loss / d chunk, through the recorded steps of each chunk.
 
@@ -151,7 +151,7 @@ def backpropagate(
         rollout.append(chunk.latents)
 
 
-def estimate(network: WanTransformer, step: Step, videos: Videos, past: RollingKVCache) -> Tensor:
+def estimate(network: WanTransformer, step: RecordedStep, videos: Videos, past: RollingKVCache) -> Tensor:
     """x0 of a chunk against the past, float32. The text goes in as it is, so that its layers learn too."""
     noised = step.noised.to(videos.device)
     if step.before is not None:
@@ -233,7 +233,7 @@ class Rolled:
     """A window that is to be judged."""
 
     window: Window
-    recording: Recording
+    recording: RecordedWindow
     """Its frames, or its last ones, where the first were made at an earlier step."""
 
     @property

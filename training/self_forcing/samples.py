@@ -26,8 +26,8 @@ from sfpp_core.wan.vae import WanVAE
 from ..data.prompt_embeds import Conditioning
 from ..engine.distributed import rollout_weights
 from ..engine.seeding import generator_for, normal
-from .config import Config
-from .rollouts import Recording, Restarting, Rolled, Stage, Streaming, WindowSource
+from .config import SfppStageConfig
+from .rollouts import RecordedWindow, Restarting, Rolled, Stage, Streaming, WindowSource
 from .windows import Clip, as_clip
 
 
@@ -52,7 +52,7 @@ class _WindowPast:
         return torch.cat([past.to(window.dtype), clean.detach(), noised], dim=1)
 
 
-def denoise_again(network: WanTransformer, recording: Recording, noise: Tensor, timestep: float) -> Tensor:
+def denoise_again(network: WanTransformer, recording: RecordedWindow, noise: Tensor, timestep: float) -> Tensor:
     """x0 of the recorded frames, noised to `timestep` (0..1000) and denoised once; float32 [B, C, T, H, W].
 
     With gradients on it has one, through the noised frames alone.
@@ -103,11 +103,11 @@ class Sample:
     """The window that ends with them, as short videos of their own."""
 
 
-class Sampler:
+class WindowSampler:
     """Rolls windows of some of a batch's videos."""
 
     def __init__(
-        self, config: Config, conditioning: Conditioning, vae: WanVAE, *, samples: range, channels: int
+        self, config: SfppStageConfig, conditioning: Conditioning, vae: WanVAE, *, samples: range, channels: int
     ) -> None:
         """samples: which ones of the global batch. channels: latent channels."""
         self._config, self._vae, self._samples = config, vae, samples

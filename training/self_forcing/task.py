@@ -27,10 +27,10 @@ from ..models.export import training_record, write_student
 from ..models.kernels import attention_on, compile_network
 from ..models.open import open_autoencoder, open_transformer
 from ..models.sampling import decode, sample_one_by_one
-from .config import Config
+from .config import SfppStageConfig
 from .dmd import critic_loss, dmd_loss, gradient_metrics, judge, score_sigmas
 from .rollouts import backpropagate
-from .samples import JudgedClips, Sample, Sampler
+from .samples import JudgedClips, Sample, WindowSampler
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,7 +43,7 @@ class Networks:
     critic: WanTransformer
 
 
-def open_networks(config: Config, *, text_dim: int) -> Networks:
+def open_networks(config: SfppStageConfig, *, text_dim: int) -> Networks:
     """Open the networks of a run; text_dim: width of its embeddings.
 
     Raises:
@@ -75,7 +75,7 @@ COMPARED_FRAMES = 5 * FRAMES_PER_SECOND
 
 
 def watch_videos(
-    student: WanTransformer, conditioning: Conditioning, vae: WanVAE, config: Config, board: Board, step: int
+    student: WanTransformer, conditioning: Conditioning, vae: WanVAE, config: SfppStageConfig, board: Board, step: int
 ) -> None:
     """Put videos of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
     count = min(WATCHED_PROMPTS, len(conditioning.prompts))
@@ -102,7 +102,7 @@ def watch_videos(
 class SelfForcingTask:
     """Self-Forcing if a rollout is one window, Self-Forcing++ if it is longer."""
 
-    def __init__(self, config: Config, *, stage: str) -> None:
+    def __init__(self, config: SfppStageConfig, *, stage: str) -> None:
         self._config, self._stage = config, stage
         parts = micro_batches(World.current().samples(config.batch), config.accumulate)
         self._conditioning = Conditioning.open(config.conditioning, device=config.device)
@@ -122,7 +122,7 @@ class SelfForcingTask:
         self._vae = open_autoencoder(config.vae).to(config.device).requires_grad_(False)
         channels = networks.student.config.in_channels
         self._samplers = [
-            Sampler(config, self._conditioning, self._vae, samples=part, channels=channels) for part in parts
+            WindowSampler(config, self._conditioning, self._vae, samples=part, channels=channels) for part in parts
         ]
 
     def batch(self, step: int) -> None:

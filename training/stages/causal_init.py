@@ -40,7 +40,7 @@ WATCHED_FRAMES = 42
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainConfig):
+class CausalInitStageConfig(TrainConfig):
     """The causal_init stage. Learnt from are either clips of scenes, `data`, or `trajectories`."""
 
     objective: str
@@ -96,7 +96,7 @@ class Config(TrainConfig):
 class CausalInitTask:
     """The student and what it is told to learn."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: CausalInitStageConfig) -> None:
         self._config = config
         # First, because networks take minutes to open; the autoencoder is opened whenever videos are watched.
         check_autoencoder(config.vae)
@@ -168,13 +168,16 @@ class CausalInitTask:
         )
 
 
-def _material(config: Config) -> Material:
+def _material(config: CausalInitStageConfig) -> Material:
     if config.trajectories is None:
         return clips_of_scenes(config.data, config.text_encoder, frames=config.frames, seed=config.seed)
     return ends_of_trajectories(config.trajectories, config.conditioning, frames=config.frames, device=config.device)
 
 
-def run(config: Config) -> bool:
+CONFIG = CausalInitStageConfig
+
+
+def run(config: CausalInitStageConfig) -> bool:
     """Train; True when finished."""
     task = CausalInitTask(config)
     supervised = Supervised(task, config)

@@ -14,7 +14,7 @@ from ..engine.run_folder import RunFolder
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(StageConfig):
+class EmbeddingsStageConfig(StageConfig):
     """The embeddings stage. A run is resumed at the first shard that is missing."""
 
     conditioning: ConditioningConfig
@@ -34,7 +34,10 @@ class Config(StageConfig):
         )
 
 
-def run(config: Config) -> bool:
+CONFIG = EmbeddingsStageConfig
+
+
+def run(config: EmbeddingsStageConfig) -> bool:
     """Encode until this process's shards are there or `run.max_minutes` are over; True when finished."""
     conditioning = config.conditioning
     prompts = read_prompts(conditioning.prompts)

@@ -55,7 +55,7 @@ PLOTS = {
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(StageConfig):
+class EvaluateStageConfig(StageConfig):
     """The evaluate stage."""
 
     arms: list[ArmConfig]
@@ -125,7 +125,7 @@ class Config(StageConfig):
 class _Evaluation:
     """A run's parts."""
 
-    config: Config
+    config: EvaluateStageConfig
     world: World
     folder: Path
     bench: Bench
@@ -134,7 +134,10 @@ class _Evaluation:
     """What decides the videos and figures of all arms."""
 
 
-def run(config: Config, world: World | None = None) -> bool:
+CONFIG = EvaluateStageConfig
+
+
+def run(config: EvaluateStageConfig, world: World | None = None) -> bool:
     """Judge until all videos are judged or `run.max_minutes` are over; True when finished.
 
     world: by default the processes that this one has joined.
@@ -153,7 +156,7 @@ def run(config: Config, world: World | None = None) -> bool:
     return _finish(evaluation, expected)
 
 
-def _open(config: Config, world: World) -> _Evaluation:
+def _open(config: EvaluateStageConfig, world: World) -> _Evaluation:
     conditioning = Conditioning.open(config.conditioning, device=config.device)
     known = len(conditioning.prompts)
     require(config.prompts <= known, f"prompts is {config.prompts}, but conditioning has {known}; name more, or less.")
@@ -183,7 +186,7 @@ def _open(config: Config, world: World) -> _Evaluation:
     return _Evaluation(config=config, world=world, folder=folder, bench=bench, referee=referee, common=common)
 
 
-def _open_referee(config: Config, conditioning: Conditioning) -> Referee | None:
+def _open_referee(config: EvaluateStageConfig, conditioning: Conditioning) -> Referee | None:
     if config.reader is None:
         return None
     check_square(config.height, config.width)
@@ -236,7 +239,7 @@ def _videos(evaluation: _Evaluation, arm: ArmConfig, of_arm: dict[str, Any]) -> 
     return videos
 
 
-def _is_over(config: Config, started: float) -> bool:
+def _is_over(config: EvaluateStageConfig, started: float) -> bool:
     return config.run.max_minutes is not None and time.monotonic() - started > 60 * config.run.max_minutes
 
 
@@ -292,7 +295,7 @@ def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
         )
 
 
-def _results(config: Config, records: list[VideoRecord], arms: list[str]) -> Results:
+def _results(config: EvaluateStageConfig, records: list[VideoRecord], arms: list[str]) -> Results:
     """What was found of some arms."""
     truths = [arm.name for arm in config.arms if arm.kind == TRUTH and arm.name in arms]
     return Results(records, arms, truths=truths, prompts=config.prompts, takes=config.takes)

@@ -45,7 +45,7 @@ SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(StageConfig):
+class EvaluateTinyStageConfig(StageConfig):
     """The evaluate_tiny stage. Files default to the shipped ones."""
 
     reader: str
@@ -105,7 +105,10 @@ class Judges:
     folder: Path
 
 
-def run(config: Config) -> bool:
+CONFIG = EvaluateTinyStageConfig
+
+
+def run(config: EvaluateTinyStageConfig) -> bool:
     """Measure and write the report; returns True."""
     scenes = [sample_scene(config.seed, FIRST_HELD_OUT + index) for index in range(config.prompts)]
     judges = _open_judges(config, scenes)
@@ -122,7 +125,7 @@ def run(config: Config) -> bool:
     return True
 
 
-def _open_judges(config: Config, scenes: Sequence[SceneSpec]) -> Judges:
+def _open_judges(config: EvaluateTinyStageConfig, scenes: Sequence[SceneSpec]) -> Judges:
     """Raises ConfigError if a file is not there or holds something else."""
     student, rollout = _open("student", config.student, load_student)
     return Judges(
@@ -159,7 +162,7 @@ def _judge_vae(truth: Tensor, judges: Judges) -> dict[str, float]:
     return {**_judge(decoded, judges), "psnr": round(psnr(decoded, truth), 2)}
 
 
-def _teacher_videos(judges: Judges, config: Config) -> Tensor:
+def _teacher_videos(judges: Judges, config: EvaluateTinyStageConfig) -> Tensor:
     network, videos = judges.teacher, []
     for first, prompts in _batches("teacher", judges.prompts, config.batch):
         text = encode_prompts(judges.text_encoder, prompts)
@@ -173,7 +176,7 @@ def _teacher_videos(judges: Judges, config: Config) -> Tensor:
     return torch.cat(videos)
 
 
-def _judge_student(judges: Judges, config: Config) -> dict[str, dict[str, float]]:
+def _judge_student(judges: Judges, config: EvaluateTinyStageConfig) -> dict[str, dict[str, float]]:
     """The first and the last window of long rollouts, each as long as a teacher's sample."""
     frames = WAN21.latent_frames(round(config.student_seconds * FRAMES_PER_SECOND))
     window = WAN21.pixel_frames(config.teacher_frames)

@@ -28,7 +28,7 @@ STUDENTS = ("student", "model")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(StageConfig):
+class ExportStageConfig(StageConfig):
     """The export stage; the file is `run.out`/student.safetensors."""
 
     source: str
@@ -48,7 +48,10 @@ class Config(StageConfig):
         require(self.run.out != self.source, "run.out is the source itself; choose another folder for the file.")
 
 
-def run(config: Config) -> bool:
+CONFIG = ExportStageConfig
+
+
+def run(config: ExportStageConfig) -> bool:
     """Write the file and open it again; True."""
     source = read_run(config.source)
     require(

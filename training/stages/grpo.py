@@ -53,7 +53,7 @@ SHORTEST_VIDEO = 3
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(OwnVideosConfig):
+class GrpoStageConfig(OwnVideosConfig):
     """The grpo stage. The starting student also says how much videos should move, and what the penalty holds to; the
     autoencoder is there because the reward is read off decoded frames.
     """
@@ -98,7 +98,7 @@ class Config(OwnVideosConfig):
 class GrpoTask:
     """A student that learns by comparing its own videos."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: GrpoStageConfig) -> None:
         self._config = config
         device = config.device
         self._conditioning = Conditioning.open(config.conditioning, device=device)
@@ -244,6 +244,9 @@ class GrpoTask:
         return {**figures, **self._student.update(number)}
 
 
-def run(config: Config) -> bool:
+CONFIG = GrpoStageConfig
+
+
+def run(config: GrpoStageConfig) -> bool:
     """Train; True when finished."""
     return train(GrpoTask(config), config, stage="grpo")

@@ -29,7 +29,7 @@ that no sentence comes again before all have come."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(StageConfig):
+class LatentsStageConfig(StageConfig):
     """The latents stage. A run is resumed at the first shard that is missing."""
 
     vae: str
@@ -56,7 +56,10 @@ class Config(StageConfig):
             WAN21.latent_size(self.size, self.size)
 
 
-def run(config: Config) -> bool:
+CONFIG = LatentsStageConfig
+
+
+def run(config: LatentsStageConfig) -> bool:
     """Encode until this process's shards are there or `run.max_minutes` are over; True when finished."""
     vae = open_autoencoder(config.vae).to(config.device)
     # Last: the folder then belongs to this configuration, and one that names a wrong file should own none.
@@ -74,7 +77,7 @@ def run(config: Config) -> bool:
 
 
 @torch.no_grad()
-def _encode(encode: Moments, scenes: list[SceneSpec], config: Config) -> Tensor:
+def _encode(encode: Moments, scenes: list[SceneSpec], config: LatentsStageConfig) -> Tensor:
     """B C T H W in model space."""
     video = channels_last(render(scenes, 0, WAN21.pixel_frames(config.frames), config.size, config.size))
     video = video.to(config.device)

@@ -29,7 +29,7 @@ from ..models.sampling import euler_states, student_grid, student_sigmas, teache
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(StageConfig):
+class OdePairsStageConfig(StageConfig):
     """The ode_pairs stage. A run is resumed at the first shard that is missing."""
 
     teacher: str
@@ -71,7 +71,9 @@ class Config(StageConfig):
 class _Maker:
     """Makes shards."""
 
-    def __init__(self, config: Config, network: WanTransformer, conditioning: Conditioning, made_by: dict) -> None:
+    def __init__(
+        self, config: OdePairsStageConfig, network: WanTransformer, conditioning: Conditioning, made_by: dict
+    ) -> None:
         rollout = config.student.rollout()
         self._config = config
         self._network = network
@@ -107,7 +109,10 @@ class _Maker:
         return number % len(self._conditioning.prompts)
 
 
-def run(config: Config) -> bool:
+CONFIG = OdePairsStageConfig
+
+
+def run(config: OdePairsStageConfig) -> bool:
     """Integrate until this process's shards are there or `run.max_minutes` are over; True when finished."""
     conditioning = Conditioning.open(config.conditioning, device=config.device)
     text_dim = conditioning.negative(1).shape[-1]
@@ -128,7 +133,7 @@ def run(config: Config) -> bool:
     return shards.make(config.trajectories // config.shard, maker.shard, max_minutes=config.run.max_minutes)
 
 
-def _made_by(config: Config, network: WanTransformer) -> dict[str, Any]:
+def _made_by(config: OdePairsStageConfig, network: WanTransformer) -> dict[str, Any]:
     """What a shard says of its making."""
     return {
         "teacher": {"file": Path(config.teacher).name, "fingerprint": fingerprint(network)},

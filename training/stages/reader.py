@@ -22,7 +22,7 @@ WATCHED_SCENES = 48
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainConfig):
+class ReaderStageConfig(TrainConfig):
     """The reader stage."""
 
     batch: int = 16
@@ -38,7 +38,7 @@ class Config(TrainConfig):
 class ReaderTask:
     """Classify scenes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: ReaderStageConfig) -> None:
         self._config = config
         self._samples = World.current().samples(config.batch)
         self.model = AttributeReader()
@@ -66,6 +66,9 @@ class ReaderTask:
         write_weights(folder / "reader.safetensors", self.model.state_dict(), header, dtype=torch.float32)
 
 
-def run(config: Config) -> bool:
+CONFIG = ReaderStageConfig
+
+
+def run(config: ReaderStageConfig) -> bool:
     """Train; True when finished."""
     return train(Supervised(ReaderTask(config), config), config, stage="reader")

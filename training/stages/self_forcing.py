@@ -11,11 +11,11 @@ from ..self_forcing.task import SelfForcingTask
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(self_forcing.Config):
+class SelfForcingStageConfig(self_forcing.SfppStageConfig):
     """The self_forcing stage: that of sfpp, with a rollout of one window."""
 
     def __post_init__(self) -> None:
-        self_forcing.Config.__post_init__(self)
+        self_forcing.SfppStageConfig.__post_init__(self)
         window = self.window
         require(
             window.rollout_frames == window.frames,
@@ -24,6 +24,9 @@ class Config(self_forcing.Config):
         )
 
 
-def run(config: Config) -> bool:
+CONFIG = SelfForcingStageConfig
+
+
+def run(config: SelfForcingStageConfig) -> bool:
     """Train; True when finished."""
     return train(SelfForcingTask(config, stage="self_forcing"), config, stage="self_forcing")

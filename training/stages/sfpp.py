@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ..engine.loop import train
-from ..self_forcing.config import Config
+from ..self_forcing.config import SfppStageConfig
 from ..self_forcing.task import SelfForcingTask
 
-__all__ = ["Config", "run"]
+CONFIG = SfppStageConfig
 
 
-def run(config: Config) -> bool:
+def run(config: SfppStageConfig) -> bool:
     """Train; True when finished."""
     return train(SelfForcingTask(config, stage="sfpp"), config, stage="sfpp")

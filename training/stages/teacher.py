@@ -59,7 +59,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Phase:
+class TeacherPhase:
     """A part of the run. Short clips first: an hour of them teaches more than an hour of long ones."""
 
     start: int
@@ -78,12 +78,12 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainConfig):
+class TeacherStageConfig(TrainConfig):
     """The teacher stage."""
 
     vae: str
     """File of the autoencoder, for sample videos."""
-    phases: list[Phase]
+    phases: list[TeacherPhase]
     """In order of `start`; the first starts at step 0."""
     model: ModelConfig | None = None
     """Sizes of a new teacher; left out with `init`."""
@@ -130,7 +130,7 @@ class TeacherBatch:
 class TeacherTask:
     """Predict the flow of noised clips."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: TeacherStageConfig) -> None:
         self._config = config
         world = World.current()
         self._samples = {phase.start: world.samples(phase.batch, key="batch of a phase") for phase in config.phases}
@@ -191,7 +191,7 @@ class TeacherTask:
         write_weights(folder / "text_encoder.safetensors", encoder.state_dict(), header, dtype=torch.float16)
 
 
-def _begin(config: Config) -> TextToVideo:
+def _begin(config: TeacherStageConfig) -> TextToVideo:
     """The network before its first step."""
     if config.init is not None:
         folder = Path(config.init)
@@ -206,6 +206,9 @@ def _begin(config: Config) -> TextToVideo:
     return TextToVideo(transformer, encoder)
 
 
-def run(config: Config) -> bool:
+CONFIG = TeacherStageConfig
+
+
+def run(config: TeacherStageConfig) -> bool:
     """Train; True when finished."""
     return train(Supervised(TeacherTask(config), config), config, stage="teacher")

@@ -38,7 +38,7 @@ LATEST_START = 1000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Phase:
+class VAEPhase:
     """A part of the run. Many short clips first, for they teach fastest; then long ones, because what the causal
     convolutions see of the past grows for dozens of frames, and what they never saw in training they get wrong.
     """
@@ -63,12 +63,12 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Config(TrainConfig):
+class VAEStageConfig(TrainConfig):
     """The vae stage."""
 
     dim: int = 16
     """Width of the first layer; 96 in Wan 2.1. With `init` it is that of the file."""
-    phases: list[Phase]
+    phases: list[VAEPhase]
     """In order of `start`; the first starts at step 0."""
     init: str | None = None
     """File of an autoencoder to go on from."""
@@ -112,7 +112,7 @@ class VAEBatch:
 class VAETask:
     """Reconstruct clips of scenes."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: VAEStageConfig) -> None:
         self._config = config
         world = World.current()
         self._samples = {phase.start: world.samples(phase.batch, key="batch of a phase") for phase in config.phases}
@@ -131,7 +131,7 @@ class VAETask:
         clips = [self._clip(phase, step, sample) for sample in samples]
         return VAEBatch(video=channels_last(torch.cat(clips)), samples=samples)
 
-    def _clip(self, phase: Phase, step: int, sample: int) -> Tensor:
+    def _clip(self, phase: VAEPhase, step: int, sample: int) -> Tensor:
         """A crop of a scene from a moment of its own, 1 3 F H W."""
         size, crop = self._config.size, phase.crop
         generator = generator_for(self._config.seed, "vae", step, sample)
@@ -178,7 +178,7 @@ class VAETask:
         write_weights(folder / "vae.safetensors", weights, header, dtype=torch.float16)
 
 
-def held_out_clips(config: Config, count: int) -> Tensor:
+def held_out_clips(config: VAEStageConfig, count: int) -> Tensor:
     """Clips of HELD_OUT_FRAMES of scenes that training never sees, B 3 F H W."""
     scenes = [sample_scene(config.seed, FIRST_HELD_OUT + index) for index in range(count)]
     return channels_last(render(scenes, 0, HELD_OUT_FRAMES, config.size, config.size))
@@ -215,6 +215,9 @@ def fold_normalisation(weights: dict[str, Tensor], latents: Tensor) -> dict[str,
     return folded
 
 
-def run(config: Config) -> bool:
+CONFIG = VAEStageConfig
+
+
+def run(config: VAEStageConfig) -> bool:
     """Train; True when finished."""
     return train(Supervised(VAETask(config), config), config, stage="vae")

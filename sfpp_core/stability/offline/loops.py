@@ -45,7 +45,7 @@ class Loop:
 
 def find_loops(series: FrameSeries) -> list[Loop]:
     """The repeated stretches of a series, earliest first; they do not overlap."""
-    video = _Video(series)
+    video = _Signal(series)
     loops: list[Loop] = []
     periodic: list[Loop] = []
     for run in sorted(_repetitions(video), key=lambda run: (run.first, run.lag)):
@@ -62,7 +62,7 @@ def find_loops(series: FrameSeries) -> list[Loop]:
     return loops
 
 
-class _Video:
+class _Signal:
     """Thumbnails as vectors, and how far they are apart.
 
     Frames are sampled, and a loop need not be a whole number of samples long. So the distance at a lag is that to the
@@ -103,7 +103,7 @@ class _Video:
         return float(np.median([self.distances(frame, np.array([lag]))[0] for frame in frames])) if len(frames) else 0.0
 
 
-def _repetitions(video: _Video) -> list[Loop]:
+def _repetitions(video: _Signal) -> list[Loop]:
     """Every stretch that equals the one `lag` frames earlier, for all lags at once, in one pass over time."""
     num_frames = len(video.pictures)
     least, most = (window_frames(seconds, video.rate, least=2) for seconds in (_LEAST_LAG_SECONDS, _MOST_LAG_SECONDS))
@@ -147,7 +147,7 @@ class _Runs:
 class _Repetition:
     """A stretch that repeats an earlier one, and what tells a loop from other reasons for that."""
 
-    def __init__(self, run: Loop, video: _Video) -> None:
+    def __init__(self, run: Loop, video: _Signal) -> None:
         self._run, self._video = run, video
         frames = np.arange(run.first, run.last)
         self._repeated = max(video.typical_distance(frames, run.lag), _EQUAL / 2)

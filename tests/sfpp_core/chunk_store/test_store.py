@@ -18,7 +18,7 @@ from sfpp_core.chunk_store.eviction import clean
 from sfpp_core.chunk_store.store import Spool, resume_rollout
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.prompt_schedule import Cue, Direction
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from tests.helpers.models import random_text, random_transformer
 from tests.sfpp_core.rollout.test_law import empty_state
@@ -43,7 +43,7 @@ class Takes:
         keeps: bool = True,
         **circumstances: str,
     ) -> None:
-        self.calls: list[Progress] = []
+        self.calls: list[CallProgress] = []
         rollout = Rollout(random_transformer(), state, SEA, on_call=self.calls.append)
         with torch.inference_mode(), Spool(root).video(state, HERE | circumstances, keeps=keeps) as spool:
             self.reused = [stored.is_reused for stored in resume_rollout(rollout, direction, num_chunks, spool)]

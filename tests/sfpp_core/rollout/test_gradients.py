@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
 
@@ -18,7 +18,7 @@ def roll_out(network: torch.nn.Module) -> tuple[Tensor, list[Tensor]]:
     """The video, and the last estimate of each chunk."""
     estimates: dict[int, Tensor] = {}
 
-    def remember(progress: Progress) -> None:
+    def remember(progress: CallProgress) -> None:
         if progress.x0 is not None:
             estimates[progress.chunk] = progress.x0
 

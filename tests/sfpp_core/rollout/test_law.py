@@ -14,7 +14,7 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import AllocateMemory
 from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState, StateFileError, load_state, save_state
 from sfpp_core.wan.transformer import KeyValueCache, TextContext
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
@@ -140,7 +140,7 @@ def continue_files(folder: Path, num_chunks: int) -> None:
 def test_long_videos_replay_only_what_can_be_felt(config: RolloutConfig) -> None:
     """With 3 layers a video far longer than three windows is continued by a short replay, to the same bits."""
     long = extend(empty_state(config), 60 // config.chunk)
-    calls: list[Progress] = []
+    calls: list[CallProgress] = []
     rollout = Rollout(random_transformer(), long, random_text(), on_call=calls.append)
     with torch.inference_mode():
         list(rollout.run(2))
@@ -164,7 +164,7 @@ def test_every_chunk_stands_at_its_own_frame(config: RolloutConfig) -> None:
             starts.append(cache.positions(x.shape[2])[0])
             return network(x, timestep, text, cache=cache)
 
-    reports: list[Progress] = []
+    reports: list[CallProgress] = []
     rollout = Rollout(Watched(), empty_state(config), random_text(), on_call=reports.append)
     with torch.inference_mode():
         list(rollout.run(6))
@@ -228,7 +228,7 @@ def test_only_the_first_generated_chunk_takes_its_own_steps(num_given: int) -> N
     if num_given:
         given = torch.zeros(1, TINY.in_channels, num_given, LATENT_HEIGHT, LATENT_WIDTH)
         state = state.with_given(given, random_text())
-    calls: list[Progress] = []
+    calls: list[CallProgress] = []
     with torch.inference_mode():
         list(Rollout(random_transformer(), state, random_text(), on_call=calls.append).run(3))
     first = len(state.chunks)
@@ -245,9 +245,9 @@ class Cancelled(Exception):
 def test_an_interrupt_loses_no_finished_chunk(stop_at: int) -> None:
     config = RolloutConfig(chunk=3, window=7)
 
-    calls: list[Progress] = []
+    calls: list[CallProgress] = []
 
-    def cancel(progress: Progress) -> None:
+    def cancel(progress: CallProgress) -> None:
         calls.append(progress)
         if len(calls) == stop_at:
             raise Cancelled

@@ -12,7 +12,7 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState, load_state, save_state
 from tests.helpers.models import TINY, random_text, random_transformer
 from tests.sfpp_core.rollout.test_law import CONFIGS, describe, empty_state
@@ -137,9 +137,9 @@ def test_an_interrupt_while_the_past_is_encoded_anew_loses_nothing() -> None:
     config = RolloutConfig(chunk=3, window=12, sink=3)
     whole = extend(empty_state(config), PLAN).latents
     for stop_at in (1, 2, 3, 4):
-        calls: list[Progress] = []
+        calls: list[CallProgress] = []
 
-        def interrupt(progress: Progress, calls: list[Progress] = calls, stop_at: int = stop_at) -> None:
+        def interrupt(progress: CallProgress, calls: list[CallProgress] = calls, stop_at: int = stop_at) -> None:
             calls.append(progress)
             if progress.chunk == 5 and progress.call == stop_at and len(calls) < 200:
                 calls.extend([progress] * 200)

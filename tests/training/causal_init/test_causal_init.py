@@ -452,7 +452,9 @@ def test_the_teacher_of_consistency_is_kept_in_what_the_network_computes_in_and_
     path = CONFIGS / "tiny" / "causal_init_consistency.yaml"
     for precision in (torch.float32, torch.bfloat16):
         name = str(precision).removeprefix("torch.")
-        config = load_config(causal_init.Config, path, [*words, f"precision={name}", "run.compile=false"])
+        config = load_config(
+            causal_init.CausalInitStageConfig, path, [*words, f"precision={name}", "run.compile=false"]
+        )
         task = causal_init.CausalInitTask(config)
         supervised = Supervised(task, config)
         task.follow(supervised.networks["model"])
@@ -496,11 +498,11 @@ def test_trajectories_of_another_student_or_of_other_prompts_are_refused(
 )
 def test_a_configuration_that_cannot_work_is_refused(config: str, words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        load_config(causal_init.Config, CONFIGS / "tiny" / f"{config}.yaml", words)
+        load_config(causal_init.CausalInitStageConfig, CONFIGS / "tiny" / f"{config}.yaml", words)
 
 
 def test_the_shipped_configurations_load_and_the_first_still_means_flow() -> None:
     for path in ("tiny/causal_init_ode", "tiny/causal_init_consistency", "wan/causal_init"):
-        load_config(causal_init.Config, CONFIGS / f"{path}.yaml")
-    shipped = load_config(causal_init.Config, CONFIGS / "tiny" / "causal_init.yaml")
+        load_config(causal_init.CausalInitStageConfig, CONFIGS / f"{path}.yaml")
+    shipped = load_config(causal_init.CausalInitStageConfig, CONFIGS / "tiny" / "causal_init.yaml")
     assert (shipped.objective, shipped.flow.student_timesteps, shipped.flow.own_past) == ("flow", 0.75, 0.5)

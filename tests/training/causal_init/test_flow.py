@@ -75,7 +75,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> TeacherTask:
     """Of random weights, its head and its unknown words too, which begin as zeros."""
     here = tmp_path_factory.mktemp("here")
     write_files(here)
-    made = TeacherTask(config_of("teacher", teacher.Config, here))
+    made = TeacherTask(config_of("teacher", teacher.TeacherStageConfig, here))
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in made.model.parameters():

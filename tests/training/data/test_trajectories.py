@@ -258,7 +258,7 @@ def test_a_run_pauses_after_max_minutes_and_another_teacher_is_refused(
     path = write_config(tmp_path, teacher=teacher)
     assert main(["ode_pairs", "--config", path]) == 0
     trajectory_shards(tmp_path / "out").path(2).unlink()
-    assert not ode_pairs.run(load_config(ode_pairs.Config, path, ["run.max_minutes=1e-9"]))
+    assert not ode_pairs.run(load_config(ode_pairs.OdePairsStageConfig, path, ["run.max_minutes=1e-9"]))
     other = load_teacher()
     torch.nn.init.zeros_(other.head.head.bias)
     write_weights(teacher, other.state_dict(), {"kind": "teacher", "model": asdict(other.config)})
@@ -280,7 +280,7 @@ def test_a_student_of_other_steps_or_another_shift_is_refused(six: Path, tmp_pat
 
 def test_other_euler_steps_are_another_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write_config(tmp_path)
-    RunFolder(load_config(ode_pairs.Config, path), stage="ode_pairs")
+    RunFolder(load_config(ode_pairs.OdePairsStageConfig, path), stage="ode_pairs")
     assert main(["ode_pairs", "--config", path, "steps=8"]) == 2
     assert "holds a run of another configuration; these keys differ: steps" in caplog.text
 
@@ -296,9 +296,9 @@ def test_other_euler_steps_are_another_run(tmp_path: Path, caplog: pytest.LogCap
 )
 def test_a_configuration_that_cannot_work_is_refused(tmp_path: Path, words: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        load_config(ode_pairs.Config, write_config(tmp_path), words)
+        load_config(ode_pairs.OdePairsStageConfig, write_config(tmp_path), words)
 
 
 def test_the_shipped_configurations_load() -> None:
     for name in ("tiny", "wan"):
-        assert load_config(ode_pairs.Config, CONFIGS / name / "ode_pairs.yaml").student.shift == 5
+        assert load_config(ode_pairs.OdePairsStageConfig, CONFIGS / name / "ode_pairs.yaml").student.shift == 5

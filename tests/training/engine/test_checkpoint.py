@@ -31,7 +31,7 @@ from tests.helpers.line_task import (
 )
 from tests.helpers.processes import exit_codes, run_together, start
 from training.config import ConfigError
-from training.engine.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
+from training.engine.checkpoint import RunCheckpointError, read_checkpoint, write_checkpoint
 from training.engine.run_folder import FORMER_CHECKPOINT_NAME, PARTIAL_NAME, RunFolder
 
 
@@ -63,7 +63,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 def test_opening_a_checkpoint_runs_no_code_from_it(tmp_path: Path, call: bytes) -> None:
     write_checkpoint(tmp_path, {"x": torch.ones(2)})
     (tmp_path / ".metadata").write_bytes(call.rstrip(b".") + b"(X\x06\x00\x00\x00sprungtR.")
-    with pytest.raises(CheckpointError, match="no part of a checkpoint's index"):
+    with pytest.raises(RunCheckpointError, match="no part of a checkpoint's index"):
         read_checkpoint(tmp_path, lambda path, shape, dtype: torch.empty(shape, dtype=dtype))
 
 
@@ -162,7 +162,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(small_disk: Path, tmp_path: Path
     fit(LineTask(config), paused(config))
     filler = small_disk / "filler"
     filler.write_bytes(bytes(300 * 1024 - sum(path.stat().st_size for path in small_disk.rglob("*") if path.is_file())))
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written.*checkpoint-00000001 is as it was"):
+    with pytest.raises(RunCheckpointError, match=r"step 2 could not be written.*checkpoint-00000001 is as it was"):
         fit(LineTask(config), paused(config))
     filler.unlink()
     _finishes_like_another(config, tmp_path / "undisturbed")
@@ -172,7 +172,7 @@ def _limit_files_and_run(config: LineConfig, limit: int) -> None:
     import resource
 
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written"):
+    with pytest.raises(RunCheckpointError, match=r"step 2 could not be written"):
         run_line(config)
 
 

@@ -20,7 +20,7 @@ from training.engine.distributed import World
 from training.evaluation.report import processor
 from training.evaluation.results import VideoKey, read_records
 from training.evaluation.rollouts import ArmConfig
-from training.stages.evaluate import Config, run
+from training.stages.evaluate import EvaluateStageConfig, run
 
 
 @pytest.fixture(scope="module")
@@ -146,13 +146,13 @@ def test_an_arm_changes_what_it_names_and_nothing_else() -> None:
 
 
 def test_the_configuration_for_wan_judges_at_its_size_what_needs_no_truth() -> None:
-    settings = load_config(Config, CONFIGS.parent / "wan" / "evaluate.yaml")
+    settings = load_config(EvaluateStageConfig, CONFIGS.parent / "wan" / "evaluate.yaml")
     assert (settings.width, settings.height, settings.lengths) == (832, 480, [5, 50, 75, 100, 255])
     assert settings.reader is None and all(arm.kind != "truth" for arm in settings.arms)
     assert all("Wan2.1" in arm.path or "runs/wan" in arm.path for arm in settings.arms)
 
 
 def test_the_shipped_configuration_is_the_full_protocol() -> None:
-    settings = load_config(Config, CONFIGS / "evaluate.yaml")
+    settings = load_config(EvaluateStageConfig, CONFIGS / "evaluate.yaml")
     assert settings.lengths == [5, 50, 75, 100, 255, 1200]
     assert (settings.prompts, settings.takes) == (32, 3)

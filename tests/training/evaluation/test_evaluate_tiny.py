@@ -18,14 +18,14 @@ from training.config import ConfigError, RunConfig
 from training.data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
 from training.engine.metrics import contact_sheet, to_bytes
 from training.models.sampling import decode, encode_prompts, sample_student
-from training.stages.evaluate_tiny import Config, run
+from training.stages.evaluate_tiny import EvaluateTinyStageConfig, run
 
 PRECISIONS = ("bfloat16", "float32")
 
 
-def config_of(folder: Path, precision: str) -> Config:
+def config_of(folder: Path, precision: str) -> EvaluateTinyStageConfig:
     """One prompt, 32x32 pixels, a second and a half; the shipped networks but for the reader."""
-    return Config(
+    return EvaluateTinyStageConfig(
         run=RunConfig(out=str(folder / precision), device="cpu"),
         precision=precision,
         reader=str(folder / "reader.safetensors"),
@@ -47,7 +47,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def sheet_of_student(config: Config, dtype: torch.dtype) -> np.ndarray:
+def sheet_of_student(config: EvaluateTinyStageConfig, dtype: torch.dtype) -> np.ndarray:
     """Its contact sheet, were the student called and remembering in `dtype`."""
     network, rollout = load_student()
     prompt = prompt_for(sample_scene(config.seed, FIRST_HELD_OUT))

@@ -26,7 +26,7 @@ from training.engine.micro_batches import micro_batches
 from training.engine.run_folder import INPUTS_NAME, RunFolder
 from training.models.export import StudentConfig, write_student, write_weights
 from training.models.open import open_transformer
-from training.stages.grpo import Config, GrpoTask
+from training.stages.grpo import GrpoStageConfig, GrpoTask
 
 CONFIG = Path(__file__).parents[3] / "training" / "configs" / "tiny" / "grpo.yaml"
 PROMPTS = ("A red ball rolls to the left in a desert.", "A blue kite flies over the sea.", "A green ball bounces.")
@@ -63,8 +63,8 @@ def trained(parts: Path, out: Path, *more: str) -> dict[str, torch.Tensor]:
     return load_file(out / "student.safetensors") if (out / "student.safetensors").is_file() else {}
 
 
-def configured(parts: Path, out: Path, *more: str) -> Config:
-    return load_config(Config, CONFIG, words(parts, out, *more))
+def configured(parts: Path, out: Path, *more: str) -> GrpoStageConfig:
+    return load_config(GrpoStageConfig, CONFIG, words(parts, out, *more))
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_a_run_that_has_no_record_of_its_files_or_has_made_nothing_of_them_goes_
 
 
 def test_the_configuration_for_wan_gives_each_of_eight_processes_a_group_and_a_video_at_a_time() -> None:
-    config = load_config(Config, CONFIG.parents[1] / "wan" / "grpo.yaml")
+    config = load_config(GrpoStageConfig, CONFIG.parents[1] / "wan" / "grpo.yaml")
     assert (config.width, config.height, config.compute_dtype) == (832, 480, torch.bfloat16)
     videos = range(len(World(rank=7, size=8).samples(config.groups)) * config.group_size)
     assert [len(part) for part in micro_batches(videos, config.accumulate)] == [1] * config.group_size

@@ -124,7 +124,7 @@ def test_what_names_no_file_is_told_whole() -> None:
     negative = "jpeg artifacts/blurry, low quality"
     texts = f"conditioning={{prompts: /home/me/prompts.txt, negative_prompt: '{negative}'}}"
     words = [texts, "trajectories=/home/me/runs/ode_pairs", "vae=models/vae.pth"]
-    config = load_config(causal_init.Config, CONFIGS / "causal_init_ode.yaml", words)
+    config = load_config(causal_init.CausalInitStageConfig, CONFIGS / "causal_init_ode.yaml", words)
     told = training_record(config, stage="causal_init", steps=1)["config"]
     assert told["conditioning"]["negative_prompt"] == negative
     assert named_files({"negative_prompt": __file__, "vae": __file__}) == {"vae": Path(__file__)}
@@ -144,8 +144,8 @@ def test_without_an_average_only_raw_weights_can_be_had(tmp_path: Path, caplog: 
 
 
 def test_what_holds_no_student_is_refused(source: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    other = load_config(reader.Config, CONFIGS / "reader.yaml", [f"run.out={tmp_path / 'reader'}"])
-    empty = load_config(reader.Config, CONFIGS / "reader.yaml", [f"run.out={tmp_path / 'empty'}"])
+    other = load_config(reader.ReaderStageConfig, CONFIGS / "reader.yaml", [f"run.out={tmp_path / 'reader'}"])
+    empty = load_config(reader.ReaderStageConfig, CONFIGS / "reader.yaml", [f"run.out={tmp_path / 'empty'}"])
     RunFolder(empty, stage="reader")
     RunFolder(other, stage="reader").save(1, {"step": 1, "networks": {}})
     newer = tmp_path / "newer"

@@ -19,7 +19,7 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.wan.transformer import KeyValueCache, WanTransformer
 from tests.helpers.models import TINY, random_transformer
 from tests.helpers.self_forcing_videos import SEEDS, beginning, chain, drawn, inferred, videos
-from training.self_forcing.rollouts import Recording, Step, Videos, backpropagate, estimate, record, roll
+from training.self_forcing.rollouts import RecordedStep, RecordedWindow, Videos, backpropagate, estimate, record, roll
 
 STEPS = (1000.0, 500.0)
 CONFIGS = {
@@ -50,13 +50,13 @@ def recorded(
     prefix: int = 4,
     chunks: int = 3,
     all_steps: bool = False,
-) -> Recording:
+) -> RecordedWindow:
     """A window from mid-video."""
     start, made = beginning(config, batch=len(seeds)), videos(*seeds)
     return record(network, roll(network, start, made, chunks=prefix), made, chunks=chunks, all_steps=all_steps)
 
 
-def window_shape(recording: Recording) -> tuple[int, ...]:
+def window_shape(recording: RecordedWindow) -> tuple[int, ...]:
     return recording.after.latents[:, :, recording.before.num_frames :].shape
 
 
@@ -157,7 +157,7 @@ def fresh_gradients(network: nn.Module) -> Iterator[None]:
     network.zero_grad(set_to_none=True)
 
 
-def caches_before_chunks(network: WanTransformer, recording: Recording) -> list[RollingKVCache]:
+def caches_before_chunks(network: WanTransformer, recording: RecordedWindow) -> list[RollingKVCache]:
     """What each chunk is denoised against, a cache of its own for each, made by today's weights."""
     caches = []
     for chunk in range(len(recording.steps)):
@@ -169,7 +169,9 @@ def caches_before_chunks(network: WanTransformer, recording: Recording) -> list[
     return caches
 
 
-def objective(network: WanTransformer, recording: Recording, gradient: Tensor, pasts: list[RollingKVCache]) -> Tensor:
+def objective(
+    network: WanTransformer, recording: RecordedWindow, gradient: Tensor, pasts: list[RollingKVCache]
+) -> Tensor:
     """<gradient, x0>, in which only the steps depend on the weights, not the past nor what was noised."""
     pieces = gradient.split([chunk.num_frames for chunk in recording.after.chunks[4:]], dim=2)
     each = zip(recording.steps, pieces, pasts, strict=True)
@@ -217,7 +219,7 @@ def test_the_gradient_is_the_sum_over_chunks_and_reaches_every_weight(
 
 
 def denoised(
-    network: WanTransformer, steps: list[Step], noises: list[Tensor], videos: Videos, past: Any
+    network: WanTransformer, steps: list[RecordedStep], noises: list[Tensor], videos: Videos, past: Any
 ) -> list[Tensor]:
     """x0 after each of a chunk's steps, every one from the one before: x_t = (1 - sigma) x0 + sigma noise."""
     estimates: list[Tensor] = []

@@ -13,7 +13,7 @@ from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise
 from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.models import TINY, random_transformer
 from tests.helpers.self_forcing_videos import SEEDS, beginning, drawn, videos
-from training.self_forcing.rollouts import Recording, Step, estimate, record, roll
+from training.self_forcing.rollouts import RecordedStep, RecordedWindow, estimate, record, roll
 from training.self_forcing.samples import denoise_again
 
 STEPS = (1000.0, 500.0)
@@ -38,16 +38,16 @@ def config(request: pytest.FixtureRequest) -> RolloutConfig:
     return request.param
 
 
-def recorded(network: WanTransformer, config: RolloutConfig, *, prefix: int) -> Recording:
+def recorded(network: WanTransformer, config: RolloutConfig, *, prefix: int) -> RecordedWindow:
     start, made = beginning(config, batch=2), videos(*SEEDS)
     return record(network, roll(network, start, made, chunks=prefix), made, chunks=4)
 
 
-def noise_for(recording: Recording) -> Tensor:
+def noise_for(recording: RecordedWindow) -> Tensor:
     return drawn(*recording.after.latents[:, :, recording.before.num_frames :].shape, seed=5)
 
 
-def one_by_one(network: WanTransformer, recording: Recording, noise: Tensor, timestep: float) -> Tensor:
+def one_by_one(network: WanTransformer, recording: RecordedWindow, noise: Tensor, timestep: float) -> Tensor:
     """Each chunk noised and denoised against the rolling cache of the clean ones before it."""
     rollout = recording.videos.rollout(network, recording.before)
     chunks = recording.after.chunks[len(recording.before.chunks) :]
@@ -56,7 +56,7 @@ def one_by_one(network: WanTransformer, recording: Recording, noise: Tensor, tim
         with torch.no_grad():
             past = rollout.past()
         noised = add_noise(chunk.latents, piece, timestep / NUM_TIMESTEPS)
-        estimates.append(estimate(network, Step(noised=noised, timestep=timestep), recording.videos, past))
+        estimates.append(estimate(network, RecordedStep(noised=noised, timestep=timestep), recording.videos, past))
         rollout.append(chunk.latents)
     return torch.cat(estimates, dim=2)
 

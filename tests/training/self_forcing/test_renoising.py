@@ -19,7 +19,7 @@ from torch.distributions import Normal
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.flow import SeededNoise
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.case_configs import config_of
@@ -29,7 +29,7 @@ from tests.helpers.normal_law import assert_all_uncorrelated, assert_standard_no
 from tests.helpers.stage_cases import MODEL, write_files
 from training.data.prompt_embeds import Conditioning
 from training.models.open import open_autoencoder
-from training.self_forcing.samples import Sampler
+from training.self_forcing.samples import WindowSampler
 from training.stages import sfpp
 
 ROUNDING = 2.0**-22
@@ -67,12 +67,12 @@ def empty_videos(config: RolloutConfig, *, seed: int = SEED) -> RolloutState:
 
 
 @torch.inference_mode()
-def rolled(state: RolloutState, *pieces: int, given: int = 0) -> tuple[RolloutState, list[Progress]]:
+def rolled(state: RolloutState, *pieces: int, given: int = 0) -> tuple[RolloutState, list[CallProgress]]:
     """Videos with so many more chunks, made in pieces, and what was told of their denoising."""
     if given:
         start = torch.randn(*state.shape[:2], given, *state.shape[2:], generator=torch.Generator().manual_seed(1))
         state = state.with_given(start, random_text())
-    calls: list[Progress] = []
+    calls: list[CallProgress] = []
     for chunks in pieces:
         rollout = Rollout(random_transformer(), state, random_text(), on_call=calls.append)
         list(rollout.run(chunks))
@@ -80,7 +80,7 @@ def rolled(state: RolloutState, *pieces: int, given: int = 0) -> tuple[RolloutSt
     return state, [call for call in calls if call.noised is not None]
 
 
-def by_chunk(calls: list[Progress]) -> dict[int, list[Progress]]:
+def by_chunk(calls: list[CallProgress]) -> dict[int, list[CallProgress]]:
     """A chunk's calls, in order."""
     return {chunk: [call for call in calls if call.chunk == chunk] for chunk in sorted({call.chunk for call in calls})}
 
@@ -185,8 +185,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def renoised_windows(here: Path, *words: str, count: int) -> list[Renoised]:
     """The windows of so many steps."""
-    settings = config_of("sfpp streaming", sfpp.Config, here, f"student.steps={list(STEPS)}", *words)
-    sampler = Sampler(
+    settings = config_of("sfpp streaming", sfpp.SfppStageConfig, here, f"student.steps={list(STEPS)}", *words)
+    sampler = WindowSampler(
         settings,
         Conditioning.open(settings.conditioning, device=settings.device),
         open_autoencoder(settings.vae),
@@ -197,7 +197,7 @@ def renoised_windows(here: Path, *words: str, count: int) -> list[Renoised]:
     return [_renoised(sampler, network, step) for step in range(count)]
 
 
-def _renoised(sampler: Sampler, network: WanTransformer, step: int) -> Renoised:
+def _renoised(sampler: WindowSampler, network: WanTransformer, step: int) -> Renoised:
     with calls_of(network) as calls:
         sample = sampler.sample(network, step, "student")
     call: Call = calls[-1]

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.rollout import Progress, Rollout
+from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import load_student
 from sfpp_core.wan.attention import sdpa_attention
@@ -32,7 +32,7 @@ from training.engine.run_folder import RunFolder, read_run
 from training.models.export import StudentConfig, write_student, write_weights
 from training.models.open import open_transformer
 from training.self_forcing import task as task_module
-from training.self_forcing.config import Config
+from training.self_forcing.config import SfppStageConfig
 from training.self_forcing.rollouts import windows_in_video
 from training.self_forcing.samples import Sample
 from training.self_forcing.task import SelfForcingTask
@@ -89,8 +89,8 @@ def run(stage: str, out: Path, arguments: list[str]) -> None:
     assert main([stage, "--config", str(config), *arguments, f"run.out={out}"]) == 0
 
 
-def config_of(files: dict[str, str], *layers: dict[str, object], stage: str = "sfpp") -> Config:
-    kind = {"sfpp": sfpp.Config, "self_forcing": self_forcing.Config}[stage]
+def config_of(files: dict[str, str], *layers: dict[str, object], stage: str = "sfpp") -> SfppStageConfig:
+    kind = {"sfpp": sfpp.SfppStageConfig, "self_forcing": self_forcing.SelfForcingStageConfig}[stage]
     return load_config(kind, CONFIGS / "tiny" / f"{stage}.yaml", words(files, *layers, {"run.out": "any"}))
 
 
@@ -216,7 +216,7 @@ def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_
         (seed,) = recording.videos.noise.seeds
         (prompt,) = (text for text in map(texts.text, [[0], [1], [2]]) if torch.equal(text, recording.videos.text))
         state = RolloutState(config=config.student.rollout(), seed=seed, model_id="any", shape=(1, 16, 4, 4))
-        calls: list[Progress] = []
+        calls: list[CallProgress] = []
         rollout = Rollout(student, state, prompt, on_call=calls.append)
         with torch.inference_mode():
             list(rollout.run(window.end // 3))
@@ -604,7 +604,7 @@ def test_a_network_of_other_latents_or_texts_is_refused(
 @pytest.mark.parametrize("stage", ["sfpp", "self_forcing"])
 @pytest.mark.parametrize("family", ["tiny", "wan"])
 def test_the_configurations_that_come_along_can_be_read(family: str, stage: str) -> None:
-    kind = {"sfpp": sfpp.Config, "self_forcing": self_forcing.Config}[stage]
+    kind = {"sfpp": sfpp.SfppStageConfig, "self_forcing": self_forcing.SelfForcingStageConfig}[stage]
     config = load_config(kind, CONFIGS / family / f"{stage}.yaml")
     assert (config.window.frames, config.student.rollout().timesteps) == (21, RolloutConfig().timesteps)
     assert (config.window.rollout_frames > 21) == (stage == "sfpp")

@@ -94,7 +94,7 @@ def test_the_divergence_and_its_gradient_are_the_formulas() -> None:
 def vae_task(here: Path, *words: str) -> VAETask:
     """On the autoencoder of random weights, with posteriors narrow and wide, and pixels beyond [-1, 1]."""
     phases = "phases=[{start: 0, batch: 3, frames: 9, crop: 24}]"
-    task = VAETask(config_of("vae", vae.Config, here, f"init={HERE}/vae.safetensors", phases, *words))
+    task = VAETask(config_of("vae", vae.VAEStageConfig, here, f"init={HERE}/vae.safetensors", phases, *words))
     with torch.no_grad():
         task.model.conv1.bias[16:] += torch.linspace(-3, 1, 16)
         task.model.decoder.head[-1].weight.mul_(10)
@@ -173,7 +173,7 @@ def batch_of_scenes() -> ReaderBatch:
 
 def test_the_readers_loss_is_its_cross_entropies_and_the_error_of_the_looks(here: Path) -> None:
     torch.manual_seed(0)
-    task, batch = ReaderTask(config_of("reader", reader.Config, here)), batch_of_scenes()
+    task, batch = ReaderTask(config_of("reader", reader.ReaderStageConfig, here)), batch_of_scenes()
     parts = reader_parts(task.model(batch.video))
     loss = task.loss(batch, 0)
     assert {name: part.item() for name, part in loss.parts.items()} == pytest.approx(parts, rel=1e-5)
