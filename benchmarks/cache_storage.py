@@ -19,7 +19,7 @@ from einops import rearrange
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm, Codec, codecs
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm, Quantizer, codecs
 from sfpp_core.rollout.memory import CacheMemory, CacheStorage
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
@@ -28,7 +28,7 @@ from sfpp_core.stability.metrics import LongVideoMetrics
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_vae
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from sfpp_core.wan.attention import sdpa_attention
 from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21, WanConfig, to_vae_space
 from sfpp_core.wan.transformer import WanTransformer
@@ -65,7 +65,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
     return float((found.double() - exact.double()).norm() / exact.double().norm())
 
 
-def kept(keys: Tensor, values: Tensor, form: tuple[Codec, Codec], tokens: int) -> Iterator[Tensor]:
+def kept(keys: Tensor, values: Tensor, form: tuple[Quantizer, Quantizer], tokens: int) -> Iterator[Tensor]:
     """Keys and values [B, L, N, D] as they come back from a form."""
     for codec, side in zip(form, (keys, values), strict=True):
         frames = rearrange(side, "b (f t) n d -> b f t n d", t=tokens)
@@ -168,7 +168,7 @@ class Figures:
         """Decode and judge a video."""
         pictures = rearrange(decode(to_vae_space(latents)), "1 c t h w -> t h w c").float()
         pictures = ((pictures + 1) / 2).clamp(0, 1)[: VIDEO_SECONDS * FRAMES_PER_SECOND]
-        footage = Footage.from_images(pictures)
+        footage = VideoSpan.from_images(pictures)
         metrics = LongVideoMetrics.of(measure(footage))
         return cls(pictures, visual_stability(footage, prompt, OfflineJudge()).score, metrics.mean_flow)
 

@@ -28,7 +28,7 @@ from sfpp_core.stability.measure import measure
 from sfpp_core.stability.offline.judge import Event, assess, events_of
 from sfpp_core.stability.score import MAX_RATING
 from sfpp_core.video.reader import VideoReader
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from sfpp_core.video.writer import VideoWriter
 
 LEAST_RATING, LEAST_CORRELATION, MUST_BE_NAMED = 4.0, 0.9, 3
@@ -89,12 +89,12 @@ def judged(frames: Frames, fps: float, crf: int | None) -> Verdict:
     images = torch.from_numpy(np.ascontiguousarray(frames))
     with tempfile.TemporaryDirectory() as folder:
         if crf is None:
-            video = Footage.from_images(images, fps)
+            video = VideoSpan.from_images(images, fps)
         else:
             path, (height, width) = Path(folder) / "film.mp4", frames.shape[1:3]
             with VideoWriter(path, width, height, fps=Fraction(fps).limit_denominator(1001), crf=crf) as writer:
                 writer.write(images)
-            video = Footage.open(path)
+            video = VideoSpan.open(path)
         assessment = assess(measure(video))
     return Verdict(rating=MAX_RATING * assessment.quality(), events=events_of(assessment))
 

@@ -20,7 +20,7 @@ import torch
 
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.config import FRAMES_PER_SECOND
 
@@ -47,7 +47,7 @@ def make_video(path: Path, seconds: int) -> Path:
 def score(path: Path) -> tuple[float, float, float, float]:
     """Score a video; the score, seconds, seconds of processor time, and the most MB that this process has held."""
     started, worked = time.perf_counter(), time.process_time()
-    result = visual_stability(Footage.open(path), "", OfflineJudge())
+    result = visual_stability(VideoSpan.open(path), "", OfflineJudge())
     (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith("VmHWM:"))
     seconds, busy = time.perf_counter() - started, time.process_time() - worked
     return result.score, seconds, busy, int(line.split()[1]) / 1024

@@ -10,7 +10,7 @@ from comfy_api.latest import io
 from ..sfpp_core.rollout.config import video_length
 from ..sfpp_core.rollout.flow import MAX_SEED
 from ..sfpp_core.rollout.memory import CacheStorage
-from ..sfpp_core.rollout.prompt_schedule import Cue, Direction
+from ..sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.config import WAN21
 from .comfy.conditioning import direction_of
@@ -20,7 +20,7 @@ from .comfy.memory import AS_BEFORE, AS_COMPUTED, CACHE_STORAGES, cache_storage_
 from .comfy.model import Latent, start_latents, to_latent, to_model_space
 from .comfy.queued_graph import upstream_digest
 from .comfy.report import Report
-from .comfy.sampling import Wishes, preset_settings, sample_chunks, unfinished_deliveries
+from .comfy.sampling import RunOptions, preset_settings, sample_chunks, unfinished_deliveries
 from .comfy.wired import wan_config
 from .widgets import (
     CATEGORY,
@@ -160,7 +160,7 @@ class SFPPSampler(io.ComfyNode):
         length = video_length(seconds, config, made=state.num_frames)
         report.add(str(length))
         report.add_all(what_does_not_act(model, positive, start))
-        wishes = Wishes(
+        wishes = RunOptions(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,
             upstream=upstream_digest(cls.hidden.dynprompt, "model"),
@@ -255,7 +255,7 @@ class SFPPExtend(io.ComfyNode):
         if not state.chunks:
             raise ValueError("this state holds no video yet; start one with SFPP Sampler.")
         if positive is None:
-            direction = Direction([Cue(text=state.texts[state.chunks[-1].text])])
+            direction = PromptSchedule([ScheduledPrompt(text=state.texts[state.chunks[-1].text])])
         else:
             direction = direction_of(positive, text_dim)
         length = video_length(seconds, state.config, made=state.num_frames)
@@ -263,7 +263,7 @@ class SFPPExtend(io.ComfyNode):
         report.add(str(length))
         report.add_all(what_does_not_act(model, positive))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
-        wishes = Wishes(
+        wishes = RunOptions(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,
             upstream=upstream_digest(cls.hidden.dynprompt, "model"),

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..sfpp_core.stability.judges.registry import JUDGES, make_judge
 from ..sfpp_core.stability.ledger import RatingLedger
 from ..sfpp_core.stability.score import SEGMENT_SECONDS, Judge, visual_stability
-from ..sfpp_core.video.span import MAX_RATE, Footage
+from ..sfpp_core.video.span import MAX_RATE, VideoSpan
 from .comfy.progress import InterruptibleBar, say
 from .comfy.report import Report
 from .comfy.video import footage_of
@@ -103,7 +103,7 @@ def rate_video(video: Any, prompt: str, judge: Judge, *, segment_seconds: float,
         return StabilityReport.of(footage.name, stability, assessment.series, events_of(assessment))
 
 
-def measured(video: Footage) -> FrameSeries:
+def measured(video: VideoSpan) -> FrameSeries:
     """The measurements of a video, from memory if it is one of the last; otherwise with progress and interrupt."""
     from ..sfpp_core.stability.measure import measure
 

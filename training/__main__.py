@@ -13,8 +13,8 @@ from safetensors import SafetensorError
 
 from .config import ConfigError, load_config
 from .engine.checkpoint import RunCheckpointError
-from .engine.checks import NotNumbers, TrainingDiverged, means_full_disk
-from .engine.distributed import World, joined, launched_rank
+from .engine.checks import NonFiniteError, TrainingDiverged, means_full_disk
+from .engine.distributed import DistContext, joined, launched_rank
 from .engine.metrics import require_mirror
 
 STAGES = {
@@ -69,13 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
         # Before networks are opened, which takes minutes.
         require_mirror(config.run)
         torch.manual_seed(config.seed)
-        with nullcontext(World.alone()) if is_alone else joined(config.device) as world:
+        with nullcontext(DistContext.alone()) if is_alone else joined(config.device) as world:
             logging.getLogger().setLevel(logging.INFO if world.is_main else logging.ERROR)
             stage.run(config)
     except ConfigError as error:
         logging.error("%s", error)
         return 2
-    except (TrainingDiverged, RunCheckpointError, NotNumbers) as error:
+    except (TrainingDiverged, RunCheckpointError, NonFiniteError) as error:
         logging.error("%s", error)
         return 1
     except (OSError, SafetensorError) as error:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...sfpp_core.rollout.prompt_schedule import Cue, Direction
+from ...sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
 
 UNDERSTOOD = {"pooled_output", "attention_mask"}
 """Keys that a text encoder adds and that Wan does not need: padding is already zeroed in the embedding."""
@@ -89,7 +89,7 @@ def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def direction_of(conditioning: list[list[Any]], text_dim: int) -> Direction:
+def direction_of(conditioning: list[list[Any]], text_dim: int) -> PromptSchedule:
     """What a video is to follow: one prompt, or a schedule of them.
 
     Raises ValueError if there is none, if several have no times, or if one was encoded for another model.
@@ -101,10 +101,10 @@ def direction_of(conditioning: list[list[Any]], text_dim: int) -> Direction:
             f"positive holds {len(conditioning)} prompts; a video follows one at a time. Wire one CLIP Text Encode "
             "into it, without Combine, or give the prompts times with SFPP Prompt Schedule."
         )
-    return Direction([_cue(embedding, extras, text_dim) for embedding, extras in conditioning])
+    return PromptSchedule([_cue(embedding, extras, text_dim) for embedding, extras in conditioning])
 
 
-def _cue(embedding: Tensor, extras: dict[str, Any], text_dim: int) -> Cue:
+def _cue(embedding: Tensor, extras: dict[str, Any], text_dim: int) -> ScheduledPrompt:
     if embedding.ndim != 3 or embedding.shape[-1] != text_dim:
         raise ValueError(
             f"positive is {embedding.shape[-1]} wide, but this MODEL reads prompts that are {text_dim} wide. Encode "
@@ -115,7 +115,7 @@ def _cue(embedding: Tensor, extras: dict[str, Any], text_dim: int) -> Cue:
         raise ValueError(
             f"positive holds a batch of {embedding.shape[0]} prompts; the sampler makes one video at a time."
         )
-    return Cue(
+    return ScheduledPrompt(
         text=embedding,
         seconds=extras.get(SECONDS, 0.0),
         crossfade=extras.get(CROSSFADE, 0.0),

@@ -242,7 +242,7 @@ SMALL = 65536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Circumstances:
+class Environment:
     """How a MODEL computes."""
 
     parts: dict[str, str]
@@ -251,7 +251,7 @@ class Circumstances:
     """What the MODEL is changed by that does not say what it does, so that no other run can be taken for this one."""
 
 
-def circumstances_of(model: ModelPatcher, upstream: str | None) -> Circumstances:
+def environment_of(model: ModelPatcher, upstream: str | None) -> Environment:
     """The circumstances of a MODEL that is loaded and ready to run.
 
     upstream: digest of the part of the workflow that made the MODEL, see `upstream_digest`; it stands for objects that
@@ -277,7 +277,7 @@ def circumstances_of(model: ModelPatcher, upstream: str | None) -> Circumstances
             untold.append(name)
         else:
             parts[name] = told
-    return Circumstances(parts=parts, untold=tuple(untold))
+    return Environment(parts=parts, untold=tuple(untold))
 
 
 def _matrix_products() -> tuple[object, ...]:

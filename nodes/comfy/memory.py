@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...sfpp_core.rollout.memory import CacheStorage, Demand, Supply, memory_advice
+from ...sfpp_core.rollout.memory import CacheStorage, MemoryAvailable, MemoryEstimate, memory_advice
 from ...sfpp_core.rollout.state import RolloutState
 from .wired import compute_dtype, wan_config
 
@@ -94,10 +94,10 @@ class PinnedMemory:
         return tensor
 
 
-def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> Demand:
+def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> MemoryEstimate:
     """What the next chunks of a video need besides the MODEL's weights."""
     batch, channels, height, width = state.shape
-    return Demand(
+    return MemoryEstimate(
         model=wan_config(model),
         config=state.config,
         storage=storage,
@@ -110,7 +110,7 @@ def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -
     )
 
 
-def require_memory(device: torch.device, demand: Demand) -> None:
+def require_memory(device: torch.device, demand: MemoryEstimate) -> None:
     """Raise ValueError, saying what to change, if the video could not fit into all the memory that there is.
 
     Told beforehand, because not every system refuses: some promise more than they have, and end the program later.
@@ -121,7 +121,7 @@ def require_memory(device: torch.device, demand: Demand) -> None:
 
 
 @contextmanager
-def answering_out_of_memory(device: torch.device, demand: Demand) -> Iterator[None]:
+def answering_out_of_memory(device: torch.device, demand: MemoryEstimate) -> Iterator[None]:
     """Say what to change if the body runs out of memory: the same type of error, with a text to act on.
 
     The body must keep what it allocates in frames of its own, so that it is gone when what is free is counted.
@@ -144,9 +144,9 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, TYPES) or is_untyped
 
 
-def _advice(device: torch.device, demand: Demand) -> str:
+def _advice(device: torch.device, demand: MemoryEstimate) -> str:
     is_cpu = device.type == CPU.type
-    supply = Supply(
+    supply = MemoryAvailable(
         device="This computer" if is_cpu else memory.get_torch_device_name(device),
         total=int(memory.get_total_memory(device)),
         free=int(memory.get_free_memory(device)),

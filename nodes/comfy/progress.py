@@ -49,7 +49,7 @@ Picture = Callable[[], Preview]
 """Makes its preview when it is shown. Few of a fast video's are."""
 
 
-class Projector:
+class PreviewPlayer:
     """A context manager that plays what it is given, in a thread of its own, at the video's own speed.
 
     Every client that shows ComfyUI's previews shows this one: it is the same message, sent more often.
@@ -68,7 +68,7 @@ class Projector:
         self._thread = threading.Thread(target=self._play, name="sfpp-preview", daemon=True)
         self._position = (0.0, 1)
 
-    def __enter__(self) -> Projector:
+    def __enter__(self) -> PreviewPlayer:
         self._thread.start()
         return self
 
@@ -201,7 +201,7 @@ class SamplingProgress:
         if previews_per_second is None:
             previews_per_second = FRAMES_PER_SECOND / WAN21.temporal_stride
             self._previewer = latent_preview.get_previewer(model.load_device, latent_format(model))
-        self._projector = Projector(previews_per_second, max(state.shape[2:]) * WAN21.spatial_stride)
+        self._projector = PreviewPlayer(previews_per_second, max(state.shape[2:]) * WAN21.spatial_stride)
         self._before = state
         self._num_chunks = num_chunks
         self._report = report

@@ -19,14 +19,14 @@ from comfy.model_patcher import ModelPatcher
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.checkpoint.errors import first_few
 from ...sfpp_core.chunk_store.eviction import clean
-from ...sfpp_core.chunk_store.store import Spool, VideoSpool, resume_rollout
+from ...sfpp_core.chunk_store.store import ChunkStore, VideoChunks, resume_rollout
 from ...sfpp_core.rollout.config import RolloutConfig
-from ...sfpp_core.rollout.memory import CacheStorage, Demand
-from ...sfpp_core.rollout.prompt_schedule import Direction
+from ...sfpp_core.rollout.memory import CacheStorage, MemoryEstimate
+from ...sfpp_core.rollout.prompt_schedule import PromptSchedule
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.tiny.family import weights_path
-from .fingerprint import Circumstances, circumstances_of
+from .fingerprint import Environment, environment_of
 from .live_video import PREVIEWS_PER_SECOND, LiveVideo
 from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
 from .model import HostNetwork, Latent, to_latent
@@ -61,7 +61,7 @@ DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
 
 
 @contextmanager
-def video_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[VideoSpool]:
+def video_spool(state: RolloutState, circumstances: Environment) -> Iterator[VideoChunks]:
     """The finished chunks of a video that go on from `state`; videos that nobody uses make room for it.
 
     Where the circumstances do not tell all, none is kept or found. Raises ValueError for a limit in the environment
@@ -73,7 +73,7 @@ def video_spool(state: RolloutState, circumstances: Circumstances) -> Iterator[V
     if circumstances.untold:
         # A folder of its own, for what grows beside the sampler.
         parts["untold"] = secrets.token_hex(16)
-    with Spool(root).video(state, parts, keeps=not circumstances.untold) as video:
+    with ChunkStore(root).video(state, parts, keeps=not circumstances.untold) as video:
         # Now that it is held: this video may be the one that was not used for longest.
         _clean(root, *limits)
         yield video
@@ -139,7 +139,7 @@ MOST_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Wishes:
+class RunOptions:
     """How a video is to be made, as far as that does not change it."""
 
     offloaded: bool
@@ -155,9 +155,9 @@ class Wishes:
 def sample_chunks(
     model: ModelPatcher,
     state: RolloutState,
-    direction: Direction,
+    direction: PromptSchedule,
     num_chunks: int,
-    wishes: Wishes,
+    wishes: RunOptions,
     report: Report,
 ) -> tuple[RolloutState, Latent]:
     """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights, and all
@@ -178,7 +178,7 @@ def sample_chunks(
         return _made(_Video(model, state, direction, num_chunks, demand, wishes, report), wishes)
 
 
-def _made(video: _Video, wishes: Wishes) -> tuple[RolloutState, Latent]:
+def _made(video: _Video, wishes: RunOptions) -> tuple[RolloutState, Latent]:
     num_before = len(video.state.chunks)
     try:
         video.make()
@@ -196,10 +196,10 @@ class _Video:
         self,
         model: ModelPatcher,
         state: RolloutState,
-        direction: Direction,
+        direction: PromptSchedule,
         num_chunks: int,
-        demand: Demand,
-        wishes: Wishes,
+        demand: MemoryEstimate,
+        wishes: RunOptions,
         report: Report,
     ) -> None:
         self._model = model
@@ -241,7 +241,7 @@ class _Video:
             resources.callback(self._model.cleanup)
             # First of all: what decides the bits of a video is asked of the MODEL as it is when it is loaded.
             self._load()
-            circumstances = circumstances_of(self._model, self._upstream)
+            circumstances = environment_of(self._model, self._upstream)
             if circumstances.untold:
                 self._report.add(_not_kept(circumstances.untold))
             spool = resources.enter_context(video_spool(self.state, circumstances))
@@ -254,7 +254,7 @@ class _Video:
                 self._progress.stopped(self.state, spool.num_kept())
                 raise
 
-    def _make(self, spool: VideoSpool) -> None:
+    def _make(self, spool: VideoChunks) -> None:
         for stored in resume_rollout(self._rollout, self._direction, self._num_chunks, spool):
             pictures = () if self._live is None else self._live.push(stored.chunk.latents)
             self._progress.finished(self.state, is_reused=stored.is_reused, pictures=pictures)

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...sfpp_core.video.codecs import Sound
 from ...sfpp_core.video.reader import shown_at
 from ...sfpp_core.video.recording import NOTICED_SECONDS, Recording, has_sound, read_recording
-from ...sfpp_core.video.span import Footage
+from ...sfpp_core.video.span import VideoSpan
 from ...sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from .progress import interrupt_if_asked
 from .report import Report
@@ -31,7 +31,7 @@ from .vae import Video
 
 
 @contextmanager
-def footage_of(video: Any, fps: float) -> Iterator[Footage]:
+def footage_of(video: Any, fps: float) -> Iterator[VideoSpan]:
     """A VIDEO, or an IMAGE batch shown at `fps`, as footage that can be read until the block ends.
 
     A video in a file is read from there piece by piece, and nothing of it is kept in memory. One that a node holds as
@@ -43,14 +43,14 @@ def footage_of(video: Any, fps: float) -> Iterator[Footage]:
         ValueError: the pictures are of another shape, or there are none.
     """
     if isinstance(video, Tensor):
-        yield Footage.from_images(video, fps)
+        yield VideoSpan.from_images(video, fps)
         return
     if isinstance(video, InputImpl.VideoFromComponents):
         parts = video.get_components()
-        yield Footage.from_images(parts.images, float(parts.frame_rate))
+        yield VideoSpan.from_images(parts.images, float(parts.frame_rate))
         return
     with file_of(video) as path:
-        yield _as_trimmed(Footage.open(path), video)
+        yield _as_trimmed(VideoSpan.open(path), video)
 
 
 @contextmanager
@@ -103,19 +103,19 @@ def trim_of(video: Any) -> tuple[float, float]:
     return window() if window is not None else (0.0, 0.0)
 
 
-def _as_trimmed(footage: Footage, video: Any) -> Footage:
+def _as_trimmed(footage: VideoSpan, video: Any) -> VideoSpan:
     start, seconds = trim_of(video)
     if not (start or seconds):
         return footage
     part = footage.segment(start, start + seconds if seconds else footage.end)
     source = TrimmedSource(part)
-    return Footage(source=source, start=0.0, end=source.duration)
+    return VideoSpan(source=source, start=0.0, end=source.duration)
 
 
 class TrimmedSource:
     """A span of footage in the role of a whole video: what was cut off is nothing that it should be compared with."""
 
-    def __init__(self, span: Footage) -> None:
+    def __init__(self, span: VideoSpan) -> None:
         self._span = span
         self.name = span.name
         self.path: Path | None = None
@@ -219,7 +219,7 @@ class _Rest:
         self._video.write(frames[known:])
 
 
-def _from(footage: Footage, start: float) -> Iterator[tuple[float, np.ndarray]]:
+def _from(footage: VideoSpan, start: float) -> Iterator[tuple[float, np.ndarray]]:
     """Pictures from the one in view at `start` on: of a video of few pictures a second that is one from before."""
     before = max(0.0, start - 1.0)
     return footage.segment(before, footage.end).frames(max_rate=1000.0)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..rollout.model_identity import ModelIdentity
-from ..rollout.prompt_schedule import Direction
+from ..rollout.prompt_schedule import PromptSchedule
 from ..rollout.state import Chunk, RolloutState
 
 VERSION = 1
@@ -74,7 +74,7 @@ class Chain:
         """What the next chunk is known by if `text` [1 or B, L, text_dim] rules it; hexadecimal."""
         return _digest(after=self._position, text=self._text(text), recache=recache)
 
-    def plan(self, direction: Direction, num_chunks: int) -> str:
+    def plan(self, direction: PromptSchedule, num_chunks: int) -> str:
         """What `num_chunks` more chunks under a direction are known by, hexadecimal."""
         cues = [[self._text(cue.text), cue.seconds, cue.crossfade, cue.recache] for cue in direction.cues]
         return _digest(after=self._position, cues=cues, num_chunks=num_chunks)

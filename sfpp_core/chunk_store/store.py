@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..files import Workplace, working_in
-from ..rollout.prompt_schedule import Direction
+from ..rollout.prompt_schedule import PromptSchedule
 from ..rollout.rollout import Rollout
 from ..rollout.state import Chunk, RolloutState
 from .eviction import in_use
@@ -78,11 +78,11 @@ KEY_LENGTH = 20
 """Hexadecimal digits of a digest that names are made of; the file holds all of them."""
 
 
-class SpoolError(OSError):
+class ChunkStoreError(OSError):
     """A finished chunk could not be kept; the message says where, why, and what is safe."""
 
 
-class Spool:
+class ChunkStore:
     """Videos on their way, under one folder."""
 
     def __init__(self, root: Path) -> None:
@@ -91,7 +91,7 @@ class Spool:
     @contextmanager
     def video(
         self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True
-    ) -> Iterator[VideoSpool]:
+    ) -> Iterator[VideoChunks]:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
         circumstances: see `video_identity`. keeps: whether chunks are written and found; not where nothing tells a
@@ -105,18 +105,18 @@ class Spool:
                 held.enter_context(in_use(folder))
                 workplace = held.enter_context(working_in(folder))
             except OSError as problem:
-                raise SpoolError(
+                raise ChunkStoreError(
                     f"{folder} cannot be made: {problem.strerror or problem}. Finished chunks are kept there; make "
                     "space on that disk, or make the folder writable."
                 ) from problem
             # Behind the hold: what is still to be written when the block ends is written while the folder is held.
             writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
-            video = VideoSpool(workplace, chain, state, writer, keeps=keeps)
+            video = VideoChunks(workplace, chain, state, writer, keeps=keeps)
             yield video
             video.finish()
 
 
-class VideoSpool:
+class VideoChunks:
     """The chunks of one video that come after a state."""
 
     def __init__(
@@ -178,7 +178,7 @@ class VideoSpool:
 
     def num_kept(self) -> int:
         """Chunks of the video, those of the state that it began with included, that are safe once all is written."""
-        with suppress(SpoolError):
+        with suppress(ChunkStoreError):
             self.finish()
         if not self._keeps:
             return self._num_before
@@ -192,12 +192,12 @@ class VideoSpool:
             self._failed = number if self._failed is None else self._failed
             if not isinstance(problem, OSError):
                 raise
-            raise SpoolError(
+            raise ChunkStoreError(
                 f"chunk {number + 1} could not be written to {self.folder}: {problem.strerror or problem}. All "
                 f"{number} before it are safe: make space on that disk and queue the same workflow again."
             ) from problem
 
-    def plan(self, direction: Direction, num_chunks: int) -> str:
+    def plan(self, direction: PromptSchedule, num_chunks: int) -> str:
         """A short name for what so many chunks under a direction make of this video, always the same."""
         return self._chain.plan(direction, num_chunks)[:KEY_LENGTH]
 
@@ -218,7 +218,9 @@ class StoredChunk:
     """Whether it came from the disk."""
 
 
-def resume_rollout(rollout: Rollout, direction: Direction, num_chunks: int, spool: VideoSpool) -> Iterator[StoredChunk]:
+def resume_rollout(
+    rollout: Rollout, direction: PromptSchedule, num_chunks: int, spool: VideoChunks
+) -> Iterator[StoredChunk]:
     """Continue the rollout's video by `num_chunks` chunks under the direction, yielding each on its way to disk.
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration.

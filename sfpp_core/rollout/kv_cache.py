@@ -18,10 +18,10 @@ from torch import Tensor
 
 from ..wan.config import WanConfig
 from .config import RolloutConfig
-from .kv_quantization import CacheForm, Part, Parts, Shape, codecs
+from .kv_quantization import CacheForm, Parts, Shape, TensorSpec, codecs
 
 
-class SideStream:
+class CopyStream:
     """A second queue of work of a device, which waits for the first and is waited for only when told.
 
     A device without queues of its own (the CPU) does everything in the order in which it is asked.
@@ -71,7 +71,7 @@ class AllocateMemory(Protocol):
     def __call__(self, shape: Shape, /, *, dtype: torch.dtype) -> Tensor: ...
 
 
-class Run(NamedTuple):
+class SlotSlice(NamedTuple):
     """Adjacent frames of a chunk that go to adjacent slots."""
 
     slot: int
@@ -80,7 +80,7 @@ class Run(NamedTuple):
     length: int
 
 
-def place(target: Tensor, chunk: Tensor, runs: Iterable[Run]) -> None:
+def place(target: Tensor, chunk: Tensor, runs: Iterable[SlotSlice]) -> None:
     """Put a chunk's frames into their slots; both [B, frames, ...]."""
     for slot, first, length in runs:
         target[:, slot : slot + length] = chunk[:, first : first + length]
@@ -89,7 +89,7 @@ def place(target: Tensor, chunk: Tensor, runs: Iterable[Run]) -> None:
 class CacheRing(Protocol):
     """Holds the parts of every layer's frames."""
 
-    def extend(self, layer: int, chunk: Parts, runs: Sequence[Run], num_slots: int) -> Parts:
+    def extend(self, layer: int, chunk: Parts, runs: Sequence[SlotSlice], num_slots: int) -> Parts:
         """Write a chunk to a layer's slots and return the first `num_slots`, on the device; valid until the next."""
         ...
 
@@ -109,13 +109,13 @@ class CacheRing(Protocol):
 class ResidentRing:
     """Rests on the network's device."""
 
-    def __init__(self, num_layers: int, parts: Sequence[Part], device: torch.device) -> None:
+    def __init__(self, num_layers: int, parts: Sequence[TensorSpec], device: torch.device) -> None:
         # Zeroed, not empty: a slot may be attended to before it is written, and must be finite.
         self._layers = [
             tuple(torch.zeros(part.shape, dtype=part.dtype, device=device) for part in parts) for _ in range(num_layers)
         ]
 
-    def extend(self, layer: int, chunk: Parts, runs: Sequence[Run], num_slots: int) -> Parts:
+    def extend(self, layer: int, chunk: Parts, runs: Sequence[SlotSlice], num_slots: int) -> Parts:
         for target, new in zip(self._layers[layer], chunk, strict=True):
             place(target, new, runs)
         return self.read(layer, num_slots)
@@ -137,18 +137,20 @@ class OffloadedRing:
     Layers are expected in order, the first after the last; any other order is right too, but waits.
     """
 
-    def __init__(self, num_layers: int, parts: Sequence[Part], device: torch.device, allocate: AllocateMemory) -> None:
+    def __init__(
+        self, num_layers: int, parts: Sequence[TensorSpec], device: torch.device, allocate: AllocateMemory
+    ) -> None:
         self._layers = [tuple(allocate(part.shape, dtype=part.dtype) for part in parts) for _ in range(num_layers)]
         self._rooms = [
             tuple(torch.zeros(part.shape, dtype=part.dtype, device=device) for part in parts) for _ in range(NUM_ROOMS)
         ]
-        self._stream = SideStream(device)
+        self._stream = CopyStream(device)
         for part in (*self._rooms[0], *self._rooms[1]):
             self._stream.uses(part)
         self._fetched: tuple[int, int] | None = None
         """Layer in the first of the rooms, and how many of its slots."""
 
-    def extend(self, layer: int, chunk: Parts, runs: Sequence[Run], num_slots: int) -> Parts:
+    def extend(self, layer: int, chunk: Parts, runs: Sequence[SlotSlice], num_slots: int) -> Parts:
         room = self._enter(layer, num_slots)
         for target, new in zip(room, chunk, strict=True):
             place(target, new, runs)
@@ -371,14 +373,14 @@ class RollingKVCache:
         rooms = [None if room is None else room[:, :num_slots] for room in self._decoded]
         return [codec.decode(side, room) for codec, side, room in zip(self._codecs, sides, rooms, strict=True)]
 
-    def _runs(self, num_new: int) -> Iterator[Run]:
+    def _runs(self, num_new: int) -> Iterator[SlotSlice]:
         """Cut the next frames into runs of adjacent slots."""
         frame, end = self._num_frames, self._num_frames + num_new
         while frame < end:
             slot = self._slot(frame)
             room = (self._sink if frame < self._sink else self._window) - slot
             length = min(room, end - frame)
-            yield Run(slot, frame - self._num_frames, length)
+            yield SlotSlice(slot, frame - self._num_frames, length)
             frame += length
 
     def _slot(self, frame: int) -> int:
@@ -394,7 +396,7 @@ class RollingKVCache:
 
 def cache_parts(
     model: WanConfig, config: RolloutConfig, *, batch: int, tokens_per_frame: int, dtype: torch.dtype, form: CacheForm
-) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
     """What one layer of a cache keeps of its keys and of its values."""
     shape = (batch, config.window, tokens_per_frame, model.num_heads, model.head_dim)
     keys, values = (codec.parts(shape, dtype) for codec in codecs(form))

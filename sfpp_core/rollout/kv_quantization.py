@@ -28,7 +28,7 @@ _TOKENS, _CHANNELS = 2, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TensorSpec:
     """Shape and type of one part."""
 
     shape: Shape
@@ -40,13 +40,13 @@ class Part:
         return prod(self.shape) * self.dtype.itemsize
 
 
-class Codec(Protocol):
+class Quantizer(Protocol):
     """A form, for the keys or for the values. What a frame becomes depends on nothing but the frame."""
 
     exact: bool
     """Whether decoding gives back what was encoded, bit for bit."""
 
-    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
+    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[TensorSpec, ...]:
         """What is kept of a tensor of this shape that was computed in `dtype`."""
         ...
 
@@ -62,8 +62,8 @@ class Codec(Protocol):
 class _AsComputed:
     exact = True
 
-    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
-        return (Part(shape_BFTND, dtype),)
+    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[TensorSpec, ...]:
+        return (TensorSpec(shape_BFTND, dtype),)
 
     def encode(self, x_BFTND: Tensor) -> Parts:
         return (x_BFTND,)
@@ -76,9 +76,9 @@ class _AsComputed:
 class _Float8:
     exact = False
 
-    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
+    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[TensorSpec, ...]:
         del dtype
-        return (Part(shape_BFTND, FP8),)
+        return (TensorSpec(shape_BFTND, FP8),)
 
     def encode(self, x_BFTND: Tensor) -> Parts:
         # The type has no infinity: what lies outside its range would become NaN.
@@ -96,9 +96,9 @@ class _Int8:
         """shared_axis: along it all numbers have one scale."""
         self._shared_axis = shared_axis
 
-    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[Part, ...]:
+    def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[TensorSpec, ...]:
         scales = tuple(1 if axis == self._shared_axis else size for axis, size in enumerate(shape_BFTND))
-        return Part(shape_BFTND, torch.int8), Part(scales, dtype)
+        return TensorSpec(shape_BFTND, torch.int8), TensorSpec(scales, dtype)
 
     def encode(self, x_BFTND: Tensor) -> Parts:
         largest = x_BFTND.abs().amax(dim=self._shared_axis, keepdim=True)
@@ -113,7 +113,7 @@ class _Int8:
         return torch.mul(codes, scale, out=out_BFTND)
 
 
-def codecs(form: CacheForm) -> tuple[Codec, Codec]:
+def codecs(form: CacheForm) -> tuple[Quantizer, Quantizer]:
     """How keys and how values are kept. Raises ValueError for a form that there is not.
 
     In int8 keys have a scale a channel and values a scale a token, as in KIVI (Liu et al. 2024, arXiv 2402.02750): some

@@ -60,7 +60,7 @@ class CacheMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class MemoryEstimate:
     """What was tried."""
 
     model: WanConfig
@@ -91,7 +91,7 @@ class Demand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Supply:
+class MemoryAvailable:
     """The memory of this machine, in bytes, with nothing of the video in it."""
 
     device: str
@@ -102,7 +102,7 @@ class Supply:
     """The same as `free` if the device is the CPU."""
 
 
-def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
+def memory_advice(demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage]) -> str:
     """Sentences that say what the video takes, what there is, and the smallest change that fits.
 
     choices: what the widget `cache_storage` offers here, from the smallest change to the largest.
@@ -128,7 +128,7 @@ def memory_advice(demand: Demand, supply: Supply, choices: Mapping[str, CacheSto
     return " ".join(sentences)
 
 
-def _fits(demand: Demand, storage: CacheStorage, supply: Supply) -> bool:
+def _fits(demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable) -> bool:
     cache = demand.cache(storage)
     return cache.device + demand.step <= supply.free and cache.cpu <= supply.cpu_free
 
@@ -156,7 +156,7 @@ def _effect(storage: CacheStorage) -> str:
     return f"{video}, made slower" if storage.offloaded else video
 
 
-def _smaller_video(demand: Demand, supply: Supply, choices: Mapping[str, CacheStorage]) -> str:
+def _smaller_video(demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage]) -> str:
     """What would fit if no storage does: the longest window, or the largest picture, in whatever storage allows it."""
     windows = {name: _window_that_fits(demand, storage, supply) for name, storage in choices.items()}
     sizes = {name: _latent_size_that_fits(demand, storage, supply) for name, storage in choices.items()}
@@ -174,7 +174,7 @@ def _smaller_video(demand: Demand, supply: Supply, choices: Mapping[str, CacheSt
     return f"None of these fits, and a video keeps its size and window. For a new one, set {wish}, in SFPP Sampler."
 
 
-def _window_that_fits(demand: Demand, storage: CacheStorage, supply: Supply) -> int | None:
+def _window_that_fits(demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable) -> int | None:
     config = demand.config
     # With less, a chunk would see nothing of the one before it.
     for window in range(config.window - 1, config.sink + 2 * config.chunk - 1, -1):
@@ -183,7 +183,9 @@ def _window_that_fits(demand: Demand, storage: CacheStorage, supply: Supply) -> 
     return None
 
 
-def _latent_size_that_fits(demand: Demand, storage: CacheStorage, supply: Supply) -> tuple[int, int] | None:
+def _latent_size_that_fits(
+    demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable
+) -> tuple[int, int] | None:
     """The largest picture of nearly the same shape; a step's memory is taken to grow with its area."""
     height, width = demand.latent_size
     for patches in range(width // WAN21.patch - 1, 0, -1):

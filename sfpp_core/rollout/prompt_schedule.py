@@ -108,7 +108,7 @@ def spoken_time(seconds: float) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Cue:
+class ScheduledPrompt:
     """From when on a text rules."""
 
     text: Tensor
@@ -128,14 +128,14 @@ class Cue:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ruling:
+class ActivePrompt:
     """What a chunk follows."""
 
     text: Tensor
     recache: bool
 
 
-class Direction:
+class PromptSchedule:
     """Texts and the times from which they rule, switched at the borders of chunks.
 
     A text rules the chunks whose middle lies at its time or later: the border nearest to the time is where it begins.
@@ -143,7 +143,7 @@ class Direction:
     the same schedule is the same video.
     """
 
-    def __init__(self, cues: Sequence[Cue]) -> None:
+    def __init__(self, cues: Sequence[ScheduledPrompt]) -> None:
         """Raises ValueError if there is none, two have the same time, a crossfade does not end before the next text
         begins, or texts are of different widths.
         """
@@ -171,7 +171,7 @@ class Direction:
             )
         return self.cues[0].text
 
-    def ruling(self, state: RolloutState) -> Ruling:
+    def ruling(self, state: RolloutState) -> ActivePrompt:
         """What the next chunk follows. Before the first cue the video's last text goes on.
 
         Raises ValueError if nothing rules at the beginning of an empty video.
@@ -180,14 +180,14 @@ class Direction:
         begins, ends = _span(state)
         index = sum(cue.seconds <= (begins + ends) / 2 for cue in self.cues) - 1
         if index < 0:
-            return Ruling(text=self.first_text() if latest is None else latest, recache=False)
+            return ActivePrompt(text=self.first_text() if latest is None else latest, recache=False)
         cue = self.cues[index]
         if ends - cue.seconds < cue.crossfade:
             before = self.cues[index - 1].text if index > 0 else _text_before(cue.seconds, state)
             if before is not None:
                 share = (ends - cue.seconds) / cue.crossfade
-                return Ruling(text=_between(before, cue.text, share), recache=False)
-        return Ruling(text=cue.text, recache=cue.recache and latest is not None and not _same(latest, cue.text))
+                return ActivePrompt(text=_between(before, cue.text, share), recache=False)
+        return ActivePrompt(text=cue.text, recache=cue.recache and latest is not None and not _same(latest, cue.text))
 
 
 def _span(state: RolloutState) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from .state import Chunk, RolloutState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Encoding:
+class PrefillStep:
     """A finished chunk's clean pass."""
 
     start: int
@@ -39,38 +39,39 @@ class Encoding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Past:
+class PrefillPlan:
     """What an empty cache has to be shown, in order."""
 
     event: int
     """Index of the chunk before which the past was last encoded anew; 0 if it never was."""
     origin: int
     """Latent frame before which the cache is shown the sink alone; 0 for none."""
-    encodings: tuple[Encoding, ...]
+    encodings: tuple[PrefillStep, ...]
 
-    def since(self, num_frames: int) -> Past:
+    def since(self, num_frames: int) -> PrefillPlan:
         """What is left for a cache that has been shown everything before latent frame `num_frames`."""
         left = tuple(encoding for encoding in self.encodings if encoding.start >= num_frames)
         return replace(self, encodings=left)
 
-    def felt(self, oldest: int, sink: int) -> Past:
+    def felt(self, oldest: int, sink: int) -> PrefillPlan:
         """Without what no longer changes a bit: chunks that end before frame `oldest` and hold no part of the sink."""
         left = tuple(encoding for encoding in self.encodings if encoding.start < sink or encoding.end > oldest)
         return replace(self, encodings=left)
 
 
-def past_of(state: RolloutState, *, recaching_for: int | None = None) -> Past:
+def past_of(state: RolloutState, *, recaching_for: int | None = None) -> PrefillPlan:
     """The past as the next chunk sees it.
 
     recaching_for: the text under which it is to be encoded anew for the next chunk; None if it is not.
     """
     starts = list(accumulate((chunk.num_frames for chunk in state.chunks), initial=0))
     own = [
-        Encoding(start=start, chunk=chunk, text=chunk.text) for start, chunk in zip(starts, state.chunks, strict=False)
+        PrefillStep(start=start, chunk=chunk, text=chunk.text)
+        for start, chunk in zip(starts, state.chunks, strict=False)
     ]
     event = _latest_event(state, recaching_for)
     if event == 0:
-        return Past(event=0, origin=0, encodings=tuple(own))
+        return PrefillPlan(event=0, origin=0, encodings=tuple(own))
     if event < len(own):
         text, num_frames = own[event].text, own[event].chunk.num_frames
     else:
@@ -81,7 +82,7 @@ def past_of(state: RolloutState, *, recaching_for: int | None = None) -> Past:
     anew = [replace(encoding, text=text) for encoding in (*sink, *seen)]
     first_seen = seen[0].start if seen else starts[event]
     origin = first_seen if len(sink) + len(seen) < event else 0
-    return Past(event=event, origin=origin, encodings=(*anew, *own[event:]))
+    return PrefillPlan(event=event, origin=origin, encodings=(*anew, *own[event:]))
 
 
 def _latest_event(state: RolloutState, recaching_for: int | None) -> int:
@@ -233,14 +234,14 @@ class Rollout:
         self._catch_up(missing, report)
         return self.append(self._denoise(report))
 
-    def _missing(self) -> Past:
+    def _missing(self) -> PrefillPlan:
         """What the cache lacks and the next chunk can feel."""
         self._open_cache()
         past = past_of(self.state, recaching_for=self._text if self._recaches else None)
         past = past.felt(self._oldest_felt_frame(), self.state.config.sink)
         return past.since(self._cache.num_frames) if past.event == self._event else past
 
-    def _catch_up(self, missing: Past, report: Report) -> None:
+    def _catch_up(self, missing: PrefillPlan, report: Report) -> None:
         """Show the cache what it lacks."""
         is_anew = missing.event != self._event
         if is_anew:
@@ -281,7 +282,7 @@ class Rollout:
         is_first = self.state.num_frames == self.state.num_given
         return config.first_chunk_timesteps if is_first else config.timesteps
 
-    def _commit(self, encoding: Encoding, *, given: bool) -> float:
+    def _commit(self, encoding: PrefillStep, *, given: bool) -> float:
         """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean.
 
         Returns the timestep that the network was told.

@@ -24,7 +24,7 @@ from ..wan.config import WAN21
 from .config import RolloutConfig
 from .flow import MAX_SEED
 from .kv_cache import KVSnapshot
-from .kv_quantization import CacheForm, Codec, Part, codecs
+from .kv_quantization import CacheForm, Quantizer, TensorSpec, codecs
 from .model_identity import ModelIdentity
 
 
@@ -295,7 +295,7 @@ def _read_cache(description: dict[str, int] | None, tensor: Any, state: RolloutS
     return replace(KVSnapshot(num_frames, *columns), skipped=skipped)
 
 
-def _check_parts(codec: Codec, parts: tuple[Tensor, ...], state: RolloutState) -> None:
+def _check_parts(codec: Quantizer, parts: tuple[Tensor, ...], state: RolloutState) -> None:
     """Raise ValueError if these are not what is kept of a layer's keys, or of its values."""
     batch, _, height, width = state.shape
     tokens = WAN21.tokens_per_frame(height, width)
@@ -303,6 +303,6 @@ def _check_parts(codec: Codec, parts: tuple[Tensor, ...], state: RolloutState) -
     if first.ndim != 4 or first.shape[:2] != (batch, state.config.window * tokens):
         raise ValueError("its cache is of another size than its window")
     shape = (batch, state.config.window, tokens, *first.shape[2:])
-    found = (Part(shape, first.dtype), *(Part(tuple(scale.shape), scale.dtype) for scale in scales))
+    found = (TensorSpec(shape, first.dtype), *(TensorSpec(tuple(scale.shape), scale.dtype) for scale in scales))
     if not parts[-1].is_floating_point() or found != codec.parts(shape, parts[-1].dtype):
         raise ValueError(f"its cache is not in the form {state.cache_form}")

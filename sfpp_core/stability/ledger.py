@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Final
 
-from ..video.span import Footage
+from ..video.span import VideoSpan
 from .score import Rating
 
 logger = logging.getLogger(__name__)
@@ -113,7 +113,7 @@ class RatingLedger:
         with self._transaction() as database:
             self._adopt(database)
 
-    def get(self, judge: str, video: Footage, prompt: str) -> Rating | None:
+    def get(self, judge: str, video: VideoSpan, prompt: str) -> Rating | None:
         """The rating of exactly this, or None."""
         question = "SELECT explanation, rating FROM rating WHERE judge = ? AND footage = ? AND prompt = ?"
         key = (judge, video.fingerprint(), prompt)
@@ -121,13 +121,13 @@ class RatingLedger:
             row = database.execute(question, key).fetchone()
         return Rating(explanation=row[0], rating=row[1]) if row else None
 
-    def put(self, judge: str, video: Footage, prompt: str, rating: Rating) -> None:
+    def put(self, judge: str, video: VideoSpan, prompt: str, rating: Rating) -> None:
         """Keep a rating in place of an earlier one; it is on the disk when this returns."""
         entry = (judge, video.fingerprint(), prompt, rating.rating, rating.explanation)
         with self._transaction() as database:
             database.execute("INSERT OR REPLACE INTO rating VALUES (?, ?, ?, ?, ?)", entry)
 
-    def claim(self, judge: str, video: Footage, prompt: str) -> AbstractContextManager[None]:
+    def claim(self, judge: str, video: VideoSpan, prompt: str) -> AbstractContextManager[None]:
         """Inside the `with` block no other process that claims the same video has it rated too.
 
         Whoever had to wait finds what the other one paid for in the ledger. See `claimed` for threads.

@@ -29,7 +29,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ..video.span import MAX_RATE, Footage
+from ..video.span import MAX_RATE, VideoSpan
 from ..video.writer import LUMA
 
 
@@ -228,7 +228,7 @@ _SWING_RATE: Final = 120.0
 _CLOCK_ERROR_SECONDS: Final = 1e-3
 
 
-def measure(video: Footage, on_frame: Callable[[float], None] = lambda share: None) -> FrameSeries:
+def measure(video: VideoSpan, on_frame: Callable[[float], None] = lambda share: None) -> FrameSeries:
     """Measure the frames of a span, at most 16 a second; of those between, only how bright they are.
 
     on_frame: called after each frame with the share of the span that is done, 0..1; may raise to stop.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from ..video.span import Footage
+from ..video.span import VideoSpan
 
 MAX_RATING: Final = 5
 """A video with nothing to find fault with; 0 is one whose nearly every frame is lost."""
@@ -41,7 +41,7 @@ class Judge(Protocol):
         """Who judges, with everything that changes its ratings (model, version of the rubric): the key of caches."""
         ...
 
-    def rate(self, video: Footage, prompt: str) -> Rating:
+    def rate(self, video: VideoSpan, prompt: str) -> Rating:
         """Watch `video`, which `prompt` asked for (empty if nobody knows), and rate it.
 
         Raises:
@@ -89,17 +89,17 @@ class VisualStability:
 class RatingStore(Protocol):
     """Remembers ratings, so that none is paid for twice."""
 
-    def get(self, judge: str, video: Footage, prompt: str) -> Rating | None:
+    def get(self, judge: str, video: VideoSpan, prompt: str) -> Rating | None:
         """The rating of exactly this, or None."""
         ...
 
-    def put(self, judge: str, video: Footage, prompt: str, rating: Rating) -> None:
+    def put(self, judge: str, video: VideoSpan, prompt: str, rating: Rating) -> None:
         """Keep a rating, also if the process dies right after."""
         ...
 
 
 def visual_stability(
-    video: Footage,
+    video: VideoSpan,
     prompt: str,
     judge: Judge,
     *,

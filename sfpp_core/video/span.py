@@ -154,7 +154,7 @@ _MAX_DENOMINATOR: Final = 1001
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Footage:
+class VideoSpan:
     """A span of a video, or all of it. Memory is that of one picture, whatever the length.
 
     Times are seconds since the first picture of the whole video.
@@ -172,7 +172,7 @@ class Footage:
             )
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str]) -> Footage:
+    def open(cls, path: str | os.PathLike[str]) -> VideoSpan:
         """The whole of a video file.
 
         Raises:
@@ -182,7 +182,7 @@ class Footage:
         return cls._whole_of(FileSource(Path(path)))
 
     @classmethod
-    def from_images(cls, images: Tensor, fps: float = MAX_RATE) -> Footage:
+    def from_images(cls, images: Tensor, fps: float = MAX_RATE) -> VideoSpan:
         """Pictures in memory, T H W C in [0, 1], one every 1 / `fps` seconds; they must not change while in use.
 
         Raises:
@@ -192,7 +192,7 @@ class Footage:
         return cls._whole_of(ImageSource(images, fps))
 
     @classmethod
-    def _whole_of(cls, source: Source) -> Footage:
+    def _whole_of(cls, source: Source) -> VideoSpan:
         return cls(source=source, start=0.0, end=source.duration)
 
     @property
@@ -216,7 +216,7 @@ class Footage:
         return self.end - self.start
 
     @property
-    def whole(self) -> Footage:
+    def whole(self) -> VideoSpan:
         """The whole video that this is a span of."""
         return self._whole_of(self.source)
 
@@ -225,7 +225,7 @@ class Footage:
         """Whether nothing is left out."""
         return self == self.whole
 
-    def segment(self, start: float, end: float) -> Footage:
+    def segment(self, start: float, end: float) -> VideoSpan:
         """The span from `start` to `end`, seconds of the whole video; an end beyond the last picture means the last.
 
         Raises:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfpp_core.stability.score import JudgeError, Rating
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -23,7 +23,7 @@ class BrightnessJudge:
     """The name of a video that is not rated."""
     name: str = "brightness"
 
-    def rate(self, video: Footage, prompt: str) -> Rating:
+    def rate(self, video: VideoSpan, prompt: str) -> Rating:
         """See Judge."""
         if video.name == self.deadly and video.start >= video.whole.duration / 2:
             os.kill(os.getpid(), signal.SIGKILL)

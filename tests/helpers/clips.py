@@ -8,14 +8,14 @@ import cv2
 import numpy as np
 import torch
 
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from training.data.scenes.attributes import sample_scene
 from training.data.scenes.render import render
 
 
-def footage(frames: Sequence[np.ndarray], fps: float = 16.0) -> Footage:
+def footage(frames: Sequence[np.ndarray], fps: float = 16.0) -> VideoSpan:
     """Frames as footage."""
-    return Footage.from_images(torch.from_numpy(np.stack(frames)).float() / 255, fps)
+    return VideoSpan.from_images(torch.from_numpy(np.stack(frames)).float() / 255, fps)
 
 
 def pan(

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from training.config import OptimizerConfig, RunConfig, TrainConfig
 from training.engine.checkpoint import read_checkpoint
-from training.engine.distributed import World, joined
+from training.engine.distributed import DistContext, joined
 from training.engine.loop import train
-from training.engine.metrics import Board
+from training.engine.metrics import MetricsLogger
 from training.engine.run_folder import RunFolder
 from training.engine.seeding import normal
 from training.engine.supervised import Loss, Supervised
@@ -45,7 +45,7 @@ class LineTask:
     def __init__(self, config: LineConfig) -> None:
         torch.manual_seed(config.seed)
         self._config = config
-        self._samples = World.current().samples(config.batch)
+        self._samples = DistContext.current().samples(config.batch)
         self.model = nn.Sequential(nn.Linear(3, config.width), nn.SiLU(), nn.Linear(config.width, 1))
         self.exported: list[Tensor] = []
         self.exports: dict[str, list[Tensor]] = {}
@@ -68,7 +68,7 @@ class LineTask:
             error = error * float("nan")
         return Loss(total=error.mean(), parts={"error": error.detach().mean()})
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         board.scalars({"seen": 1.0}, step)
 
     def export(self, folder: Path, *, steps: int) -> None:

@@ -12,17 +12,17 @@ from sfpp_core.wan.transformer import WanTransformer
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text
 from training.engine.seeding import VideoNoise
 from training.self_forcing.config import SfppStageConfig
-from training.self_forcing.rollouts import RecordedStep, Videos
+from training.self_forcing.rollouts import RecordedStep, RolloutInputs
 from training.self_forcing.task import SelfForcingTask
 
 CPU = torch.device("cpu")
 SEEDS = (11, 12)
 
 
-def videos(*seeds: int, text: Tensor | None = None) -> Videos:
+def videos(*seeds: int, text: Tensor | None = None) -> RolloutInputs:
     """One video a seed, each with a text of its own unless one is given."""
     texts = torch.cat([random_text(seed=seed) for seed in seeds]) if text is None else text
-    return Videos(text=texts, noise=VideoNoise(seeds), device=CPU, dtype=torch.float32)
+    return RolloutInputs(text=texts, noise=VideoNoise(seeds), device=CPU, dtype=torch.float32)
 
 
 def beginning(config: RolloutConfig, *, batch: int = 1, seed: int = 0) -> RolloutState:

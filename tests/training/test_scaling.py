@@ -34,7 +34,15 @@ from training.scaling.passes import Passes, Training
 from training.scaling.schedule import Calls, restarting, streaming
 from training.scaling.traffic import received_bytes
 from training.scaling.work import methods, work
-from training.self_forcing.rollouts import Stage, Streaming, Videos, backpropagate, record, roll, windows_in_video
+from training.self_forcing.rollouts import (
+    RolloutInputs,
+    RolloutPlan,
+    Streaming,
+    backpropagate,
+    record,
+    roll,
+    windows_in_video,
+)
 from training.self_forcing.windows import WARMUP_FRAMES, WindowConfig
 from training.stages import causal_init, self_forcing, sfpp
 
@@ -178,7 +186,7 @@ def test_calls_of_restarting_videos_are_those_that_training_makes() -> None:
 def test_calls_of_videos_that_go_on_are_those_that_training_makes() -> None:
     network = Counting()
     text = videos_of(CONFIG).text
-    stage = Stage(
+    stage = RolloutPlan(
         conditioning=SimpleNamespace(prompts=["one"], text=lambda indices: text),
         config=CONFIG.rollout,
         window=CONFIG.window,
@@ -225,9 +233,9 @@ def assert_same_calls(computed: Calls, network: Counting, *, windows: int) -> No
         assert dict(getattr(computed, name)) == pytest.approx(made), name
 
 
-def videos_of(config: ScalingConfig) -> Videos:
+def videos_of(config: ScalingConfig) -> RolloutInputs:
     text = torch.randn(1, config.text_tokens, config.student.text_dim)
-    return Videos(text=text, noise=SeededNoise(0), device=CPU, dtype=torch.float32)
+    return RolloutInputs(text=text, noise=SeededNoise(0), device=CPU, dtype=torch.float32)
 
 
 def beginning(config: ScalingConfig) -> RolloutState:

@@ -20,7 +20,7 @@ from sfpp_core.rollout.flow import add_noise, flow_to_x0
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.seeding import generator_for, normal
 from ..engine.supervised import Loss
 from ..models.sampling import guided, student_grid
@@ -71,7 +71,7 @@ class ConsistencyObjective:
         self._chunk, self._settings = rollout.chunk, settings
         self._grid = torch.tensor(student_grid(rollout, settings.steps))
         self._seed = seed
-        self._samples = World.current().samples(batch)
+        self._samples = DistContext.current().samples(batch)
 
     def batch(self, step: int) -> Examples:
         """See Objective."""

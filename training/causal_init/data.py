@@ -115,7 +115,7 @@ WATCHED_PROMPTS = 6
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Material:
+class TrainingClips:
     """Clips, their texts, and the prompts of sample videos."""
 
     clips: Clips
@@ -141,7 +141,7 @@ class TextsOnDemand:
         return self.text_of([""]).expand(batch, -1, -1)
 
 
-def clips_of_scenes(sources: Sequence[ClipSource], text_encoder: str, *, frames: int, seed: int) -> Material:
+def clips_of_scenes(sources: Sequence[ClipSource], text_encoder: str, *, frames: int, seed: int) -> TrainingClips:
     """Encoded scenes of the built-in family; held-out ones are watched.
 
     Raises:
@@ -150,12 +150,12 @@ def clips_of_scenes(sources: Sequence[ClipSource], text_encoder: str, *, frames:
     clips = LatentClips.read(sources, frames)
     watched = [prompt_for(sample_scene(seed, FIRST_HELD_OUT + index)) for index in range(WATCHED_PROMPTS)]
     size = tuple(clips.latents.shape[-2:])
-    return Material(clips=clips, texts=TextsOnDemand(text_encoder), watched=watched, latent_size=size)
+    return TrainingClips(clips=clips, texts=TextsOnDemand(text_encoder), watched=watched, latent_size=size)
 
 
 def ends_of_trajectories(
     folder: str, conditioning: ConditioningConfig, *, frames: int, device: torch.device
-) -> Material:
+) -> TrainingClips:
     """Trajectories of a teacher's ODE, whose ends are clips; the first prompts are watched.
 
     Raises:
@@ -167,7 +167,7 @@ def ends_of_trajectories(
     texts = Conditioning.open(conditioning, device=device)
     texts.text_of(trajectories.prompts[:1])
     size = tuple(trajectories.shape[-2:])
-    return Material(clips=trajectories, texts=texts, watched=texts.prompts[:WATCHED_PROMPTS], latent_size=size)
+    return TrainingClips(clips=trajectories, texts=texts, watched=texts.prompts[:WATCHED_PROMPTS], latent_size=size)
 
 
 class CausalPass:

@@ -19,7 +19,7 @@ from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_s
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.seeding import generator_for, normal
 from ..engine.supervised import Loss
 from .data import CausalPass, Clips, Examples, Texts, draw_examples
@@ -118,7 +118,7 @@ class FlowObjective:
         self._clips, self._texts = clips, texts
         self._rollout, self._settings = rollout, settings
         self._seed, self._batch = seed, batch
-        self._samples = World.current().samples(batch)
+        self._samples = DistContext.current().samples(batch)
 
     def batch(self, step: int) -> Examples:
         """See Objective."""

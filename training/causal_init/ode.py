@@ -19,7 +19,7 @@ from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
 from ..data.trajectories import OdeTrajectories
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.supervised import Loss
 from .data import CausalPass, Texts, draw
 from .flow import draw_steps, over_latents, per_frame
@@ -75,7 +75,7 @@ class OdeObjective:
         self._trajectories, self._texts = trajectories, texts
         self._rollout, self._settings = rollout, settings
         self._seed = seed
-        self._samples = World.current().samples(batch)
+        self._samples = DistContext.current().samples(batch)
         self._first = self._states_at(rollout.first_chunk_timesteps)
         self._rest = self._states_at(rollout.timesteps)
 

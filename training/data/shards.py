@@ -24,7 +24,7 @@ from sfpp_core.files import replacing
 
 from ..config import ConfigError
 from ..engine.checks import require_numbers
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 
 logger = logging.getLogger(__name__)
 
@@ -102,14 +102,14 @@ class ShardFolder:
         make: Callable[[int], Shard],
         *,
         max_minutes: float | None,
-        world: World | None = None,
+        world: DistContext | None = None,
     ) -> bool:
         """Make the missing ones among shards 0..num_shards until all are there or the time is over; True when done.
 
         world: by default the processes that this one has joined. Each makes every so many-th shard and answers for no
             other; `make` must give the same for a shard whoever asks.
         """
-        world = world or World.current()
+        world = world or DistContext.current()
         own = range(world.rank, num_shards, world.size)
         missing = [index for index in own if not self.path(index).is_file()]
         started = time.monotonic()

@@ -28,7 +28,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.tensor import DTensor, Shard
 
 from ..config import require
-from .distributed import World
+from .distributed import DistContext
 
 Like = Callable[[tuple[str, ...], torch.Size, torch.dtype], Tensor]
 """Gives an empty tensor for the entry at a path in the state, of its whole shape, where and as sharded as wanted."""
@@ -72,7 +72,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
     writer = dcp.FileSystemWriter(folder, sync_files=True)
     try:
         with _single_process_is_meant():
-            dcp.save(tensors, storage_writer=writer, no_dist=World.current().size == 1)
+            dcp.save(tensors, storage_writer=writer, no_dist=DistContext.current().size == 1)
     except CheckpointException as problem:
         raise RunCheckpointError(_reason(problem)) from problem
 
@@ -88,7 +88,7 @@ def read_checkpoint(folder: Path, like: Like) -> dict[str, Any]:
         entries = reader.read_metadata().state_dict_metadata
         tensors = {name: _empty(name, entry, like) for name, entry in entries.items()}
         with _single_process_is_meant():
-            dcp.load(tensors, storage_reader=reader, no_dist=World.current().size == 1)
+            dcp.load(tensors, storage_reader=reader, no_dist=DistContext.current().size == 1)
     except CheckpointException as problem:
         raise RunCheckpointError(f"{folder} cannot be read: {_reason(problem)}") from problem
     except (OSError, pickle.UnpicklingError) as problem:
@@ -142,7 +142,7 @@ def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
 def _reason(problem: CheckpointException) -> str:
     """What went wrong first, without the traces of every process."""
     rank, (error, _) = min(problem.failures.items())
-    return f"process {rank}: {error}" if World.current().size > 1 else str(error)
+    return f"process {rank}: {error}" if DistContext.current().size > 1 else str(error)
 
 
 @contextmanager
@@ -159,7 +159,7 @@ CPU = "cpu"
 
 def of_all(state: Any) -> Any:
     """A task's state with each tensor as the part that it is of all processes' samples."""
-    world = World.current()
+    world = DistContext.current()
     if isinstance(state, Tensor):
         tensor = state.detach().to(CPU)
         return tensor if world.size == 1 else DTensor.from_local(tensor, world.mesh(CPU), [Shard(0)])
@@ -174,7 +174,7 @@ def like_mine(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     Raises:
         ConfigError: there are as many samples as cannot be shared out equally.
     """
-    world = World.current()
+    world = DistContext.current()
     require(len(shape) > 0, "a tensor of a task's state has no axis for samples; keep single numbers as plain values.")
     local = torch.empty(len(world.samples(shape[0])), *shape[1:], dtype=dtype)
     return local if world.size == 1 else DTensor.from_local(local, world.mesh(CPU), [Shard(0)])

@@ -33,19 +33,19 @@ from ..config import TrainConfig, require
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class World:
+class DistContext:
     """One process's place among all of a run."""
 
     rank: int = 0
     size: int = 1
 
     @classmethod
-    def alone(cls) -> World:
+    def alone(cls) -> DistContext:
         """The only process of its run."""
         return cls()
 
     @classmethod
-    def current(cls) -> World:
+    def current(cls) -> DistContext:
         """This process's place in the run that it has joined; alone if it has joined none."""
         if dist.is_available() and dist.is_initialized():
             return cls(rank=dist.get_rank(), size=dist.get_world_size())
@@ -107,20 +107,20 @@ def launched_rank() -> int:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[World]:
+def joined(device: torch.device) -> Iterator[DistContext]:
     """Join the other processes that torchrun has started, if any, for the length of the block.
 
     Raises:
         ConfigError: `device` names one GPU for several processes, or there are more processes here than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield World.alone()
+        yield DistContext.alone()
         return
     if device.type == "cuda":
         _take_a_gpu(device, local_rank=int(os.environ["LOCAL_RANK"]))
     # Flags, metrics and checkpoints travel between CPUs in either case.
     dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    yield World.current()
+    yield DistContext.current()
     # Not after an error: the others may be waiting in a collective that will never be complete.
     _mesh.cache_clear()
     dist.destroy_process_group()
@@ -228,7 +228,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def _distribute(network: nn.Module, config: TrainConfig, policy: MixedPrecisionPolicy) -> None:
-    world = World.current()
+    world = DistContext.current()
     if world.size == 1:
         network.to(config.device)
         return
@@ -246,7 +246,7 @@ def _distribute(network: nn.Module, config: TrainConfig, policy: MixedPrecisionP
 def _shard(network: nn.Module, config: TrainConfig, policy: MixedPrecisionPolicy) -> None:
     # Not cast: timesteps would be rounded, 937.5 to 936. Autocast decides what is computed in which dtype.
     policy = MixedPrecisionPolicy(policy.param_dtype, policy.reduce_dtype, cast_forward_inputs=False)
-    mesh = World.current().mesh(config.device.type)
+    mesh = DistContext.current().mesh(config.device.type)
     blocks = [module for module in network.modules() if isinstance(module, WanBlock)]
     for part in (*blocks, network):
         # The root too: kept gathered, it would not see the next update after a call without gradients.
@@ -255,7 +255,7 @@ def _shard(network: nn.Module, config: TrainConfig, policy: MixedPrecisionPolicy
             register_fsdp_forward_method(part, TEXT_METHOD)
 
 
-def _average_gradients(network: nn.Module, world: World) -> None:
+def _average_gradients(network: nn.Module, world: DistContext) -> None:
     def average(parameter: nn.Parameter) -> None:
         dist.all_reduce(parameter.grad)
         parameter.grad.div_(world.size)

@@ -27,9 +27,9 @@ from tqdm import tqdm
 from ..config import TrainConfig, has_key
 from .checkpoint import from_all, like_mine, of_all
 from .checks import TrainingDiverged, require_finite
-from .distributed import World, gathered
-from .metrics import Board, board_of
-from .model_state import Trained
+from .distributed import DistContext, gathered
+from .metrics import MetricsLogger, board_of
+from .model_state import TrainableModel
 from .run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -128,12 +128,12 @@ Batch = Any
 class Task(Protocol):
     """What a stage brings to the loop; `Supervised` makes one of a network and a loss."""
 
-    networks: Mapping[str, Trained]
+    networks: Mapping[str, TrainableModel]
     """What is trained, by name, where it is trained."""
 
     def batch(self, step: int) -> Batch:
-        """This process's samples of a step's batch (`World.samples`), a pure function of (seed, step, samples). Runs in
-        a worker process.
+        """This process's samples of a step's batch (`DistContext.samples`), a pure function of (seed, step, samples).
+        Runs in a worker process.
         """
         ...
 
@@ -145,7 +145,8 @@ class Task(Protocol):
         and sees that it is finite.
 
         Raises:
-            TrainingDiverged: training must not go on. Raise it for what all processes see alike, as `Trained.update`
+            TrainingDiverged: training must not go on. Raise it for what all processes see alike, as
+            `TrainableModel.update`
                 does; for what only one sees, the others would wait.
         """
         ...
@@ -162,7 +163,7 @@ class Task(Protocol):
         """Go on from what `state` gave."""
         ...
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         """Put pictures, videos and measurements of the averaged weights on the board. Every process does the same, with
         whole weights; the boards of all but the main one show nothing.
         """
@@ -241,7 +242,7 @@ class _Trainer:
         self._config = config
         self._folder = folder
         self._device = config.device
-        self._world = World.current()
+        self._world = DistContext.current()
         self._started = self._saved = time.monotonic()
         self.step = 0
 
@@ -269,7 +270,7 @@ class _Trainer:
         with _averaged(self._task, whole=False):
             self._task.export(folder, steps=self.step)
 
-    def run(self, board: Board) -> bool:
+    def run(self, board: MetricsLogger) -> bool:
         bar = tqdm(
             total=self._config.steps,
             initial=self.step,
@@ -346,7 +347,7 @@ class _Trainer:
         return metrics
 
     def _require_finite(self, metrics: Mapping[str, float]) -> None:
-        """Raise as `Trained.update` does if a metric is no number; whose fault that is cannot be told."""
+        """Raise as `TrainableModel.update` does if a metric is no number; whose fault that is cannot be told."""
         for name, value in metrics.items():
             try:
                 require_finite(name, value)
@@ -355,7 +356,7 @@ class _Trainer:
                 raise TrainingDiverged(f"{problem}; lower {rates}") from problem
 
     @torch.no_grad()
-    def _watch(self, board: Board) -> None:
+    def _watch(self, board: MetricsLogger) -> None:
         for trained in self._task.networks.values():
             trained.network.eval()
         # A sample has shapes of its own, a rollout one a chunk: compiling them would take longer than they do.

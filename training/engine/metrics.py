@@ -18,7 +18,7 @@ from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.config import FRAMES_PER_SECOND
 
 from ..config import ConfigError, RunConfig
-from .distributed import World
+from .distributed import DistContext
 
 ID_NAME = "wandb_id.txt"
 """In the board's folder: what makes its run one of its own, whatever other folders are called."""
@@ -89,17 +89,17 @@ def save_video(videos: Tensor, path: Path) -> None:
             writer.write(frames)
 
 
-def board_of(run: RunConfig, *, step: int) -> Board:
+def board_of(run: RunConfig, *, step: int) -> MetricsLogger:
     """The board of a run that goes on after `step`: its folder's in the main process, a blank one in the others."""
-    if not World.current().is_main:
-        return BlankBoard()
+    if not DistContext.current().is_main:
+        return NoMetrics()
     folder = Path(run.out) / "board"
     if run.wandb is not None:
         mirror(run.wandb, folder)
-    return Board(folder, step=step)
+    return MetricsLogger(folder, step=step)
 
 
-class Board:
+class MetricsLogger:
     """A run's TensorBoard log, and its pictures and videos as files in the same folder."""
 
     def __init__(self, folder: Path, *, step: int) -> None:
@@ -107,7 +107,7 @@ class Board:
         self._folder = folder
         self._writer = SummaryWriter(str(folder), purge_step=step + 1 if step else 0)
 
-    def __enter__(self) -> Board:
+    def __enter__(self) -> MetricsLogger:
         return self
 
     def __exit__(
@@ -129,7 +129,7 @@ class Board:
         save_video(videos, self._folder / f"{name}_{step:06d}.mp4")
 
 
-class BlankBoard(Board):
+class NoMetrics(MetricsLogger):
     """Shows nothing."""
 
     def __init__(self) -> None:

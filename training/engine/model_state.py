@@ -66,7 +66,7 @@ class MovingAverage:
             parameter.copy_(weight)
 
 
-class Trained:
+class TrainableModel:
     """Made once the network lies where it will be trained (see `sharding.place`); parameters that require no gradient
     are left alone.
     """

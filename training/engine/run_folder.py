@@ -29,7 +29,7 @@ from sfpp_core.files import replacing
 
 from ..config import ConfigError, StageConfig, TrainConfig, as_plain, require
 from .checkpoint import Like, RunCheckpointError, read_checkpoint, write_checkpoint
-from .distributed import World
+from .distributed import DistContext
 
 WHOLE_UP_TO = 64 * 2**20
 """Bytes of a file up to which every one of them counts: prompts, and the networks of the built-in family."""
@@ -113,7 +113,7 @@ class RunFolder:
     def __init__(self, config: StageConfig, *, stage: str) -> None:
         self.path = Path(config.run.out)
         self._free_keys = config.FREE_KEYS
-        self._world = World.current()
+        self._world = DistContext.current()
         # Every process checks before one of them writes, so that a refusal ends all with the same sentence.
         claim = {"stage": stage, **as_plain(config)}
         self._check(claim, config)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from ..config import TrainConfig
 from .distributed import place
-from .metrics import Board
+from .metrics import MetricsLogger
 from .micro_batches import micro_batches
-from .model_state import Trained
+from .model_state import TrainableModel
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class LossTask(Protocol):
         """
         ...
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         """Put pictures, videos and measurements of the averaged weights on the board."""
         ...
 
@@ -62,8 +62,8 @@ class Supervised:
         place(task.model, config)
         self._task = task
         self._config = config
-        self._trained = Trained(task.model, config.optimizer, steps=config.steps, name="model")
-        self.networks: Mapping[str, Trained] = {"model": self._trained}
+        self._trained = TrainableModel(task.model, config.optimizer, steps=config.steps, name="model")
+        self.networks: Mapping[str, TrainableModel] = {"model": self._trained}
         self.batch, self.watch, self.export = task.batch, task.watch, task.export
 
     def train_step(self, batch: Any, step: int) -> dict[str, float]:

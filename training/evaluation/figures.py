@@ -25,7 +25,7 @@ from sfpp_core.stability.measure import FrameSeries
 from sfpp_core.stability.metrics import LongVideoMetrics, color_drift, exposure_drift, relative
 from sfpp_core.stability.offline.judge import Damage, OfflineJudge
 from sfpp_core.stability.score import visual_stability
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 
 END_LATENT_FRAMES = 21
@@ -93,7 +93,7 @@ class VideoFigures:
 
     @classmethod
     def of(
-        cls, video: Footage, series: FrameSeries, length: float, prompt: str, unheeded: Collection[Damage] = ()
+        cls, video: VideoSpan, series: FrameSeries, length: float, prompt: str, unheeded: Collection[Damage] = ()
     ) -> VideoFigures:
         """Video and series: of the whole video, at least `length` seconds. unheeded: see OfflineJudge."""
         seconds = frames_of(length) / FRAMES_PER_SECOND

@@ -4,9 +4,9 @@ Axes: B video, F frame, H height, W width, C colour.
 
 Videos that are measured while they are made: pictures go in piece by piece, a measurement of every frame comes out.
 
-The core measures by reading a `Footage`, and videos are made side by side. So each video has a thread of its own, which
-reads what is pushed and waits for more; OpenCV works without the interpreter's lock, so the threads use many cores
-where there are many. Nothing is kept of a video but its measurements, 2 kB a frame.
+The core measures by reading a `VideoSpan`, and videos are made side by side. So each video has a thread of its own,
+which reads what is pushed and waits for more; OpenCV works without the interpreter's lock, so the threads use many
+cores where there are many. Nothing is kept of a video but its measurements, 2 kB a frame.
 
 Axes: B video, F frame, H height, W width, C colour.
 
@@ -39,7 +39,7 @@ from sfpp_core.files import replacing
 from sfpp_core.stability.measure import FrameSeries, measure
 from sfpp_core.stability.offline.judge import Damage
 from sfpp_core.stability.plot import BODY_POINTS, DPI, INK, text_width, type_of
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from sfpp_core.video.writer import VideoWriter
 from sfpp_core.wan.config import FRAMES_PER_SECOND
 
@@ -47,8 +47,8 @@ from ..engine.checks import require_numbers
 from ..engine.metrics import to_bytes
 from .figures import Ends, VideoFigures, curve_edges, drift_curves, frames_of, latent_frames_of
 from .results import VideoKey, VideoRecord, length_name
-from .rollouts import Bench, VideoMaker
-from .truth import ContentFigures, Referee
+from .rollouts import EvalContext, VideoMaker
+from .truth import ContentFigures, PromptMetrics
 
 PIECES_AHEAD = 4
 """Pieces of a video that may wait to be measured; whoever makes them then waits."""
@@ -109,9 +109,9 @@ class Measuring:
         self._measured: list[Future[FrameSeries]] = []
 
     @property
-    def footages(self) -> list[Footage]:
+    def footages(self) -> list[VideoSpan]:
         """The videos as the core knows them."""
-        return [Footage(source=feed, start=0.0, end=feed.duration) for feed in self._feeds]
+        return [VideoSpan(source=feed, start=0.0, end=feed.duration) for feed in self._feeds]
 
     def __enter__(self) -> Measuring:
         self._measured = [self._pool.submit(measure, footage) for footage in self.footages]
@@ -213,7 +213,7 @@ def write_sheet(strips: dict[str, Path], lengths: list[float], title: str, path:
 
 Content = dict[float, list[tuple[ContentFigures, list[float]]]]
 """By length, what the referee says of each video."""
-Measured = tuple[Footage, FrameSeries]
+Measured = tuple[VideoSpan, FrameSeries]
 """A video that is over, and what was measured of every frame."""
 
 
@@ -222,8 +222,8 @@ class Session:
     """What judging takes, the same for all videos of an arm."""
 
     maker: VideoMaker
-    bench: Bench
-    referee: Referee | None
+    bench: EvalContext
+    referee: PromptMetrics | None
     lengths: list[float]
     """Seconds, rising."""
     folder: Path

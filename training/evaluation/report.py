@@ -15,13 +15,15 @@ from sfpp_core.files import replacing
 from ..data.scenes import ATTRIBUTES
 from .figures import CHANGE, MULTIPLE, difference_from, is_signed
 from .results import Estimate, Results
-from .truth import Referee
+from .truth import PromptMetrics
 
 NO_FIGURE = "-"
 DISTANCE_DIGITS = 2
 
 
-def findings(results: Results, baselines: Sequence[str], referee: Referee | None, truth: str | None) -> dict[str, Any]:
+def findings(
+    results: Results, baselines: Sequence[str], referee: PromptMetrics | None, truth: str | None
+) -> dict[str, Any]:
     """Every estimate by measure, arm and length, JSON.
 
     baselines: names of the arms that differences are taken from.
@@ -57,7 +59,7 @@ def findings(results: Results, baselines: Sequence[str], referee: Referee | None
     return found
 
 
-def _by_attribute(results: Results, referee: Referee) -> dict[str, Any]:
+def _by_attribute(results: Results, referee: PromptMetrics) -> dict[str, Any]:
     """Bias of luminance, error of colour and dynamic degree, for each value of each attribute."""
     return {
         field: {

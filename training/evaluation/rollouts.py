@@ -22,7 +22,7 @@ from torch import Tensor
 from sfpp_core.checkpoint import CheckpointError, open_checkpoint
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.flow import NUM_TIMESTEPS, SeededNoise, add_noise
-from sfpp_core.rollout.rollout import Encoding, Rollout
+from sfpp_core.rollout.rollout import PrefillStep, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import weights_path
 from sfpp_core.wan.config import WAN21, to_model_space
@@ -63,7 +63,7 @@ class NoisyPast(Rollout):
     student does not see exactly it cannot copy exactly.
     """
 
-    def _commit(self, encoding: Encoding, *, given: bool) -> float:
+    def _commit(self, encoding: PrefillStep, *, given: bool) -> float:
         sigma = 0.0 if given else self.state.config.context_noise / NUM_TIMESTEPS
         chunk = encoding.chunk
         noise = self._noise(self._cache.num_frames, CONTEXT_STEP, tuple(chunk.latents.shape))
@@ -271,7 +271,7 @@ class SamplerConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Bench:
+class EvalContext:
     """What all arms share."""
 
     conditioning: Conditioning
@@ -322,7 +322,7 @@ class VideoMaker(Protocol):
         ...
 
 
-def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
+def check_arm(arm: ArmConfig, bench: EvalContext, *, prompts: int) -> None:
     """Find out whether an arm can make videos of the first `prompts`, with its weights still in their file.
 
     Raises:
@@ -339,7 +339,7 @@ def check_arm(arm: ArmConfig, bench: Bench, *, prompts: int) -> None:
         arm.rollout()
 
 
-def open_maker(arm: ArmConfig, bench: Bench) -> VideoMaker:
+def open_maker(arm: ArmConfig, bench: EvalContext) -> VideoMaker:
     """The maker of an arm's videos.
 
     Raises:
@@ -355,7 +355,7 @@ class StudentMaker:
 
     reach = None
 
-    def __init__(self, arm: ArmConfig, bench: Bench) -> None:
+    def __init__(self, arm: ArmConfig, bench: EvalContext) -> None:
         settings: RolloutConfig = arm.rollout()
         network = _open_network(arm, bench)
         self._bench = bench
@@ -382,7 +382,7 @@ class StudentMaker:
 class TeacherMaker:
     """The bidirectional teacher: one clip of its horizon."""
 
-    def __init__(self, arm: ArmConfig, bench: Bench) -> None:
+    def __init__(self, arm: ArmConfig, bench: EvalContext) -> None:
         self._bench, self._sampler = bench, bench.sampler
         self._network = _open_network(arm, bench)
         self.reach = self._sampler.frames
@@ -415,7 +415,7 @@ class TruthMaker:
 
     reach = None
 
-    def __init__(self, arm: ArmConfig, bench: Bench) -> None:
+    def __init__(self, arm: ArmConfig, bench: EvalContext) -> None:
         check_square(bench.height, bench.width)
         self._bench, self._arm = bench, arm
         self.identity = {"truth": "scenes", "autoencoded": arm.autoencoded}
@@ -435,6 +435,6 @@ class TruthMaker:
         return autoencoded(videos, self._bench.vae) if self._arm.autoencoded else videos
 
 
-def _open_network(arm: ArmConfig, bench: Bench) -> WanTransformer:
+def _open_network(arm: ArmConfig, bench: EvalContext) -> WanTransformer:
     network = open_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
     return network.to(bench.device)

@@ -180,7 +180,7 @@ class Truth:
     """[B, 21], what the reader says of true windows."""
 
 
-class Referee:
+class PromptMetrics:
     """A reader, and the truth of every prompt, rendered when a prompt is first asked for."""
 
     def __init__(

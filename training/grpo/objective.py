@@ -40,7 +40,7 @@ from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
-from ..self_forcing.rollouts import Autocast, RecordedStep, Videos, estimate
+from ..self_forcing.rollouts import Autocast, RecordedStep, RolloutInputs, estimate
 
 SPREAD_FLOOR = 1e-4
 """Added to the spread of a group's rewards, as in Flow-GRPO: what differs by less is as good as equal."""
@@ -130,7 +130,7 @@ class Transition:
 class Trajectory:
     """Videos that were made together."""
 
-    videos: Videos
+    videos: RolloutInputs
     made: RolloutState
     """With all of their clean chunks."""
     transitions: tuple[Transition, ...]
@@ -163,7 +163,7 @@ class _Recorder:
 
 @torch.no_grad()
 def record(
-    network: WanTransformer, beginning: RolloutState, videos: Videos, *, chunks: int, autocast: Autocast
+    network: WanTransformer, beginning: RolloutState, videos: RolloutInputs, *, chunks: int, autocast: Autocast
 ) -> Trajectory:
     """Roll videos out from `beginning`, which has no chunk yet, as inference does."""
     recorder = _Recorder()
@@ -226,7 +226,7 @@ class PolicyConfig:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Lesson:
+class PolicyBatch:
     """Videos that were made together, and what is to be learnt from them."""
 
     trajectory: Trajectory
@@ -247,7 +247,7 @@ def reference_estimates(
 
 
 def backpropagate_lessons(
-    network: WanTransformer, lessons: Sequence[Lesson], config: PolicyConfig, *, autocast: Autocast
+    network: WanTransformer, lessons: Sequence[PolicyBatch], config: PolicyConfig, *, autocast: Autocast
 ) -> dict[str, float]:
     """Add the gradient of minus the objective to the network's, averaged over videos and chosen transitions.
 
@@ -265,7 +265,7 @@ def backpropagate_lessons(
     return {name: torch.cat([parts[name] for parts in figures]).mean().item() for name in figures[0]}
 
 
-def _weights(lesson: Lesson, config: PolicyConfig) -> list[float]:
+def _weights(lesson: PolicyBatch, config: PolicyConfig) -> list[float]:
     """Of the objectives of the chosen transitions; over all transitions of the video they average 1."""
     sigmas = [transition.next_sigma for transition in lesson.trajectory.transitions]
     weights = even_weights(sigmas) if config.even else [1.0] * len(sigmas)
@@ -273,7 +273,7 @@ def _weights(lesson: Lesson, config: PolicyConfig) -> list[float]:
 
 
 def _transition_loss(
-    lesson: Lesson, place: int, transition: Transition, x0: Tensor, config: PolicyConfig, *, weight: float
+    lesson: PolicyBatch, place: int, transition: Transition, x0: Tensor, config: PolicyConfig, *, weight: float
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss [B] of the transition at `place` among the chosen ones, and what is logged of each video [B].
 

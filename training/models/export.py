@@ -17,7 +17,7 @@ from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import TrainConfig, as_plain
-from ..engine.distributed import World, whole
+from ..engine.distributed import DistContext, whole
 from ..engine.run_folder import PROSE
 
 
@@ -48,7 +48,7 @@ def write_weights(
     Every process calls this: sharded weights are gathered, and the main process writes.
     """
     stored = {name: whole(weight.detach().to(dtype)).cpu().contiguous().clone() for name, weight in weights.items()}
-    if not World.current().is_main:
+    if not DistContext.current().is_main:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:

@@ -19,7 +19,7 @@ from sfpp_core.rollout.state import RolloutState
 from ..config import require
 from ..models.sampling import UNSAVED
 from ..self_forcing.dmd import DMDConfig, critic_loss, judge
-from ..self_forcing.rollouts import Videos, backpropagate, record, roll
+from ..self_forcing.rollouts import RolloutInputs, backpropagate, record, roll
 from .config import ScalingConfig
 from .costs import PassCosts
 from .passes import Passes, Training
@@ -159,7 +159,7 @@ def step_of(config: ScalingConfig, passes: Passes, teacher_name: str, training: 
     text = passes.text(config.student, torch.float32)
     noise = passes.latents(config.student, config.window.frames, torch.float32)
     device, mask = noise.device, torch.ones(1, 1, config.window.frames, 1, 1, dtype=torch.bool, device=noise.device)
-    videos = Videos(text=text, noise=SeededNoise(0), device=device, dtype=passes.dtype)
+    videos = RolloutInputs(text=text, noise=SeededNoise(0), device=device, dtype=passes.dtype)
     shape = (1, config.student.in_channels, *config.latent_size)
     beginning = RolloutState(config=config.rollout, seed=0, model_id=UNSAVED, shape=shape)
     sigma = torch.tensor([0.5], dtype=torch.float64)

@@ -26,7 +26,7 @@ from sfpp_core.rollout.state import Chunk, RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..data.prompt_embeds import Conditioning
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.seeding import VideoNoise, derived_seed, generator_for
 from ..models.sampling import UNSAVED
 from .windows import Window, WindowConfig, draw_beginning, draw_window, rollout_frames_at
@@ -37,7 +37,7 @@ casts of weights that were made without gradients until its context ends (pytorc
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Videos:
+class RolloutInputs:
     """What a batch of rollouts needs besides its state."""
 
     text: Tensor
@@ -68,7 +68,7 @@ class RecordedStep:
 class RecordedWindow:
     """Chunks as they were rolled."""
 
-    videos: Videos
+    videos: RolloutInputs
     before: RolloutState
     """Where they begin, with its cache."""
     after: RolloutState
@@ -83,7 +83,7 @@ class RecordedWindow:
 
 
 @torch.no_grad()
-def roll(network: WanTransformer, state: RolloutState, videos: Videos, *, chunks: int) -> RolloutState:
+def roll(network: WanTransformer, state: RolloutState, videos: RolloutInputs, *, chunks: int) -> RolloutState:
     """The state after `chunks` more chunks, as inference makes them, with a cache that holds them all."""
     rollout = videos.rollout(network, state)
     if chunks:
@@ -97,7 +97,7 @@ def roll(network: WanTransformer, state: RolloutState, videos: Videos, *, chunks
 def record(
     network: WanTransformer,
     before: RolloutState,
-    videos: Videos,
+    videos: RolloutInputs,
     *,
     chunks: int,
     dropped_steps: int = 0,
@@ -140,7 +140,7 @@ def backpropagate(
     made = recording.after.chunks[len(recording.before.chunks) :]
     pieces = gradient.split([chunk.num_frames for chunk in made], dim=2)
     # Sharded weights are gathered for a call, so all processes make the same ones.
-    counts = World.current().any(*(bool(piece.any()) for piece in pieces))
+    counts = DistContext.current().any(*(bool(piece.any()) for piece in pieces))
     for step, chunk, piece, does_count in zip(recording.steps, made, pieces, counts, strict=True):
         with torch.no_grad(), autocast():
             past = rollout.past()
@@ -151,7 +151,7 @@ def backpropagate(
         rollout.append(chunk.latents)
 
 
-def estimate(network: WanTransformer, step: RecordedStep, videos: Videos, past: RollingKVCache) -> Tensor:
+def estimate(network: WanTransformer, step: RecordedStep, videos: RolloutInputs, past: RollingKVCache) -> Tensor:
     """x0 of a chunk against the past, float32. The text goes in as it is, so that its layers learn too."""
     noised = step.noised.to(videos.device)
     if step.before is not None:
@@ -174,7 +174,7 @@ def _without_last_steps(config: RolloutConfig, dropped: int) -> RolloutConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Stage:
+class RolloutPlan:
     """What all videos of a run share."""
 
     conditioning: Conditioning
@@ -195,11 +195,11 @@ class Stage:
         """Latent frames that videos may get at an update of the generator's."""
         return rollout_frames_at(self.window, update, chunk=self.config.chunk)
 
-    def videos(self, *names: str | int) -> Videos:
+    def videos(self, *names: str | int) -> RolloutInputs:
         """The videos of a name: prompts and seeds are pure functions of (seed, names, sample)."""
         drawn = [generator_for(self.seed, *names, "prompt", sample) for sample in self.samples]
         prompts = [int(torch.randint(len(self.conditioning.prompts), (), generator=one)) for one in drawn]
-        return Videos(
+        return RolloutInputs(
             text=self.conditioning.text(prompts),
             noise=VideoNoise(tuple(derived_seed(self.seed, *names, "film", sample) for sample in self.samples)),
             device=self.device,
@@ -273,7 +273,7 @@ class WindowSource(Protocol):
 class Restarting:
     """New videos for every window, rolled from their beginning to the window's end, as the paper does."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: RolloutPlan) -> None:
         self._stage = stage
 
     def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:
@@ -300,10 +300,10 @@ class Streaming:
     their gradient, so every chunk of a video gets it once.
     """
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: RolloutPlan) -> None:
         self._stage = stage
         self._number = 0
-        self._videos: Videos | None = None
+        self._videos: RolloutInputs | None = None
         self._latest: RolloutState | None = None
 
     def roll(self, network: WanTransformer, update: int, *names: str | int, dropped_steps: int) -> Rolled:

@@ -27,7 +27,7 @@ from ..data.prompt_embeds import Conditioning
 from ..engine.distributed import rollout_weights
 from ..engine.seeding import generator_for, normal
 from .config import SfppStageConfig
-from .rollouts import RecordedWindow, Restarting, Rolled, Stage, Streaming, WindowSource
+from .rollouts import RecordedWindow, Restarting, Rolled, RolloutPlan, Streaming, WindowSource
 from .windows import Clip, as_clip
 
 
@@ -111,7 +111,7 @@ class WindowSampler:
     ) -> None:
         """samples: which ones of the global batch. channels: latent channels."""
         self._config, self._vae, self._samples = config, vae, samples
-        stage = Stage(
+        stage = RolloutPlan(
             conditioning=conditioning,
             config=config.student.rollout(),
             window=config.window,

@@ -18,10 +18,10 @@ from sfpp_core.wan.transformer import WanTransformer
 from sfpp_core.wan.vae import WanVAE
 
 from ..data.prompt_embeds import Conditioning
-from ..engine.distributed import World, place, place_frozen
-from ..engine.metrics import Board
+from ..engine.distributed import DistContext, place, place_frozen
+from ..engine.metrics import MetricsLogger
 from ..engine.micro_batches import apart, micro_batches, together
-from ..engine.model_state import Trained
+from ..engine.model_state import TrainableModel
 from ..engine.seeding import normal
 from ..models.export import training_record, write_student
 from ..models.kernels import attention_on, compile_network
@@ -75,7 +75,12 @@ COMPARED_FRAMES = 5 * FRAMES_PER_SECOND
 
 
 def watch_videos(
-    student: WanTransformer, conditioning: Conditioning, vae: WanVAE, config: SfppStageConfig, board: Board, step: int
+    student: WanTransformer,
+    conditioning: Conditioning,
+    vae: WanVAE,
+    config: SfppStageConfig,
+    board: MetricsLogger,
+    step: int,
 ) -> None:
     """Put videos of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
     count = min(WATCHED_PROMPTS, len(conditioning.prompts))
@@ -88,7 +93,7 @@ def watch_videos(
         size=config.latent_size,
         dtype=config.compute_dtype,
     )
-    if not World.current().is_main:
+    if not DistContext.current().is_main:
         # Videos are large: four of 84 latent frames at 832x480 take 6.4 GB.
         return
     videos = decode(vae, latents)
@@ -104,20 +109,20 @@ class SelfForcingTask:
 
     def __init__(self, config: SfppStageConfig, *, stage: str) -> None:
         self._config, self._stage = config, stage
-        parts = micro_batches(World.current().samples(config.batch), config.accumulate)
+        parts = micro_batches(DistContext.current().samples(config.batch), config.accumulate)
         self._conditioning = Conditioning.open(config.conditioning, device=config.device)
         text_dim = self._conditioning.negative(1).shape[-1]
         networks = open_networks(config, text_dim=text_dim)
         self._teacher = networks.teacher
-        self._student = Trained(networks.student, config.optimizer, steps=config.steps, name="student")
-        self._critic = Trained(
+        self._student = TrainableModel(networks.student, config.optimizer, steps=config.steps, name="student")
+        self._critic = TrainableModel(
             networks.critic,
             config.critic.optimizer,
             steps=config.critic.updates_in(config.steps),
             name="critic",
             key="critic.optimizer",
         )
-        self.networks: Mapping[str, Trained] = {"student": self._student, "critic": self._critic}
+        self.networks: Mapping[str, TrainableModel] = {"student": self._student, "critic": self._critic}
         # In float32: what teacher and critic are shown should not depend on how coarsely the student computes.
         self._vae = open_autoencoder(config.vae).to(config.device).requires_grad_(False)
         channels = networks.student.config.in_channels
@@ -153,7 +158,7 @@ class SelfForcingTask:
         for sampler, part in zip(self._samplers, apart(state, len(self._samplers)), strict=True):
             sampler.restore(part)
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         """Videos of fixed prompts and seeds, and how far their light drifts."""
         watch_videos(self._student.network, self._conditioning, self._vae, self._config, board, step)
 

@@ -18,7 +18,7 @@ import torch
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..causal_init.consistency import ConsistencyConfig, ConsistencyObjective
-from ..causal_init.data import CausalPass, Material, Objective, clips_of_scenes, ends_of_trajectories
+from ..causal_init.data import CausalPass, Objective, TrainingClips, clips_of_scenes, ends_of_trajectories
 from ..causal_init.flow import FlowConfig, FlowObjective
 from ..causal_init.ode import OdeConfig, OdeObjective
 from ..config import TrainConfig, core_refusals, require
@@ -26,8 +26,8 @@ from ..data.clips import ClipSource
 from ..data.prompt_embeds import ConditioningConfig
 from ..engine.distributed import place_frozen
 from ..engine.loop import train
-from ..engine.metrics import Board
-from ..engine.model_state import Trained
+from ..engine.metrics import MetricsLogger
+from ..engine.model_state import TrainableModel
 from ..engine.supervised import Loss, Supervised
 from ..models.export import StudentConfig, training_record, write_student
 from ..models.kernels import attention_on, compile_network
@@ -106,18 +106,18 @@ class CausalInitTask:
         self.model = self._open_teacher(torch.float32)
         if config.run.compile:
             compile_network(self.model)
-        self._trained: Trained | None = None
+        self._trained: TrainableModel | None = None
         self._objective = self._make_objective(teacher)
         self.batch = self._objective.batch
 
-    def follow(self, trained: Trained) -> None:
+    def follow(self, trained: TrainableModel) -> None:
         """Tell whose moving average consistency aims at."""
         self._trained = trained
 
     def loss(self, batch: Any, step: int) -> Loss:
         return self._objective.loss(batch, step)
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         config, material = self._config, self._material
         text = material.texts.text_of(material.watched).to(config.device)
         latents = sample_one_by_one(
@@ -168,7 +168,7 @@ class CausalInitTask:
         )
 
 
-def _material(config: CausalInitStageConfig) -> Material:
+def _material(config: CausalInitStageConfig) -> TrainingClips:
     if config.trajectories is None:
         return clips_of_scenes(config.data, config.text_encoder, frames=config.frames, seed=config.seed)
     return ends_of_trajectories(config.trajectories, config.conditioning, frames=config.frames, device=config.device)

@@ -23,7 +23,7 @@ from sfpp_core.wan.config import WAN21
 
 from ..config import StageConfig, as_plain, core_refusals, require
 from ..data.prompt_embeds import Conditioning, ConditioningConfig
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..evaluation.figures import END_SECONDS, curve_edges, latent_frames_of
 from ..evaluation.judging import Session, in_batches, judge_videos, strip_path, write_sheet
 from ..evaluation.plots import plot_drift, plot_measures
@@ -38,8 +38,8 @@ from ..evaluation.results import (
     identity_of,
     read_records,
 )
-from ..evaluation.rollouts import TEACHER, TRUTH, ArmConfig, Bench, SamplerConfig, check_arm, open_maker
-from ..evaluation.truth import Referee, check_square
+from ..evaluation.rollouts import TEACHER, TRUTH, ArmConfig, EvalContext, SamplerConfig, check_arm, open_maker
+from ..evaluation.truth import PromptMetrics, check_square
 from ..models.open import fingerprint, open_autoencoder
 from ..models.sampling import compile_decoder
 
@@ -126,10 +126,10 @@ class _Evaluation:
     """A run's parts."""
 
     config: EvaluateStageConfig
-    world: World
+    world: DistContext
     folder: Path
-    bench: Bench
-    referee: Referee | None
+    bench: EvalContext
+    referee: PromptMetrics | None
     common: dict[str, Any]
     """What decides the videos and figures of all arms."""
 
@@ -137,7 +137,7 @@ class _Evaluation:
 CONFIG = EvaluateStageConfig
 
 
-def run(config: EvaluateStageConfig, world: World | None = None) -> bool:
+def run(config: EvaluateStageConfig, world: DistContext | None = None) -> bool:
     """Judge until all videos are judged or `run.max_minutes` are over; True when finished.
 
     world: by default the processes that this one has joined.
@@ -146,7 +146,7 @@ def run(config: EvaluateStageConfig, world: World | None = None) -> bool:
         ConfigError: prompts, weights or settings that cannot be used, or a folder with other files of these names.
     """
     started = time.monotonic()
-    evaluation = _open(config, world or World.current())
+    evaluation = _open(config, world or DistContext.current())
     expected: dict[VideoKey, str] = {}
     for arm in config.arms:
         with torch.no_grad(), config.autocast():
@@ -156,7 +156,7 @@ def run(config: EvaluateStageConfig, world: World | None = None) -> bool:
     return _finish(evaluation, expected)
 
 
-def _open(config: EvaluateStageConfig, world: World) -> _Evaluation:
+def _open(config: EvaluateStageConfig, world: DistContext) -> _Evaluation:
     conditioning = Conditioning.open(config.conditioning, device=config.device)
     known = len(conditioning.prompts)
     require(config.prompts <= known, f"prompts is {config.prompts}, but conditioning has {known}; name more, or less.")
@@ -164,7 +164,7 @@ def _open(config: EvaluateStageConfig, world: World) -> _Evaluation:
     vae.requires_grad_(False)
     if config.run.compile:
         compile_decoder(vae)
-    bench = Bench(
+    bench = EvalContext(
         conditioning=conditioning,
         vae=vae,
         sampler=config.teacher,
@@ -186,11 +186,11 @@ def _open(config: EvaluateStageConfig, world: World) -> _Evaluation:
     return _Evaluation(config=config, world=world, folder=folder, bench=bench, referee=referee, common=common)
 
 
-def _open_referee(config: EvaluateStageConfig, conditioning: Conditioning) -> Referee | None:
+def _open_referee(config: EvaluateStageConfig, conditioning: Conditioning) -> PromptMetrics | None:
     if config.reader is None:
         return None
     check_square(config.height, config.width)
-    return Referee(
+    return PromptMetrics(
         config.reader,
         conditioning.prompts[: config.prompts],
         seed=config.seed,

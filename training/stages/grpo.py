@@ -25,14 +25,14 @@ from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
 from ..data.prompt_embeds import Conditioning
-from ..engine.distributed import World, gathered, place, place_frozen, rollout_weights
+from ..engine.distributed import DistContext, gathered, place, place_frozen, rollout_weights
 from ..engine.loop import train
-from ..engine.metrics import Board
+from ..engine.metrics import MetricsLogger
 from ..engine.micro_batches import micro_batches
-from ..engine.model_state import Trained
+from ..engine.model_state import TrainableModel
 from ..engine.seeding import VideoNoise, derived_seed, generator_for
 from ..grpo.objective import (
-    Lesson,
+    PolicyBatch,
     PolicyConfig,
     Trajectory,
     advantages,
@@ -45,7 +45,7 @@ from ..models.export import training_record, write_student
 from ..models.open import open_autoencoder, open_transformer
 from ..models.sampling import UNSAVED, decode
 from ..self_forcing.config import OwnVideosConfig
-from ..self_forcing.rollouts import Videos
+from ..self_forcing.rollouts import RolloutInputs
 
 WATCHED_VIDEOS = 6
 SHORTEST_VIDEO = 3
@@ -109,9 +109,9 @@ class GrpoTask:
         student = self._open_student(torch.float32)
         place(student, config)
         updates = config.steps * config.updates_a_step
-        self._student = Trained(student, config.optimizer, steps=updates, name="student")
-        self.networks: Mapping[str, Trained] = {"student": self._student}
-        self._groups = World.current().samples(config.groups, key="groups")
+        self._student = TrainableModel(student, config.optimizer, steps=updates, name="student")
+        self.networks: Mapping[str, TrainableModel] = {"student": self._student}
+        self._groups = DistContext.current().samples(config.groups, key="groups")
         self._parts = micro_batches(range(len(self._groups) * config.group_size), config.accumulate)
         self._starting_flow: dict[int, float] = {}
 
@@ -168,7 +168,7 @@ class GrpoTask:
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         """The same videos of the first prompts every time, and how they move."""
         prompts = range(min(WATCHED_VIDEOS, len(self._conditioning.prompts)))
         seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
@@ -196,7 +196,7 @@ class GrpoTask:
     def _videos(self, network: WanTransformer, prompts: Sequence[int], seeds: Sequence[int]) -> Trajectory:
         """A video of each prompt by number, the one that inference makes from its seed."""
         config = self._config
-        videos = Videos(
+        videos = RolloutInputs(
             text=self._conditioning.text(prompts),
             noise=VideoNoise(tuple(seeds)),
             device=config.device,
@@ -229,15 +229,15 @@ class GrpoTask:
             "flow_variance": float(np.mean([flow_variance(video) for video in flows])),
         }
 
-    def _lesson(self, trajectory: Trajectory, advantage: Tensor, step: int) -> Lesson:
+    def _lesson(self, trajectory: Trajectory, advantage: Tensor, step: int) -> PolicyBatch:
         config = self._config
         chosen = config.policy.choose(len(trajectory.transitions), generator_for(config.seed, "transitions", step))
         references: list[Tensor] = []
         if config.policy.kl:
             references = reference_estimates(self._start, trajectory, chosen, autocast=config.autocast)
-        return Lesson(trajectory=trajectory, advantage=advantage, chosen=chosen, references=references)
+        return PolicyBatch(trajectory=trajectory, advantage=advantage, chosen=chosen, references=references)
 
-    def _update(self, lessons: Sequence[Lesson], number: int) -> dict[str, float]:
+    def _update(self, lessons: Sequence[PolicyBatch], number: int) -> dict[str, float]:
         config = self._config
         network = self._student.network
         figures = backpropagate_lessons(network, lessons, config.policy, autocast=config.autocast)

@@ -9,9 +9,9 @@ import torch
 
 from ..config import TrainConfig, require
 from ..data.scenes import FIRST_HELD_OUT, render, sample_scene
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.loop import train
-from ..engine.metrics import Board
+from ..engine.metrics import MetricsLogger
 from ..engine.supervised import Loss, Supervised
 from ..evaluation.figures import END_FRAMES
 from ..models.export import training_record, write_weights
@@ -40,7 +40,7 @@ class ReaderTask:
 
     def __init__(self, config: ReaderStageConfig) -> None:
         self._config = config
-        self._samples = World.current().samples(config.batch)
+        self._samples = DistContext.current().samples(config.batch)
         self.model = AttributeReader()
 
     def batch(self, step: int) -> ReaderBatch:
@@ -51,7 +51,7 @@ class ReaderTask:
         total, parts = reader_loss(self.model(batch.video), batch)
         return Loss(total=total, parts=parts)
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         scenes = [sample_scene(self._config.seed, FIRST_HELD_OUT + index) for index in range(WATCHED_SCENES)]
         readings = read(self.model, render(scenes, 0, END_FRAMES, self._config.size, self._config.size))
         found = accuracy(readings, [scene.attributes for scene in scenes])

@@ -17,9 +17,9 @@ from ..causal_init.flow import flow_loss, stratified_uniform
 from ..config import TrainConfig, check_starts, phase_at, require
 from ..data.clips import ClipSource, LatentClips
 from ..data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.loop import train
-from ..engine.metrics import Board
+from ..engine.metrics import MetricsLogger
 from ..engine.seeding import generator_for, normal
 from ..engine.supervised import Loss, Supervised
 from ..models.export import training_record, write_weights
@@ -132,7 +132,7 @@ class TeacherTask:
 
     def __init__(self, config: TeacherStageConfig) -> None:
         self._config = config
-        world = World.current()
+        world = DistContext.current()
         self._samples = {phase.start: world.samples(phase.batch, key="batch of a phase") for phase in config.phases}
         check_autoencoder(config.vae)
         self.model = _begin(config)
@@ -169,7 +169,7 @@ class TeacherTask:
         total = flow_loss(self.model(noised, timestep, batch.tokens), x0, noise)
         return Loss(total=total, parts={})
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         config = self._config
         prompts = [prompt_for(sample_scene(config.seed, FIRST_HELD_OUT + index)) for index in range(WATCHED_PROMPTS)]
         encoder, network = self.model.text_encoder, self.model.transformer

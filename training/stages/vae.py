@@ -19,9 +19,9 @@ from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from ..causal_init.flow import edge_loss, kl_to_unit_normal
 from ..config import TrainConfig, check_starts, phase_at, require
 from ..data.scenes import FIRST_HELD_OUT, render, sample_scene
-from ..engine.distributed import World
+from ..engine.distributed import DistContext
 from ..engine.loop import train
-from ..engine.metrics import Board
+from ..engine.metrics import MetricsLogger
 from ..engine.seeding import generator_for, normal
 from ..engine.supervised import Loss, Supervised
 from ..evaluation.figures import END_FRAMES
@@ -114,7 +114,7 @@ class VAETask:
 
     def __init__(self, config: VAEStageConfig) -> None:
         self._config = config
-        world = World.current()
+        world = DistContext.current()
         self._samples = {phase.start: world.samples(phase.batch, key="batch of a phase") for phase in config.phases}
         init = config.init
         self.model = open_autoencoder(init, key="init") if init else WanVAE(WanVAEConfig(dim=config.dim))
@@ -157,7 +157,7 @@ class VAETask:
         parts = {"absolute": absolute, "squared": squared, "edges": edges, "kl": kl}
         return Loss(total=total, parts={name: part.detach() for name, part in parts.items()})
 
-    def watch(self, board: Board, step: int) -> None:
+    def watch(self, board: MetricsLogger, step: int) -> None:
         clips = held_out_clips(self._config, WATCHED_SCENES).to(self._config.device)
         mean, _ = self.model.encode_moments(clips)
         decoded = self.model.decode_clip(mean).float().clamp(-1, 1)

@@ -30,7 +30,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ...files import replacing
 from ...video.reader import VideoFileError
-from ...video.span import Footage
+from ...video.span import VideoSpan
 from ..ledger import LedgerError, RatingLedger
 from ..offline.judge import OfflineJudge, events_of
 from ..plot import plot_report
@@ -217,7 +217,7 @@ class Scorer:
         """Rate a video. Raises nothing: a failure is a result too."""
         path = task.question.path
         try:
-            return self._score(task, Footage.open(path))
+            return self._score(task, VideoSpan.open(path))
         except EXPECTED as error:
             message = str(error)
         except Exception as error:
@@ -225,7 +225,7 @@ class Scorer:
             message = f"{type(error).__name__}: {error}"
         return Scored(result=VideoResult(question=task.question, error=message), is_new=True)
 
-    def _score(self, task: ScoringTask, video: Footage) -> Scored:
+    def _score(self, task: ScoringTask, video: VideoSpan) -> Scored:
         fingerprint, known = video.fingerprint(), task.known
         if known is not None and known.fingerprint == fingerprint and known.stability is not None:
             stability, is_new = known.stability, False
@@ -238,7 +238,7 @@ class Scorer:
             draw(video, result, self._judge, task.plot)
         return Scored(result=result, is_new=is_new)
 
-    def _rate(self, question: Question, video: Footage) -> VisualStability:
+    def _rate(self, question: Question, video: VideoSpan) -> VisualStability:
         claim = self._ledger.claim(self._judge.name, video, question.prompt) if self._ledger else nullcontext()
         with claim:
             return visual_stability(
@@ -317,7 +317,7 @@ RESULT_KEY: Final = "sfpp-result"
 """The text entry of a plot's file that says of which result it is."""
 
 
-def draw(video: Footage, result: VideoResult, judge: Judge, path: Path) -> None:
+def draw(video: VideoSpan, result: VideoResult, judge: Judge, path: Path) -> None:
     """Plot a result that has ratings, unless the file already is its plot. Nothing is rated again.
 
     judge: if it has measured the video, that is not done again either.

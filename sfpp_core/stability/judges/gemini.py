@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from ...video.span import Footage
+from ...video.span import VideoSpan
 from ..score import JudgeError, Rating
 from .remote import (
     GEMINI_KEYS,
@@ -81,7 +81,7 @@ class GeminiJudge:
         """The model and the version of the rubric."""
         return f"{self.model} rubric-{RUBRIC_VERSION}"
 
-    def rate(self, video: Footage, prompt: str) -> Rating:
+    def rate(self, video: VideoSpan, prompt: str) -> Rating:
         """Let the model watch `video`, which `prompt` asked for, and rate it from 0 to 5.
 
         Raises:
@@ -118,7 +118,7 @@ class GeminiJudge:
         return _text(answer)
 
     @contextmanager
-    def _clip(self, client: Client, line: Line, video: Footage) -> Iterator[Part]:
+    def _clip(self, client: Client, line: Line, video: VideoSpan) -> Iterator[Part]:
         """The video as a part of a request; one that is uploaded is deleted at the end, however it comes."""
         from google.genai import types
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
-from ...video.span import Footage
+from ...video.span import VideoSpan
 from ..score import JudgeError, Rating, clock
 from .remote import (
     BASE_URLS,
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 JPEG_QUALITY: Final = 90
 
 
-def stills(video: Footage, count: int, max_px: int, abort: Callable[[], None]) -> list[tuple[float, bytes]]:
+def stills(video: VideoSpan, count: int, max_px: int, abort: Callable[[], None]) -> list[tuple[float, bytes]]:
     """Up to `count` pictures, evenly over the video with its first and its last frame: time in seconds and JPEG.
 
     A video with fewer frames gives all. Times count from the start of the whole video. The longer side of a picture is
@@ -129,7 +129,7 @@ class OpenAICompatibleJudge:
         """The model, what it is shown, and the version of the rubric."""
         return f"{self.model} {self.num_stills}x{self.still_px}px rubric-{RUBRIC_VERSION}"
 
-    def rate(self, video: Footage, prompt: str) -> Rating:
+    def rate(self, video: VideoSpan, prompt: str) -> Rating:
         """Show the model pictures of `video`, which `prompt` asked for, and let it rate the video from 0 to 5.
 
         Raises:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from ...video.span import Footage
+from ...video.span import VideoSpan
 from ..score import MAX_RATING, Rating, clock
 
 RUBRIC_VERSION: Final = 1
@@ -63,7 +63,7 @@ class UnusableAnswer(ValueError):
     """An answer that is no rating; the message says what is wrong with it."""
 
 
-def question(video: Footage, prompt: str) -> str:
+def question(video: VideoSpan, prompt: str) -> str:
     """What is asked about one clip: its length, its place in a longer video, and the prompt that it was made from."""
     lines = [f"The clip is {video.duration:.1f} seconds long."]
     if not video.is_whole:

@@ -14,7 +14,7 @@ from typing import Final
 
 import numpy as np
 
-from ...video.span import Footage
+from ...video.span import VideoSpan
 from ..measure import FrameSeries, measure
 from ..score import MAX_RATING, Rating, clock
 from .detectors import blur, colour_cast, contrast_loss, darkening, flicker, freeze, noise, over_exposure
@@ -242,15 +242,15 @@ class OfflineJudge:
     """Raised with every change of what is rated: ledgers keep ratings by it."""
 
     def __init__(
-        self, measure: Callable[[Footage], FrameSeries] = measure, *, unheeded: Collection[Damage] = ()
+        self, measure: Callable[[VideoSpan], FrameSeries] = measure, *, unheeded: Collection[Damage] = ()
     ) -> None:
         self._measure = measure
         self._unheeded = unheeded
         if unheeded:
             self.name = f"{OfflineJudge.name} without {', '.join(sorted(unheeded))}"
-        self._known: tuple[Footage, Assessment] | None = None
+        self._known: tuple[VideoSpan, Assessment] | None = None
 
-    def rate(self, video: Footage, prompt: str) -> Rating:
+    def rate(self, video: VideoSpan, prompt: str) -> Rating:
         """Rate a span. The prompt is not looked at: pixels do not tell whether it asked for a storm.
 
         Raises:
@@ -262,7 +262,7 @@ class OfflineJudge:
         rating = MAX_RATING * assessment.quality(slice(first, max(last, first + 1)))
         return Rating(explanation=_explanation(video, events_of(assessment, video.start, video.end)), rating=rating)
 
-    def assessment(self, video: Footage) -> Assessment:
+    def assessment(self, video: VideoSpan) -> Assessment:
         """What was found in the whole video that `video` is a span of.
 
         Raises:
@@ -273,6 +273,6 @@ class OfflineJudge:
         return self._known[1]
 
 
-def _explanation(video: Footage, events: list[Event]) -> str:
+def _explanation(video: VideoSpan, events: list[Event]) -> str:
     found = "; ".join(event.description for event in events) or _NO_DAMAGE
     return f"Offline judge, {clock(video.start)}-{clock(video.end)}: {found}."

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from sfpp_core.chunk_store.eviction import clean
-from sfpp_core.chunk_store.store import Spool, resume_rollout
+from sfpp_core.chunk_store.store import ChunkStore, resume_rollout
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.prompt_schedule import Cue, Direction
+from sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
 from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import RolloutState
 from tests.helpers.models import random_text, random_transformer
@@ -25,7 +25,7 @@ from tests.sfpp_core.rollout.test_law import empty_state
 
 CONFIG = RolloutConfig(chunk=3, window=9, steps=(1000.0, 500.0))
 SEA, STORM = random_text(seed=1), random_text(seed=2)
-PLAIN = Direction([Cue(text=SEA)])
+PLAIN = PromptSchedule([ScheduledPrompt(text=SEA)])
 HERE = {"device": "cpu", "compute": "torch.float32"}
 DAY = 86400.0
 
@@ -37,7 +37,7 @@ class Takes:
         self,
         root: Path,
         state: RolloutState,
-        direction: Direction = PLAIN,
+        direction: PromptSchedule = PLAIN,
         num_chunks: int = 6,
         *,
         keeps: bool = True,
@@ -45,7 +45,7 @@ class Takes:
     ) -> None:
         self.calls: list[CallProgress] = []
         rollout = Rollout(random_transformer(), state, SEA, on_call=self.calls.append)
-        with torch.inference_mode(), Spool(root).video(state, HERE | circumstances, keeps=keeps) as spool:
+        with torch.inference_mode(), ChunkStore(root).video(state, HERE | circumstances, keeps=keeps) as spool:
             self.reused = [stored.is_reused for stored in resume_rollout(rollout, direction, num_chunks, spool)]
             self.folder, self.num_kept = spool.folder, spool.num_kept()
         self.state = rollout.state
@@ -93,7 +93,7 @@ def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(tmp_path: Path) 
     with (
         pytest.raises(ValueError, match=r"chunk 2 holds values that are no numbers .* All 1 before it are safe"),
         torch.inference_mode(),
-        Spool(tmp_path).video(empty_state(CONFIG), HERE) as spool,
+        ChunkStore(tmp_path).video(empty_state(CONFIG), HERE) as spool,
     ):
         made.extend(resume_rollout(rollout, PLAIN, 6, spool))
     assert len(list(tmp_path.glob("*/0*.safetensors"))) == 1
@@ -109,8 +109,10 @@ def test_an_extension_finds_what_the_longer_video_had(tmp_path: Path) -> None:
 
 
 def test_a_later_change_of_the_prompts_keeps_what_was_before_it(tmp_path: Path) -> None:
-    def at(seconds: float, recache: bool = False) -> Direction:
-        return Direction([Cue(text=SEA), Cue(text=STORM, seconds=seconds, recache=recache)])
+    def at(seconds: float, recache: bool = False) -> PromptSchedule:
+        return PromptSchedule(
+            [ScheduledPrompt(text=SEA), ScheduledPrompt(text=STORM, seconds=seconds, recache=recache)]
+        )
 
     assert Takes(tmp_path, empty_state(CONFIG), at(2.9)).made == 6
     assert Takes(tmp_path, empty_state(CONFIG), at(2.1)).reused == [True, True, True, False, False, False]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.kv_quantization import CACHE_FORMS, FP8, CacheForm, Codec, codecs
+from sfpp_core.rollout.kv_quantization import CACHE_FORMS, FP8, CacheForm, Quantizer, codecs
 
 SHAPE = (2, 3, 16, 4, 32)
 EIGHT_BITS = CACHE_FORMS[1:]
@@ -18,7 +18,7 @@ def normal(dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(SHAPE, generator=torch.Generator().manual_seed(0)).to(dtype)
 
 
-def kept(codec: Codec, x: Tensor) -> Tensor:
+def kept(codec: Quantizer, x: Tensor) -> Tensor:
     return codec.decode(codec.encode(x), torch.empty_like(x))
 
 

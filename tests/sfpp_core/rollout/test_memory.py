@@ -10,7 +10,7 @@ import torch
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.memory import CacheMemory, CacheStorage, Demand, Supply, memory_advice
+from sfpp_core.rollout.memory import CacheMemory, CacheStorage, MemoryAvailable, MemoryEstimate, memory_advice
 from sfpp_core.wan.config import WanConfig
 from tests.helpers.models import TINY
 
@@ -22,7 +22,7 @@ CHOICES = {
     "int8": CacheStorage(form="int8"),
     "CPU memory, int8": CacheStorage(form="int8", offloaded=True),
 }
-DEMAND = Demand(
+DEMAND = MemoryEstimate(
     model=WAN,
     config=RolloutConfig(),
     storage=CacheStorage(),
@@ -34,8 +34,8 @@ DEMAND = Demand(
 )
 
 
-def advice(free: float, cpu_free: float = 32.0, demand: Demand = DEMAND) -> str:
-    supply = Supply(device="A card", total=8 * GB, free=int(free * GB), cpu_free=int(cpu_free * GB))
+def advice(free: float, cpu_free: float = 32.0, demand: MemoryEstimate = DEMAND) -> str:
+    supply = MemoryAvailable(device="A card", total=8 * GB, free=int(free * GB), cpu_free=int(cpu_free * GB))
     return memory_advice(demand, supply, CHOICES)
 
 

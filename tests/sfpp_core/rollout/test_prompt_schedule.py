@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.prompt_schedule import Cue, Direction
+from sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import RolloutState
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
@@ -29,7 +29,7 @@ def video(rules: list[Tensor], config: RolloutConfig = CONFIG) -> RolloutState:
     return state
 
 
-def rulings(direction: Direction, num_chunks: int) -> list[tuple[Tensor, bool]]:
+def rulings(direction: PromptSchedule, num_chunks: int) -> list[tuple[Tensor, bool]]:
     rules: list[Tensor] = []
     recached = []
     for _ in range(num_chunks):
@@ -47,16 +47,21 @@ def names(rules: list[tuple[Tensor, bool]]) -> str:
 def test_texts_change_at_the_nearest_border() -> None:
     """Borders lie at 0.5625 s and every 0.75 s from there: 1.3125, 2.0625, 2.8125, ..."""
     for seconds, expected in ((1.2, "AABBBB"), (1.6, "AABBBB"), (1.7, "AAABBB"), (2.4, "AAABBB"), (2.5, "AAAABB")):
-        assert names(rulings(Direction([Cue(text=A), Cue(text=B, seconds=seconds)]), 6)) == expected, seconds
+        assert (
+            names(rulings(PromptSchedule([ScheduledPrompt(text=A), ScheduledPrompt(text=B, seconds=seconds)]), 6))
+            == expected
+        ), seconds
 
 
 def test_cues_come_in_any_order() -> None:
-    cues = [Cue(text=C, seconds=3.0), Cue(text=A), Cue(text=B, seconds=1.5)]
-    assert names(rulings(Direction(cues), 7)) == "AABBCCC"
+    cues = [ScheduledPrompt(text=C, seconds=3.0), ScheduledPrompt(text=A), ScheduledPrompt(text=B, seconds=1.5)]
+    assert names(rulings(PromptSchedule(cues), 7)) == "AABBCCC"
 
 
 def test_a_crossfade_takes_its_time_and_ends_with_the_text_itself() -> None:
-    direction = Direction([Cue(text=A), Cue(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
+    direction = PromptSchedule(
+        [ScheduledPrompt(text=A), ScheduledPrompt(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)]
+    )
     rules = [text for text, _ in rulings(direction, 7)]
     assert names([(text, False) for text in rules]) == "AA--BBB"
     for text, share in zip(rules[2:4], (1 / 3, 2 / 3), strict=True):
@@ -64,7 +69,7 @@ def test_a_crossfade_takes_its_time_and_ends_with_the_text_itself() -> None:
 
 
 def test_a_crossfade_begins_with_what_ruled_a_video_before_its_schedule() -> None:
-    direction = Direction([Cue(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
+    direction = PromptSchedule([ScheduledPrompt(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
     rules = [A, A]
     for _ in range(4):
         rules.append(direction.ruling(video(rules)).text)
@@ -75,7 +80,9 @@ def test_a_crossfade_begins_with_what_ruled_a_video_before_its_schedule() -> Non
 
 def test_texts_of_other_lengths_are_mixed_as_an_encoder_pads_them() -> None:
     short = B[:, :2]
-    direction = Direction([Cue(text=A), Cue(text=short, seconds=0.5625, crossfade=2 * CHUNK)])
+    direction = PromptSchedule(
+        [ScheduledPrompt(text=A), ScheduledPrompt(text=short, seconds=0.5625, crossfade=2 * CHUNK)]
+    )
     mixed = rulings(direction, 2)[1][0]
     assert mixed.shape == A.shape
     torch.testing.assert_close(mixed[:, 2:], A[:, 2:] / 2)
@@ -83,13 +90,13 @@ def test_texts_of_other_lengths_are_mixed_as_an_encoder_pads_them() -> None:
 
 def test_the_past_is_encoded_anew_once_when_a_text_rules_alone() -> None:
     for crossfade, expected in ((0.0, [2]), (3 * CHUNK, [4])):
-        cue = Cue(text=B, seconds=0.5625 + CHUNK, crossfade=crossfade, recache=True)
-        rules = rulings(Direction([Cue(text=A, recache=True), cue]), 7)
+        cue = ScheduledPrompt(text=B, seconds=0.5625 + CHUNK, crossfade=crossfade, recache=True)
+        rules = rulings(PromptSchedule([ScheduledPrompt(text=A, recache=True), cue]), 7)
         assert [index for index, (_, recached) in enumerate(rules) if recached] == expected
 
 
 def test_before_the_first_cue_the_video_goes_on_as_it_was() -> None:
-    direction = Direction([Cue(text=B, seconds=3.0)])
+    direction = PromptSchedule([ScheduledPrompt(text=B, seconds=3.0)])
     state = video([A, A])
     assert torch.equal(direction.ruling(state).text, A)
     assert torch.equal(direction.ruling(video([A] * 4)).text, B)
@@ -100,11 +107,11 @@ def test_before_the_first_cue_the_video_goes_on_as_it_was() -> None:
 @pytest.mark.parametrize("recache", [False, True])
 @pytest.mark.parametrize("crossfade", [0.0, 2 * CHUNK])
 def test_a_directed_video_in_pieces_is_the_same_video(recache: bool, crossfade: float) -> None:
-    direction = Direction(
+    direction = PromptSchedule(
         [
-            Cue(text=A),
-            Cue(text=B, seconds=2.0, crossfade=crossfade, recache=recache),
-            Cue(text=C, seconds=5.0, crossfade=crossfade, recache=recache),
+            ScheduledPrompt(text=A),
+            ScheduledPrompt(text=B, seconds=2.0, crossfade=crossfade, recache=recache),
+            ScheduledPrompt(text=C, seconds=5.0, crossfade=crossfade, recache=recache),
         ]
     )
 
@@ -127,20 +134,24 @@ def test_a_directed_video_in_pieces_is_the_same_video(recache: bool, crossfade: 
     ("cues", "complaint"),
     [
         ([], "the schedule is empty"),
-        ([Cue(text=A), Cue(text=B)], "two prompts begin at 0:00"),
-        ([Cue(text=A), Cue(text=B[:, :, :4], seconds=1.0)], "different text encoders"),
+        ([ScheduledPrompt(text=A), ScheduledPrompt(text=B)], "two prompts begin at 0:00"),
+        ([ScheduledPrompt(text=A), ScheduledPrompt(text=B[:, :, :4], seconds=1.0)], "different text encoders"),
         (
-            [Cue(text=A), Cue(text=B, seconds=1.0, crossfade=5.0), Cue(text=C, seconds=4.0)],
+            [
+                ScheduledPrompt(text=A),
+                ScheduledPrompt(text=B, seconds=1.0, crossfade=5.0),
+                ScheduledPrompt(text=C, seconds=4.0),
+            ],
             "0:01 takes 5 s to fade in, but the next begins at 0:04",
         ),
     ],
 )
-def test_schedules_that_nobody_can_follow_are_refused(cues: list[Cue], complaint: str) -> None:
+def test_schedules_that_nobody_can_follow_are_refused(cues: list[ScheduledPrompt], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        Direction(cues)
+        PromptSchedule(cues)
 
 
 @pytest.mark.parametrize("changes", [{"seconds": -1.0}, {"crossfade": float("inf")}, {"seconds": float("nan")}])
 def test_times_that_are_none_are_refused(changes: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(changes))):
-        Cue(text=A, **changes)
+        ScheduledPrompt(text=A, **changes)

@@ -16,7 +16,7 @@ import pytest
 from sfpp_core.stability.judges.gemini import GeminiJudge
 from sfpp_core.stability.judges.remote import Patience
 from sfpp_core.stability.score import JudgeError
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from tests.helpers.judge_servers import GeminiServer, Reply, gemini_error, gemini_says, rating_json
 from tests.helpers.videos import moving_square
 
@@ -27,8 +27,8 @@ JUDGE_BY_UPLOAD = {"inline_bytes": 10}
 
 
 @pytest.fixture(scope="module")
-def video() -> Footage:
-    return Footage.from_images(moving_square(8))
+def video() -> VideoSpan:
+    return VideoSpan.from_images(moving_square(8))
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def questions(server: GeminiServer) -> list[str]:
     return [part["text"] for request in sent for part in request.json["contents"][0]["parts"] if "text" in part]
 
 
-def test_a_small_clip_goes_into_the_request(server: GeminiServer, video: Footage) -> None:
+def test_a_small_clip_goes_into_the_request(server: GeminiServer, video: VideoSpan) -> None:
     rating = judge(model="gemini-test").rate(video, "a red square")
     assert (rating.rating, rating.explanation) == (4, "Balanced to the end.")
     (request,) = server.requests
@@ -69,7 +69,7 @@ def test_a_small_clip_goes_into_the_request(server: GeminiServer, video: Footage
     assert config["responseJsonSchema"]["propertyOrdering"] == ["explanation", "rating"]
 
 
-def test_a_large_clip_is_uploaded_waited_for_and_deleted(server: GeminiServer, video: Footage) -> None:
+def test_a_large_clip_is_uploaded_waited_for_and_deleted(server: GeminiServer, video: VideoSpan) -> None:
     server.states = ["PROCESSING", "PROCESSING", "PROCESSING", "ACTIVE"]
     assert judge(**JUDGE_BY_UPLOAD).rate(video, "").rating == 4
     assert server.uploaded == [video.mp4()]
@@ -79,21 +79,21 @@ def test_a_large_clip_is_uploaded_waited_for_and_deleted(server: GeminiServer, v
     assert server.deleted == ["clip1"]
 
 
-def test_a_clip_that_the_server_cannot_read_is_named_and_deleted(server: GeminiServer, video: Footage) -> None:
+def test_a_clip_that_the_server_cannot_read_is_named_and_deleted(server: GeminiServer, video: VideoSpan) -> None:
     server.states = ["PROCESSING", "FAILED"]
     with pytest.raises(JudgeError, match=r"could not rate .*cannot read the video \(no video track\)"):
         judge(**JUDGE_BY_UPLOAD).rate(video, "")
     assert server.deleted == ["clip1"] and not server.sent_to("POST", ":generateContent")
 
 
-def test_trouble_with_files_passes_too(server: GeminiServer, video: Footage) -> None:
+def test_trouble_with_files_passes_too(server: GeminiServer, video: VideoSpan) -> None:
     server.file_replies = [gemini_error(503, "UNAVAILABLE", "busy"), Reply(hang_up=True)]
     assert judge(**JUDGE_BY_UPLOAD).rate(video, "").rating == 4
     assert server.deleted == ["clip1"]
 
 
 def test_a_clip_that_cannot_be_deleted_is_mentioned_and_the_rating_kept(
-    server: GeminiServer, video: Footage, caplog: pytest.LogCaptureFixture
+    server: GeminiServer, video: VideoSpan, caplog: pytest.LogCaptureFixture
 ) -> None:
     answer = server.answer
     server.answer = lambda request: Reply(status=500) if request.method == "DELETE" else answer(request)
@@ -115,14 +115,14 @@ def test_a_clip_that_cannot_be_deleted_is_mentioned_and_the_rating_kept(
     ],
     ids=["RetryInfo", "Retry-After"],
 )
-def test_a_busy_server_is_left_alone_as_long_as_it_asks(server: GeminiServer, video: Footage, refusal: Reply) -> None:
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(server: GeminiServer, video: VideoSpan, refusal: Reply) -> None:
     server.replies = [refusal, GOOD]
     assert judge().rate(video, "").rating == 4
     first, second = server.requests
     assert 0.6 <= second.time - first.time < 3
 
 
-def test_a_wait_that_is_too_long_is_not_begun(server: GeminiServer, video: Footage) -> None:
+def test_a_wait_that_is_too_long_is_not_begun(server: GeminiServer, video: VideoSpan) -> None:
     server.replies = [gemini_error(429, "RESOURCE_EXHAUSTED", "daily quota", **{"Retry-After": "3600"}), GOOD]
     started = time.monotonic()
     with pytest.raises(JudgeError, match="daily quota; waiting 3600 s more would take too long"):
@@ -142,13 +142,13 @@ def test_a_wait_that_is_too_long_is_not_begun(server: GeminiServer, video: Foota
     ],
     ids=["500", "503", "a proxy's 502", "no answer", "broken JSON", "JSON of another kind"],
 )
-def test_trouble_that_may_pass_is_waited_out(server: GeminiServer, video: Footage, trouble: Reply) -> None:
+def test_trouble_that_may_pass_is_waited_out(server: GeminiServer, video: VideoSpan, trouble: Reply) -> None:
     server.replies = [trouble, trouble, GOOD]
     assert judge().rate(video, "").rating == 4
     assert len(server.requests) == 3
 
 
-def test_trouble_that_does_not_pass_ends_after_the_last_attempt(server: GeminiServer, video: Footage) -> None:
+def test_trouble_that_does_not_pass_ends_after_the_last_attempt(server: GeminiServer, video: VideoSpan) -> None:
     server.replies = [gemini_error(500, "INTERNAL", "oops")]
     with pytest.raises(JudgeError, match=r"the server answered 500: INTERNAL: oops \(3 attempts\)\.$"):
         judge().rate(video, "")
@@ -172,7 +172,7 @@ def test_trouble_that_does_not_pass_ends_after_the_last_attempt(server: GeminiSe
     ],
 )
 def test_a_refused_request_is_not_sent_again(
-    server: GeminiServer, video: Footage, refusal: Reply, message: str
+    server: GeminiServer, video: VideoSpan, refusal: Reply, message: str
 ) -> None:
     server.replies = [refusal, GOOD]
     with pytest.raises(JudgeError) as caught:
@@ -194,14 +194,14 @@ def test_a_refused_request_is_not_sent_again(
     ],
     ids=["cut off", "no JSON", "not on the scale", "no explanation", "no candidates", "nothing", "no content"],
 )
-def test_an_answer_that_is_no_rating_is_asked_for_again(server: GeminiServer, video: Footage, answer: Reply) -> None:
+def test_an_answer_that_is_no_rating_is_asked_for_again(server: GeminiServer, video: VideoSpan, answer: Reply) -> None:
     server.replies = [answer, GOOD]
     assert judge().rate(video, "a prompt").rating == 4
     first, second = questions(server)
     assert second.startswith(first) and "could not be used" in second[len(first) :]
 
 
-def test_a_model_that_never_gives_a_rating_is_given_up(server: GeminiServer, video: Footage) -> None:
+def test_a_model_that_never_gives_a_rating_is_given_up(server: GeminiServer, video: VideoSpan) -> None:
     server.replies = [gemini_says("Splendid!")]
     with pytest.raises(JudgeError, match="answers cannot be used .*'Splendid!'"):
         judge().rate(video, "")
@@ -218,7 +218,9 @@ def test_a_model_that_never_gives_a_rating_is_given_up(server: GeminiServer, vid
         (Reply(body={"candidates": [{"finishReason": "PROHIBITED_CONTENT"}]}), "blocked, PROHIBITED_CONTENT"),
     ],
 )
-def test_a_block_is_final_and_its_reason_told(server: GeminiServer, video: Footage, answer: Reply, reason: str) -> None:
+def test_a_block_is_final_and_its_reason_told(
+    server: GeminiServer, video: VideoSpan, answer: Reply, reason: str
+) -> None:
     server.replies = [answer, GOOD]
     with pytest.raises(JudgeError, match=f"it refused .*{reason}.*offline judge"):
         judge(**JUDGE_BY_UPLOAD).rate(video, "")
@@ -226,7 +228,9 @@ def test_a_block_is_final_and_its_reason_told(server: GeminiServer, video: Foota
 
 
 @pytest.mark.parametrize("slow", [replace(GOOD, delay=30), replace(GOOD, drip=0.1)], ids=["late", "a byte at a time"])
-def test_an_answer_that_comes_too_slowly_is_asked_for_again(server: GeminiServer, video: Footage, slow: Reply) -> None:
+def test_an_answer_that_comes_too_slowly_is_asked_for_again(
+    server: GeminiServer, video: VideoSpan, slow: Reply
+) -> None:
     server.replies = [slow, GOOD]
     started = time.monotonic()
     assert judge(patience=replace(QUICK, request_seconds=0.8)).rate(video, "").rating == 4
@@ -234,7 +238,7 @@ def test_an_answer_that_comes_too_slowly_is_asked_for_again(server: GeminiServer
     assert len(server.requests) == 2
 
 
-def test_a_rating_takes_no_longer_than_it_may(server: GeminiServer, video: Footage) -> None:
+def test_a_rating_takes_no_longer_than_it_may(server: GeminiServer, video: VideoSpan) -> None:
     server.replies = [replace(GOOD, delay=30)]
     started = time.monotonic()
     with pytest.raises(JudgeError, match="it is not done after 1.4 s"):
@@ -254,7 +258,7 @@ def raise_once(condition: Callable[[], object]) -> Callable[[], None]:
     return abort
 
 
-def test_an_interrupt_ends_a_request_under_way_and_takes_the_clip_back(server: GeminiServer, video: Footage) -> None:
+def test_an_interrupt_ends_a_request_under_way_and_takes_the_clip_back(server: GeminiServer, video: VideoSpan) -> None:
     server.replies = [replace(GOOD, delay=30)]
     abort = raise_once(lambda: server.sent_to("POST", ":generateContent"))
     started = time.monotonic()
@@ -264,7 +268,7 @@ def test_an_interrupt_ends_a_request_under_way_and_takes_the_clip_back(server: G
     assert server.deleted == ["clip1"]
 
 
-def test_an_interrupt_ends_a_wait(server: GeminiServer, video: Footage) -> None:
+def test_an_interrupt_ends_a_wait(server: GeminiServer, video: VideoSpan) -> None:
     server.replies = [gemini_error(429, "RESOURCE_EXHAUSTED", "slow", **{"Retry-After": "15"})]
     with pytest.raises(Stop):
         judge(abort=raise_once(lambda: server.requests)).rate(video, "")
@@ -272,7 +276,7 @@ def test_an_interrupt_ends_a_wait(server: GeminiServer, video: Footage) -> None:
 
 
 def test_a_server_that_is_not_there_is_said_not_to_be_there(
-    server: GeminiServer, video: Footage, monkeypatch: pytest.MonkeyPatch
+    server: GeminiServer, video: VideoSpan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -299,7 +303,7 @@ def test_without_its_client_there_is_no_judge(server: GeminiServer, monkeypatch:
 
 
 def test_vertex_ai_is_not_asked_even_if_the_environment_says_so(
-    server: GeminiServer, video: Footage, monkeypatch: pytest.MonkeyPatch
+    server: GeminiServer, video: VideoSpan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOOGLE_GENAI_USE_VERTEXAI", "true")
     assert judge().rate(video, "").rating == 4

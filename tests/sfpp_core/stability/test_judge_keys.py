@@ -15,7 +15,7 @@ from sfpp_core.stability.judges.gemini import GeminiJudge
 from sfpp_core.stability.judges.openai_compatible import OpenAICompatibleJudge
 from sfpp_core.stability.judges.remote import HIDDEN, Patience, scrub
 from sfpp_core.stability.score import Judge, JudgeError
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from tests.helpers.judge_servers import (
     ChatServer,
     GeminiServer,
@@ -37,8 +37,8 @@ PATIENCE = Patience(request_seconds=1, total_seconds=10, attempts=2, backoff_sec
 
 
 @pytest.fixture(scope="module")
-def video() -> Footage:
-    return Footage.from_images(moving_square(4))
+def video() -> VideoSpan:
+    return VideoSpan.from_images(moving_square(4))
 
 
 def gemini(monkeypatch: pytest.MonkeyPatch, url: str) -> GeminiJudge:
@@ -100,7 +100,7 @@ def judge_and_server(
 def test_a_key_is_sent_and_then_found_nowhere(
     case: str,
     judge_and_server: tuple[Judge, Server, int],
-    video: Footage,
+    video: VideoSpan,
     caplog: pytest.LogCaptureFixture,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -134,7 +134,7 @@ def test_a_key_is_known_in_every_form_that_it_travels_in(monkeypatch: pytest.Mon
 
 
 def test_a_password_in_the_address_is_a_key_too(
-    video: Footage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    video: VideoSpan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     server = ChatServer()

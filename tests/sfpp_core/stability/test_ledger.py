@@ -16,10 +16,10 @@ import torch
 
 from sfpp_core.stability.ledger import LedgerError, RatingLedger
 from sfpp_core.stability.score import Rating
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 
-GREY = Footage.from_images(torch.full((32, 8, 8, 3), 0.5))
-WHITE = Footage.from_images(torch.ones(32, 8, 8, 3))
+GREY = VideoSpan.from_images(torch.full((32, 8, 8, 3), 0.5))
+WHITE = VideoSpan.from_images(torch.ones(32, 8, 8, 3))
 
 # Computed here, once: torch had better not compute in a forked process.
 for footage in (GREY, WHITE):

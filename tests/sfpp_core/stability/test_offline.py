@@ -10,7 +10,7 @@ import pytest
 from sfpp_core.stability.measure import FrameSeries, measure
 from sfpp_core.stability.offline.judge import Damage, Event, OfflineJudge, assess, events_of
 from sfpp_core.stability.score import Rating, visual_stability
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from tests.helpers.clips import footage, pan, scene
 from tests.helpers.damages import DESIGNED, HELD_OUT, Frames
 
@@ -23,7 +23,7 @@ def judged(frames: Frames, fps: float) -> Rating:
     return OfflineJudge().rate(footage(frames, fps), "")
 
 
-def found_in(video: Footage) -> list[Event]:
+def found_in(video: VideoSpan) -> list[Event]:
     return events_of(assess(measure(video)))
 
 
@@ -92,9 +92,9 @@ def test_one_cut_to_another_scene_costs_little() -> None:
 
 
 def test_a_whole_video_is_measured_once_for_all_its_segments() -> None:
-    measured: list[Footage] = []
+    measured: list[VideoSpan] = []
 
-    def count(video: Footage) -> FrameSeries:
+    def count(video: VideoSpan) -> FrameSeries:
         measured.append(video)
         return measure(video)
 

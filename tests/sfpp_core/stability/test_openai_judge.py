@@ -19,7 +19,7 @@ from PIL import Image
 from sfpp_core.stability.judges.openai_compatible import OpenAICompatibleJudge, stills
 from sfpp_core.stability.judges.remote import Patience, never
 from sfpp_core.stability.score import JudgeError
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from tests.helpers.judge_servers import ChatServer, Reply, chat_error, chat_says, rating_json
 
 GOOD = chat_says(rating_json(4))
@@ -27,14 +27,14 @@ QUICK = Patience(request_seconds=5, total_seconds=20, attempts=3, backoff_second
 VARIABLES = ("OPENAI_API_KEY", "OPENAI_BASE_URL", "SFPP_JUDGE_BASE_URL")
 
 
-def brightening(frames: int, fps: float = 16) -> Footage:
+def brightening(frames: int, fps: float = 16) -> VideoSpan:
     """Each frame is of one grey, and each brighter than the one before: a picture tells which it is."""
     ramp = torch.linspace(0, 1, frames).view(-1, 1, 1, 1)
-    return Footage.from_images(ramp.expand(frames, 64, 96, 3).contiguous(), fps=fps)
+    return VideoSpan.from_images(ramp.expand(frames, 64, 96, 3).contiguous(), fps=fps)
 
 
 @pytest.fixture(scope="module")
-def video() -> Footage:
+def video() -> VideoSpan:
     return brightening(48)
 
 
@@ -86,7 +86,7 @@ def test_stills_are_scaled_down_but_never_up() -> None:
 
 
 def test_the_model_is_shown_pictures_with_their_times_and_asked_by_the_rubric(
-    server: ChatServer, video: Footage
+    server: ChatServer, video: VideoSpan
 ) -> None:
     rating = judge(num_stills=4).rate(video, "a sunrise")
     assert (rating.rating, rating.explanation) == (4, "Balanced to the end.")
@@ -105,7 +105,7 @@ def test_the_model_is_shown_pictures_with_their_times_and_asked_by_the_rubric(
 
 
 def test_a_server_of_ones_own_needs_no_key_and_others_get_it(
-    server: ChatServer, video: Footage, monkeypatch: pytest.MonkeyPatch
+    server: ChatServer, video: VideoSpan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judge().rate(video, "")
     monkeypatch.setenv("OPENAI_API_KEY", "a-key-for-tests")
@@ -117,7 +117,7 @@ def test_a_server_of_ones_own_needs_no_key_and_others_get_it(
 
 
 def test_the_address_of_the_judge_goes_before_that_of_other_programs(
-    server: ChatServer, video: Footage, monkeypatch: pytest.MonkeyPatch
+    server: ChatServer, video: VideoSpan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     assert judge().rate(video, "").rating == 4
@@ -134,13 +134,13 @@ def test_the_address_of_the_judge_goes_before_that_of_other_programs(
         chat_error(500, "structured output is not implemented"),
     ],
 )
-def test_a_server_without_schemas_is_asked_in_words(server: ChatServer, video: Footage, refusal: Reply) -> None:
+def test_a_server_without_schemas_is_asked_in_words(server: ChatServer, video: VideoSpan, refusal: Reply) -> None:
     server.replies = [refusal, chat_says("Bad JSON, sorry"), chat_says(f"Of course:\n```json\n{rating_json(3)}\n```")]
     assert judge().rate(video, "").rating == 3
     assert ["response_format" in request.json for request in server.requests] == [True, False, False]
 
 
-def test_a_server_that_cannot_see_is_not_asked_twice(server: ChatServer, video: Footage) -> None:
+def test_a_server_that_cannot_see_is_not_asked_twice(server: ChatServer, video: VideoSpan) -> None:
     server.replies = [chat_error(400, "this model does not support image input"), GOOD]
     with pytest.raises(JudgeError, match="could not rate .*400: this model does not support image input"):
         judge().rate(video, "")
@@ -158,13 +158,13 @@ def test_a_server_that_cannot_see_is_not_asked_twice(server: ChatServer, video: 
     ],
     ids=["500", "a proxy's 503", "no answer", "broken JSON", "nothing"],
 )
-def test_trouble_that_may_pass_is_waited_out(server: ChatServer, video: Footage, trouble: Reply) -> None:
+def test_trouble_that_may_pass_is_waited_out(server: ChatServer, video: VideoSpan, trouble: Reply) -> None:
     server.replies = [trouble, trouble, GOOD]
     assert judge().rate(video, "").rating == 4
     assert len(server.requests) == 3
 
 
-def test_a_busy_server_is_left_alone_as_long_as_it_asks(server: ChatServer, video: Footage) -> None:
+def test_a_busy_server_is_left_alone_as_long_as_it_asks(server: ChatServer, video: VideoSpan) -> None:
     server.replies = [chat_error(429, "slow down", **{"Retry-After": "1"}), GOOD]
     assert judge().rate(video, "").rating == 4
     first, second = server.requests
@@ -178,7 +178,9 @@ def test_a_busy_server_is_left_alone_as_long_as_it_asks(server: ChatServer, vide
         (chat_says("", end="content_filter"), "content_filter"),
     ],
 )
-def test_a_refusal_is_final_and_its_reason_told(server: ChatServer, video: Footage, answer: Reply, reason: str) -> None:
+def test_a_refusal_is_final_and_its_reason_told(
+    server: ChatServer, video: VideoSpan, answer: Reply, reason: str
+) -> None:
     server.replies = [answer, GOOD]
     with pytest.raises(JudgeError, match=f"it refused .{reason}.*offline judge"):
         judge().rate(video, "")
@@ -207,7 +209,7 @@ def test_a_refusal_is_final_and_its_reason_told(server: ChatServer, video: Foota
     ],
 )
 def test_an_answer_that_is_no_rating_is_asked_for_again_and_then_given_up(
-    server: ChatServer, video: Footage, answer: Reply
+    server: ChatServer, video: VideoSpan, answer: Reply
 ) -> None:
     server.replies = [answer, GOOD]
     assert judge().rate(video, "").rating == 4
@@ -218,7 +220,7 @@ def test_an_answer_that_is_no_rating_is_asked_for_again_and_then_given_up(
     assert len(server.requests) == 2 + QUICK.asks
 
 
-def test_an_answer_that_comes_too_slowly_is_asked_for_again(server: ChatServer, video: Footage) -> None:
+def test_an_answer_that_comes_too_slowly_is_asked_for_again(server: ChatServer, video: VideoSpan) -> None:
     server.replies = [replace(GOOD, drip=0.1), GOOD]
     started = time.monotonic()
     assert judge(patience=replace(QUICK, request_seconds=0.8)).rate(video, "").rating == 4
@@ -229,7 +231,7 @@ class Stop(BaseException):
     """What ComfyUI's interrupt is to a judge: nothing that it knows."""
 
 
-def test_an_interrupt_ends_the_reading_of_a_video(server: ChatServer, video: Footage) -> None:
+def test_an_interrupt_ends_the_reading_of_a_video(server: ChatServer, video: VideoSpan) -> None:
     frames_left = iter(range(5))
 
     def abort() -> None:
@@ -241,7 +243,7 @@ def test_an_interrupt_ends_the_reading_of_a_video(server: ChatServer, video: Foo
     assert not server.requests
 
 
-def test_an_interrupt_ends_a_request_under_way(server: ChatServer, video: Footage) -> None:
+def test_an_interrupt_ends_a_request_under_way(server: ChatServer, video: VideoSpan) -> None:
     def abort() -> None:
         if server.requests:
             raise Stop

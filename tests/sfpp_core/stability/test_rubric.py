@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from sfpp_core.stability.judges.rubric import ANSWER_SCHEMA, UnusableAnswer, complaint, parse_answer, question
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 
 
 @pytest.fixture(scope="module")
-def video() -> Footage:
-    return Footage.from_images(torch.full((64, 16, 16, 3), 0.5), fps=1)
+def video() -> VideoSpan:
+    return VideoSpan.from_images(torch.full((64, 16, 16, 3), 0.5), fps=1)
 
 
-def test_the_question_says_what_the_clip_is_a_part_of_and_what_it_was_made_from(video: Footage) -> None:
+def test_the_question_says_what_the_clip_is_a_part_of_and_what_it_was_made_from(video: VideoSpan) -> None:
     whole = question(video, " a red ball\n")
     assert "64.0 seconds long" in whole and "longer video" not in whole
     assert "<prompt>\na red ball\n</prompt>" in whole

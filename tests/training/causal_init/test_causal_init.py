@@ -23,7 +23,7 @@ from training.causal_init.ode import OdeConfig, OdeObjective
 from training.config import ConfigError, load_config
 from training.data.clips import clip_shard, clip_shards
 from training.data.trajectories import OdeTrajectories, trajectory_shard, trajectory_shards
-from training.engine.distributed import World, recompute_blocks
+from training.engine.distributed import DistContext, recompute_blocks
 from training.engine.micro_batches import micro_batches
 from training.engine.seeding import normal
 from training.engine.supervised import Supervised
@@ -354,7 +354,7 @@ def test_ranks_and_parts_of_a_batch_together_are_the_batch(
     in_parts = losses(make_objective(name, trajectories, **settings), 2)
     of_ranks = []
     for rank in range(2):
-        monkeypatch.setattr(World, "current", classmethod(lambda cls, rank=rank: cls(rank=rank, size=2)))
+        monkeypatch.setattr(DistContext, "current", classmethod(lambda cls, rank=rank: cls(rank=rank, size=2)))
         of_ranks += losses(make_objective(name, trajectories, **settings), 1)
     for pieces in (in_parts, of_ranks):
         assert len(pieces) == 2 and not torch.equal(*pieces)

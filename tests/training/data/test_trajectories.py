@@ -24,7 +24,7 @@ from training.config import ConfigError, load_config
 from training.data.prompt_embeds import Conditioning, ConditioningConfig
 from training.data.shards import Shard, ShardFolder, read_header
 from training.data.trajectories import OdeTrajectories, trajectory_shards
-from training.engine.distributed import World
+from training.engine.distributed import DistContext
 from training.engine.run_folder import INPUTS_NAME, RunFolder
 from training.engine.seeding import normal
 from training.models.export import write_weights
@@ -192,12 +192,12 @@ def test_ranks_share_the_shards_among_themselves(tmp_path: Path) -> None:
         made.append(index)
         return Shard(tensors={"number": torch.tensor(index)}, header={"index": index})
 
-    assert shards.make(5, shard, max_minutes=None, world=World(rank=1, size=2)) and made == [1, 3]
+    assert shards.make(5, shard, max_minutes=None, world=DistContext(rank=1, size=2)) and made == [1, 3]
     with pytest.raises(
         ConfigError, match="holds 2 of 5 shards of numbers, numbers-00000.safetensors and 2 more are mis"
     ):
         shards.whole(stage="counting")
-    assert shards.make(5, shard, max_minutes=None, world=World(rank=0, size=2)) and made == [1, 3, 0, 2, 4]
+    assert shards.make(5, shard, max_minutes=None, world=DistContext(rank=0, size=2)) and made == [1, 3, 0, 2, 4]
     assert [read_header(path)["index"] for path in shards.whole(stage="counting")] == [0, 1, 2, 3, 4]
     assert shards.make(5, shard, max_minutes=None) and len(made) == 5
 

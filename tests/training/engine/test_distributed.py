@@ -37,7 +37,7 @@ from tests.helpers.stage_cases import CASES, write_files
 from training.__main__ import main
 from training.config import ConfigError, OptimizerConfig, RunConfig, TrainConfig
 from training.engine.checks import TrainingDiverged
-from training.engine.distributed import World, gathered, joined, place, place_frozen, recompute_blocks, whole
+from training.engine.distributed import DistContext, gathered, joined, place, place_frozen, recompute_blocks, whole
 from training.engine.micro_batches import micro_batches
 from training.engine.run_folder import RunFolder
 
@@ -46,12 +46,12 @@ MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=2, text_dim=32)
 
 
 def test_a_batch_is_shared_out_equally() -> None:
-    parts = [World(rank=rank, size=4).samples(8) for rank in range(4)]
+    parts = [DistContext(rank=rank, size=4).samples(8) for rank in range(4)]
     assert [sample for part in parts for sample in part] == list(range(8))
     with pytest.raises(ConfigError, match="batch is 6 for 4 processes"):
-        World(size=4).samples(6)
+        DistContext(size=4).samples(6)
     with pytest.raises(ConfigError, match="groups is 4 for 3 processes"):
-        World(size=3).samples(4, key="groups")
+        DistContext(size=3).samples(4, key="groups")
 
 
 def _is_refused(command: list[str], sentence: str) -> None:

@@ -16,7 +16,7 @@ from sfpp_core.video.reader import VideoReader
 from tests.helpers.small_evaluation import ARMS, config, write_files
 from tests.helpers.smoke_family import CONFIGS
 from training.config import load_config
-from training.engine.distributed import World
+from training.engine.distributed import DistContext
 from training.evaluation.report import processor
 from training.evaluation.results import VideoKey, read_records
 from training.evaluation.rollouts import ArmConfig
@@ -113,9 +113,9 @@ def test_a_second_run_makes_nothing_and_a_crash_costs_one_video(files: Path, fin
 
 def test_two_processes_find_what_one_finds(files: Path, finished: Path, tmp_path: Path) -> None:
     truth = config(files, tmp_path, arms=ARMS[:1], baselines=["truth"])
-    assert not run(truth, World(rank=1, size=2)), "the report waits for the other process"
+    assert not run(truth, DistContext(rank=1, size=2)), "the report waits for the other process"
     assert not (tmp_path / "report.json").exists()
-    assert run(truth, World(rank=0, size=2))
+    assert run(truth, DistContext(rank=0, size=2))
     assert len(list(tmp_path.glob("films-*.jsonl"))) == 2
     alone, shared = findings_of(finished), findings_of(tmp_path)
     assert shared and all(alone[key]["figures"] == video["figures"] for key, video in shared.items())

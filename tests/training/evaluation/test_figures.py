@@ -14,7 +14,7 @@ from torch import Tensor
 from sfpp_core.stability.measure import FrameSeries, measure
 from sfpp_core.stability.offline.judge import OfflineJudge
 from sfpp_core.stability.score import visual_stability
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from tests.helpers.clips import scene
 from training.config import ConfigError
 from training.data.scenes import Motion, describe, render, sample_scene
@@ -50,8 +50,8 @@ def darkening(video: np.ndarray, start: int) -> np.ndarray:
     return (video * gain + 0.5).astype(np.uint8)
 
 
-def footage_of(video: np.ndarray) -> Footage:
-    return Footage.from_images(torch.from_numpy(video).float() / 255)
+def footage_of(video: np.ndarray) -> VideoSpan:
+    return VideoSpan.from_images(torch.from_numpy(video).float() / 255)
 
 
 def same_series(left: FrameSeries, right: FrameSeries) -> bool:

@@ -21,7 +21,7 @@ from sfpp_core.wan.transformer import WanTransformer
 from training.config import ConfigError
 from training.engine.seeding import VideoNoise
 from training.grpo.objective import (
-    Lesson,
+    PolicyBatch,
     PolicyConfig,
     Trajectory,
     advantages,
@@ -35,7 +35,7 @@ from training.grpo.objective import (
     reference_estimates,
     replay,
 )
-from training.self_forcing.rollouts import Videos
+from training.self_forcing.rollouts import RolloutInputs
 
 CHUNK = (2, 16, 3, 2, 2)
 ROLLOUT = RolloutConfig(window=9, first_chunk_steps=(1000.0, 800.0, 600.0, 400.0, 200.0))
@@ -57,9 +57,9 @@ def small_network(seed: int = 0) -> WanTransformer:
     return network.eval()
 
 
-def videos(seeds: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> Videos:
+def videos(seeds: tuple[int, ...], *, dtype: torch.dtype = torch.float32) -> RolloutInputs:
     text = drawn(1, 7, 32, seed=9).expand(len(seeds), -1, -1)
-    return Videos(text=text, noise=VideoNoise(seeds), device=torch.device("cpu"), dtype=dtype)
+    return RolloutInputs(text=text, noise=VideoNoise(seeds), device=torch.device("cpu"), dtype=dtype)
 
 
 def beginning(count: int, *, seed: int = 0) -> RolloutState:
@@ -237,13 +237,13 @@ def test_no_gradient_flows_through_the_past() -> None:
     assert calls == [False, False, False, True]
 
 
-def lesson(trajectory: Trajectory, *advantage: float, chosen: Sequence[int] = ALL, **others: object) -> Lesson:
+def lesson(trajectory: Trajectory, *advantage: float, chosen: Sequence[int] = ALL, **others: object) -> PolicyBatch:
     others.setdefault("references", ())
     advantages = torch.tensor(advantage, dtype=torch.float64)
-    return Lesson(trajectory=trajectory, advantage=advantages, chosen=chosen, **others)
+    return PolicyBatch(trajectory=trajectory, advantage=advantages, chosen=chosen, **others)
 
 
-def gradient_of(network: WanTransformer, lessons: Sequence[Lesson], config: PolicyConfig) -> Tensor:
+def gradient_of(network: WanTransformer, lessons: Sequence[PolicyBatch], config: PolicyConfig) -> Tensor:
     network.zero_grad()
     backpropagate_lessons(network, lessons, config, autocast=nullcontext)
     return torch.cat([weight.grad.flatten() for weight in network.parameters()])

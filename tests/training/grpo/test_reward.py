@@ -13,7 +13,7 @@ from torch import Tensor
 
 from sfpp_core.stability.measure import measure
 from sfpp_core.stability.metrics import flow_variances
-from sfpp_core.video.span import Footage
+from sfpp_core.video.span import VideoSpan
 from sfpp_core.wan.config import to_vae_space
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from training.data.scenes import Attributes, Colour, Motion, ObjectKind, Place, SceneSpec, Speed, render, sample_scene
@@ -89,7 +89,7 @@ def test_noise_of_the_flow_is_no_motion_where_the_start_stood_still() -> None:
 def test_flow_and_its_variance_are_those_of_the_stability_report() -> None:
     video = render(sample_scene(3, 1), 0, 33, 64, 64)[0]
     images = rearrange(video / 2 + 0.5, "c f h w -> f h w c")
-    series = measure(Footage.from_images(images))
+    series = measure(VideoSpan.from_images(images))
     flow = flow_of(video)
     np.testing.assert_allclose(flow, series.flow[1:], rtol=1e-6)
     assert flow_variance(flow) == pytest.approx(flow_variances(series).mean())
@@ -97,7 +97,7 @@ def test_flow_and_its_variance_are_those_of_the_stability_report() -> None:
 
 def test_large_videos_are_measured_at_the_size_of_the_report() -> None:
     video = render(sample_scene(3, 1), 0, 10, 512, 512)[0]
-    series = measure(Footage.from_images(rearrange(video / 2 + 0.5, "c f h w -> f h w c")))
+    series = measure(VideoSpan.from_images(rearrange(video / 2 + 0.5, "c f h w -> f h w c")))
     np.testing.assert_allclose(flow_of(video), series.flow[1:], rtol=0.02)
 
 

@@ -21,7 +21,7 @@ from tests.helpers.metrics import logged
 from training.__main__ import main
 from training.config import ConfigError, load_config
 from training.data.prompt_embeds import Conditioning, ConditioningConfig
-from training.engine.distributed import World
+from training.engine.distributed import DistContext
 from training.engine.micro_batches import micro_batches
 from training.engine.run_folder import INPUTS_NAME, RunFolder
 from training.models.export import StudentConfig, write_student, write_weights
@@ -205,7 +205,7 @@ def test_a_run_that_has_no_record_of_its_files_or_has_made_nothing_of_them_goes_
 def test_the_configuration_for_wan_gives_each_of_eight_processes_a_group_and_a_video_at_a_time() -> None:
     config = load_config(GrpoStageConfig, CONFIG.parents[1] / "wan" / "grpo.yaml")
     assert (config.width, config.height, config.compute_dtype) == (832, 480, torch.bfloat16)
-    videos = range(len(World(rank=7, size=8).samples(config.groups)) * config.group_size)
+    videos = range(len(DistContext(rank=7, size=8).samples(config.groups)) * config.group_size)
     assert [len(part) for part in micro_batches(videos, config.accumulate)] == [1] * config.group_size
     assert config.student.rollout() == RolloutConfig() and config.run.checkpoint_activations
 

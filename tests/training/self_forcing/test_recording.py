@@ -19,7 +19,15 @@ from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.wan.transformer import KeyValueCache, WanTransformer
 from tests.helpers.models import TINY, random_transformer
 from tests.helpers.self_forcing_videos import SEEDS, beginning, chain, drawn, inferred, videos
-from training.self_forcing.rollouts import RecordedStep, RecordedWindow, Videos, backpropagate, estimate, record, roll
+from training.self_forcing.rollouts import (
+    RecordedStep,
+    RecordedWindow,
+    RolloutInputs,
+    backpropagate,
+    estimate,
+    record,
+    roll,
+)
 
 STEPS = (1000.0, 500.0)
 CONFIGS = {
@@ -219,7 +227,7 @@ def test_the_gradient_is_the_sum_over_chunks_and_reaches_every_weight(
 
 
 def denoised(
-    network: WanTransformer, steps: list[RecordedStep], noises: list[Tensor], videos: Videos, past: Any
+    network: WanTransformer, steps: list[RecordedStep], noises: list[Tensor], videos: RolloutInputs, past: Any
 ) -> list[Tensor]:
     """x0 after each of a chunk's steps, every one from the one before: x_t = (1 - sigma) x0 + sigma noise."""
     estimates: list[Tensor] = []

@@ -17,7 +17,7 @@ from tests.helpers.self_forcing_videos import CPU, beginning
 from training.data.prompt_embeds import Conditioning, TextsInMemory
 from training.engine.checkpoint import from_all, of_all
 from training.engine.micro_batches import apart, together
-from training.self_forcing.rollouts import Restarting, Rolled, Stage, Streaming, shared_frames, windows_in_video
+from training.self_forcing.rollouts import Restarting, Rolled, RolloutPlan, Streaming, shared_frames, windows_in_video
 from training.self_forcing.windows import WindowConfig
 
 CHUNK = 2
@@ -37,8 +37,8 @@ def conditioning() -> Conditioning:
     return Conditioning(TextsInMemory(prompts=names, embeddings=texts, negative=texts[0], length=len(texts[0])))
 
 
-def stage(samples: range = range(2), *, window: WindowConfig = WINDOW, config: RolloutConfig = CONFIG) -> Stage:
-    return Stage(
+def stage(samples: range = range(2), *, window: WindowConfig = WINDOW, config: RolloutConfig = CONFIG) -> RolloutPlan:
+    return RolloutPlan(
         conditioning=conditioning(),
         config=config,
         window=window,
