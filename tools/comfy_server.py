@@ -148,7 +148,7 @@ class ComfyServer:
                 stderr=subprocess.STDOUT,
                 # Its own process group: Ctrl-C in the terminal reaches us alone, and we stop the server in order.
                 start_new_session=True,
-                preexec_fn=_end_with_parent(),
+                preexec_fn=_in_new_process(),
             )
         self.port = port
         try:
@@ -259,16 +259,23 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _end_with_parent() -> Callable[[], None] | None:
-    """On Linux, a hook for the new process that ends it when this process dies, however it dies; elsewhere None."""
-    if sys.platform != "linux":
+def _in_new_process() -> Callable[[], None] | None:
+    """Return a hook for the new process: SIGINT stops it, and on Linux it ends when this process dies, however it dies.
+
+    A shell starts its background jobs with SIGINT ignored, and so would they their own: a server that was started from
+    one could then not be asked to stop.
+    """
+    if os.name != "posix":
         return None
     # Looked up before the fork: the hook itself may do next to nothing.
-    prctl = ctypes.CDLL(None).prctl
+    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
     pr_set_pdeathsig = 1  # <linux/prctl.h>
     parent = os.getpid()
 
     def in_new_process() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        if prctl is None:
+            return
         prctl(pr_set_pdeathsig, signal.SIGKILL)
         if os.getppid() != parent:  # it died before it could be watched
             os._exit(1)

@@ -7,7 +7,12 @@ from pathlib import Path
 from training.__main__ import main
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
-SHORT = ("optimizer.warmup=1", "optimizer.decay=1", "run.workers=0", "run.watch_every=2", "run.log_every=1")
+# Half precision is many times slower where a processor has none of its own.
+FULL_PRECISION = ("precision=float32", "optimizer.muon_precision=float32")
+SHORT = (
+    *("optimizer.warmup=1", "optimizer.decay=1", "run.workers=0", "run.watch_every=2", "run.log_every=1"),
+    *FULL_PRECISION,
+)
 SIZE = 32
 FRAMES = 6
 """Latent frames of the teacher's clips: two chunks."""
@@ -36,7 +41,9 @@ def make_teacher(folder: Path) -> None:
     phases = "phases=[{start: 0, batch: 1, frames: 5, crop: 16}]"
     run_stage("vae", folder, *SHORT, "steps=2", "dim=4", f"size={SIZE}", phases)
     vae = vae_word(folder)
-    run_stage("latents", folder, vae, "clips=4", "shard=2", "batch=1", f"frames={FRAMES}", f"size={SIZE}")
+    run_stage(
+        "latents", folder, vae, "clips=4", "shard=2", "batch=1", f"frames={FRAMES}", f"size={SIZE}", "precision=float32"
+    )
     run_stage("reader", folder, *SHORT, "steps=2", "batch=2", f"size={SIZE}")
     model = "model={dim: 128, ffn_dim: 64, num_layers: 1}"
     few, all_four = (f"[{{folder: {folder / 'latents'}, clips: {clips}}}]" for clips in (2, 4))

@@ -18,6 +18,8 @@ from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Studio, equal
 from tools.comfy_server import ComfyServer, ServerConfig
 
+pytestmark = pytest.mark.endurance
+
 STUDENT = "tiny_student.safetensors"
 MEBIBYTE = 2**20
 TWENTY_MINUTES = 1200.0

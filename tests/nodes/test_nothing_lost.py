@@ -267,6 +267,7 @@ def test_a_longer_video_and_a_later_change_of_prompt_find_what_is_there(keeping:
         assert found in said(keeping.server)[start:]
 
 
+@pytest.mark.endurance
 @pytest.mark.timeout(2400)
 def test_twenty_kills_cost_nothing_but_the_chunk_at_work(tmp_path: Path):
     """Kill -9 at random moments of a minute of video: eight while it is sampled and written down, eight while it is

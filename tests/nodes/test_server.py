@@ -104,3 +104,20 @@ def _wait_for(look, *, timeout_s: float):
             return found
         time.sleep(0.05)
     raise AssertionError(f"nothing was found within {timeout_s} s")
+
+
+def test_a_server_of_a_background_job_stops_when_it_is_asked(tmp_path: Path):
+    """A shell starts background jobs with SIGINT ignored, which processes inherit and Python leaves as it is."""
+    program = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "from tools.comfy_server import ComfyServer, ServerConfig\n"
+        "server = ComfyServer(ServerConfig(base_directory=pathlib.Path(sys.argv[1])))\n"
+        "server.start()\n"
+        "began = time.monotonic()\n"
+        "server.stop()\n"
+        "print(time.monotonic() - began)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < ServerConfig(base_directory=tmp_path).stop_timeout_s / 2, done.stderr

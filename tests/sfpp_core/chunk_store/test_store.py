@@ -181,6 +181,7 @@ def test_a_damaged_chunk_is_made_again_and_only_that_one(tmp_path: Path, name: s
     assert Takes(tmp_path, empty_state(CONFIG)).made == 0, "what was made again is whole"
 
 
+@pytest.mark.endurance
 def test_killed_processes_lose_at_most_the_chunk_at_work(tmp_path: Path) -> None:
     """A process that makes 40 chunks is killed again and again; the video is the one that nobody killed."""
     script = (

@@ -72,6 +72,7 @@ def rows(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(os.name == "nt", reason="signals of Unix")
 def test_after_a_kill_the_same_command_goes_on_and_pays_for_no_rating_twice(
     tmp_path: Path, server: ChatServer, capsys: pytest.CaptureFixture[str]

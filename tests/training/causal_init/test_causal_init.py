@@ -15,6 +15,7 @@ from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.tiny.family import load_student, weights_path
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
+from tests.helpers.smoke_family import FULL_PRECISION
 from training.__main__ import main
 from training.causal_init.consistency import ConsistencyConfig, ConsistencyObjective
 from training.causal_init.data import CausalPass, Objective
@@ -385,7 +386,7 @@ def test_levels_between_the_steps_cover_all_of_them_evenly() -> None:
 # The stage itself, on the shipped teacher at 32x32.
 
 SHORT = ["optimizer.warmup=1", "optimizer.decay=1", "run.workers=0", "run.watch_every=2", "run.log_every=1", "steps=2"]
-SHORT += ["precision=float32"]
+SHORT += FULL_PRECISION
 TEACHER_FILES = [f"teacher={weights_path('teacher')}", f"vae={weights_path('vae')}", "batch=2", "frames=6"]
 
 
@@ -448,7 +449,7 @@ def test_the_teacher_of_consistency_is_kept_in_what_the_network_computes_in_and_
     clips = torch.randn(4, 16, 6, 4, 4, generator=torch.Generator().manual_seed(0))
     clip_shards(tmp_path).write(0, clip_shard(clips, [["Snow."]] * 4), total=1)
     words = [f"run.out={tmp_path / 'run'}", f"data=[{{folder: {tmp_path}, clips: 4}}]", *TEACHER_FILES]
-    words.append(f"text_encoder={weights_path('text_encoder')}")
+    words += [f"text_encoder={weights_path('text_encoder')}", "optimizer.muon_precision=float32"]
     path = CONFIGS / "tiny" / "causal_init_consistency.yaml"
     for precision in (torch.float32, torch.bfloat16):
         name = str(precision).removeprefix("torch.")

@@ -138,6 +138,7 @@ def test_processes_keep_the_same_checkpoint_from_before_an_explosion(tmp_path: P
     assert RunFolder(config, stage="line").step == 41
 
 
+@pytest.mark.endurance
 def test_a_lost_process_ends_the_run_and_the_same_command_goes_on(tmp_path: Path) -> None:
     """Under torchrun itself."""
     out, steps = tmp_path / "run", 100_000

@@ -15,6 +15,7 @@ from torch import Tensor
 from sfpp_core.checkpoint import open_checkpoint
 from sfpp_core.tiny.family import load_student, load_teacher, weights_path
 from tests.helpers.small_disk import small_disk
+from tests.helpers.smoke_family import FULL_PRECISION
 from training.__main__ import main
 from training.config import load_config
 from training.data.clips import clip_shard, clip_shards
@@ -24,7 +25,7 @@ from training.models.open import open_transformer
 from training.stages import causal_init, reader
 
 CONFIGS = Path(__file__).parents[3] / "training" / "configs" / "tiny"
-SHORT = ["steps=2", "optimizer.warmup=1", "optimizer.decay=0", "run.workers=0", "precision=float32", "batch=1"]
+SHORT = ["steps=2", "optimizer.warmup=1", "optimizer.decay=0", "run.workers=0", "batch=1", *FULL_PRECISION]
 
 
 def train(folder: Path, *words: str) -> str:

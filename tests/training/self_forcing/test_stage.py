@@ -45,6 +45,7 @@ MODEL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096,
 QUICK = {"optimizer.warmup": 0, "critic.optimizer.warmup": 0, "optimizer.lr": 1e-3, "critic.optimizer.lr": 1e-3}
 SIZES = {
     **{"batch": 2, "width": 32, "height": 32, "steps": 2, "watch_frames": 6, "precision": "float32"},
+    **{"optimizer.muon_precision": "float32", "critic.optimizer.muon_precision": "float32"},
     **{"window.frames": 6, "window.masked_frames": 2, "critic.updates": 2, "critic.warmup_updates": 1},
     **{"student.window": 6, "student.steps": "[1000,500]", "conditioning.text_encoder": "null"},
     **{"run.workers": 0, "run.log_every": 1, "run.watch_every": 100, "run.device": "cpu"},

@@ -108,6 +108,7 @@ def plain(state: Any) -> Any:
     return [plain(value) for value in state] if isinstance(state, list) else state
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 @pytest.mark.parametrize("name", KILLED)
 def test_a_killed_stage_goes_on_to_the_same_bits(name: str, here: Path) -> None:
