@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -16,6 +17,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # Tests start hundreds of processes that import PyTorch, and dozens of ComfyUIs: compiled once, not each time anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     # Workers of pytest-xdist share the cores: each computes with its part of them, and so do the processes it starts.
     workers = os.environ.get("PYTEST_XDIST_WORKER_COUNT")
     if workers is not None:
