@@ -10,7 +10,7 @@ from tests.nodes.inside import inside_comfyui
 
 THINGS = """
 import functools, io, threading, dataclasses
-from pack.nodes.host.callables import described
+from pack.nodes.comfy.callables import described
 from comfy.ldm.modules.attention import optimized_attention
 
 def wrapped(func):
@@ -179,7 +179,7 @@ def test_a_layer_is_told_by_the_graph_however_it_is_loaded(two_starts):
 GRAPHS = """
 from comfy_execution.graph import DynamicPrompt
 from comfy_execution.utils import CurrentNodeContext
-from pack.nodes.host.queued_graph import upstream_digest
+from pack.nodes.comfy.queued_graph import upstream_digest
 import asyncio, nodes as host_nodes, folder_paths
 asyncio.run(host_nodes.init_extra_nodes(init_custom_nodes=False, init_api_nodes=False))
 

@@ -19,11 +19,11 @@ BENCH = """
 import tempfile
 import comfy.sd
 from safetensors.torch import load_file, save_file
-from pack.nodes.host.circumstances import circumstances_of
-from pack.nodes.host.identity import model_identity
-from pack.nodes.host.loading import load_model
-from pack.nodes.host.network import HostNetwork
-from pack.nodes.host.wired import castable, compute_dtype, wan_config
+from pack.nodes.comfy.fingerprint import environment_of
+from pack.nodes.comfy.fingerprint import model_identity
+from pack.nodes.load import load_model
+from pack.nodes.comfy.model import HostNetwork
+from pack.nodes.comfy.wired import castable, compute_dtype, wan_config
 from pack.sfpp_core.rollout.config import RolloutConfig
 from pack.sfpp_core.rollout.rollout import Rollout
 from pack.sfpp_core.rollout.state import RolloutState
@@ -101,7 +101,7 @@ def video(model, num_chunks, state=None, between=lambda: None):
 
 def told(model):
     ready(model)
-    return circumstances_of(model, None).parts
+    return environment_of(model, None).parts
 
 
 def same(first, second):
