@@ -17,7 +17,7 @@ def event(kind: str, start: float, end: float, strength: float = 0.5) -> Event:
 
 
 def report(
-    seconds: float, events: Sequence[Event] = (), *, video: str = "film.mp4", **changed: object
+    seconds: float, events: Sequence[Event] = (), *, video: str = "video.mp4", **changed: object
 ) -> StabilityReport:
     """A video whose ratings fall from 5 to 0, segment by segment; `changed` as for `series`."""
     num_frames = max(1, round(seconds * RATE))

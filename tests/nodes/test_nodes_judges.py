@@ -22,7 +22,7 @@ from tests.nodes.graphs import Graph, Link, Studio
 from tools.comfy_server import ComfyServer, ServerConfig
 
 KEY = "planted-key-A1b2C3d4E5f6"
-VIDEO = "film.mp4"
+VIDEO = "video.mp4"
 GOOD = gemini_says(rating_json(4, "Balanced to the end."))
 OTHER_SETTINGS = ("GOOGLE_API_KEY", "GOOGLE_GENAI_USE_VERTEXAI", "OPENAI_API_KEY", *BASE_URLS)
 PAGE = {"nodes": [], "links": [], "version": 0.4}

@@ -27,7 +27,7 @@ from sfpp_client import client as client_module
 from sfpp_client.queue.outcome import ExitCode, exit_code_of
 from tests.helpers.stand_in import NOTHING_QUEUED, PAGE, Answer, StandIn, of_json, page, standing_in
 
-VIDEO = OutputFile(node_id="1", filename="film.mp4", subfolder="", folder="output")
+VIDEO = OutputFile(node_id="1", filename="video.mp4", subfolder="", folder="output")
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_two_jobs_that_end_together_lose_no_video(server: StandIn, tmp_path: Pat
         clients = [ComfyClient(server.url) for _ in range(2)]
         made = [jobs.submit(fetch, client, VIDEO, tmp_path, patience_s=0) for client in clients]
         paths = {job.result() for job in made}
-    assert {path.name for path in paths} == {"film_00001_.mp4", "video_00001_ (1).mp4"}
+    assert {path.name for path in paths} == {"film_00001_.mp4", "film_00001_ (1).mp4"}
     assert {path.read_bytes() for path in paths} == {b"one", b"the other"}
     assert set(tmp_path.iterdir()) == paths, "and nothing else is left there"
 
@@ -75,7 +75,7 @@ def test_a_video_that_is_there_is_kept(server: StandIn, tmp_path: Path):
     there = tmp_path / VIDEO.filename
     there.write_bytes(b"an older video")
     path = fetch(ComfyClient(server.url), VIDEO, tmp_path, patience_s=0)
-    assert path.name == "video_00001_ (1).mp4" and path.read_bytes() == WHOLE.body
+    assert path.name == "film_00001_ (1).mp4" and path.read_bytes() == WHOLE.body
     assert there.read_bytes() == b"an older video"
 
 

@@ -255,19 +255,19 @@ def test_a_command_line_that_cannot_be_read_is_refused(words: list[str], capsys:
 
 def test_a_page_workflow_is_refused_with_its_sibling_that_can_be_queued(tmp_path: Path):
     (tmp_path / "api").mkdir()
-    (tmp_path / "api" / "film.json").write_text("{}")
-    (tmp_path / "film.json").write_text('{"nodes": [], "links": []}')
+    (tmp_path / "api" / "video.json").write_text("{}")
+    (tmp_path / "video.json").write_text('{"nodes": [], "links": []}')
     with pytest.raises(ValueError, match=r"queue .*api.video\.json"):
-        load_workflow(tmp_path / "film.json")
+        load_workflow(tmp_path / "video.json")
 
 
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b'{"1": {"class_type": 5, "inputs": {}}}']
 )
 def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
-    (tmp_path / "film.json").write_bytes(content)
+    (tmp_path / "video.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"video\.json is no workflow"):
-        load_workflow(tmp_path / "film.json")
+        load_workflow(tmp_path / "video.json")
 
 
 @pytest.mark.parametrize(

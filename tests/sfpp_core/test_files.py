@@ -17,7 +17,7 @@ from tests.helpers.videos import names
 
 
 def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
-    path = tmp_path / "film.bin"
+    path = tmp_path / "video.bin"
     path.write_text("old")
     with replacing(path) as temporary:
         temporary.write_text("new")
@@ -27,7 +27,7 @@ def test_a_file_takes_its_name_when_it_is_whole(tmp_path: Path) -> None:
 
 
 def test_an_interrupt_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "film.bin"
+    path = tmp_path / "video.bin"
     path.write_text("old")
     with pytest.raises(KeyboardInterrupt), replacing(path) as temporary:
         temporary.write_text("half")
@@ -41,7 +41,7 @@ def test_what_is_flushed_is_open_for_writing(tmp_path: Path, monkeypatch: pytest
     fcntl = pytest.importorskip("fcntl", reason="on Windows the other tests show it")
     modes = []
     monkeypatch.setattr(os, "fsync", lambda file: modes.append(fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE))
-    with replacing(tmp_path / "film.bin") as temporary:
+    with replacing(tmp_path / "video.bin") as temporary:
         temporary.write_text("new")
     assert modes == [os.O_RDWR]
 
@@ -72,17 +72,17 @@ def process_at_work(path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_what_a_killed_process_left_goes_when_the_next_file_comes(tmp_path: Path) -> None:
-    with process_at_work(tmp_path / "film.mp4"):
+    with process_at_work(tmp_path / "video.mp4"):
         pass
     left = names(tmp_path)
-    assert len(left) == 4 and sum(name.startswith("unfinished.film.") for name in left) == 1, left
+    assert len(left) == 4 and sum(name.startswith("unfinished.video.") for name in left) == 1, left
     with replacing(tmp_path / "other.bin") as temporary:
         temporary.write_text("new")
     assert names(tmp_path) == ["other.bin"]
 
 
 def test_what_a_living_process_is_at_stays(tmp_path: Path) -> None:
-    with process_at_work(tmp_path / "film.mp4"):
+    with process_at_work(tmp_path / "video.mp4"):
         before = names(tmp_path)
         for _ in range(3):
             with replacing(tmp_path / "other.bin") as temporary:
@@ -103,7 +103,7 @@ def test_a_process_does_not_take_its_own_files_for_left_behind(tmp_path: Path) -
 
 
 def test_files_of_others_stay_whatever_they_are_called(tmp_path: Path) -> None:
-    others = (".film.tmp.mp4", ".film.1a2b3c4d.tmp.mp4", "unfinished.film.mp4", "film.1a2b3c4d.sfpp-tmp.mp4", ".x.lock")
+    others = (".video.tmp.mp4", ".video.1a2b3c4d.tmp.mp4", "unfinished.video.mp4", "video.1a2b3c4d.sfpp-tmp.mp4", ".x.lock")
     for name in others:
         (tmp_path / name).write_text("theirs")
     remove_leftovers(tmp_path)
@@ -131,6 +131,6 @@ for count in range(100):
 
 
 def test_a_folder_must_exist(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "none" / "film.bin"):
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "none" / "video.bin"):
         pass
     assert names(tmp_path) == []

@@ -19,7 +19,7 @@ COLOURS = ((220, 40, 40), (40, 220, 40), (40, 40, 220))
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
     """A second of each colour."""
-    path = tmp_path / "film.mp4"
+    path = tmp_path / "video.mp4"
     with VideoWriter(path, 64, 64, fps=8, crf=4) as writer:
         for colour in COLOURS:
             writer.write(torch.tensor(colour).div(255).expand(8, 64, 64, 3))

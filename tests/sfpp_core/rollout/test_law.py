@@ -264,8 +264,8 @@ def test_an_interrupt_loses_no_finished_chunk(stop_at: int) -> None:
 
 def test_a_saved_state_is_the_state(config: RolloutConfig, form: CacheForm, tmp_path: Path) -> None:
     state = extend(extend(empty_state(config, form=form), 2), 1, random_text(seed=8), keep_cache=True)
-    save_state(state, tmp_path / "film.safetensors")
-    loaded = load_state(tmp_path / "film.safetensors")
+    save_state(state, tmp_path / "video.safetensors")
+    loaded = load_state(tmp_path / "video.safetensors")
     assert (loaded.config, loaded.seed, loaded.model_id, loaded.shape) == (config, 11, "random", state.shape)
     assert torch.equal(loaded.latents, state.latents)
     assert (loaded.cache_form, loaded.cache.num_frames) == (form, state.cache.num_frames)
@@ -273,11 +273,11 @@ def test_a_saved_state_is_the_state(config: RolloutConfig, form: CacheForm, tmp_
         kept, read = (getattr(cache, side) for cache in (state.cache, loaded.cache))
         assert len(read) == (0 if side.endswith("scales") and form != "int8" else TINY.num_layers)
         assert all(a.dtype == b.dtype and torch.equal(a.float(), b.float()) for a, b in zip(read, kept, strict=True))
-    assert [path.name for path in tmp_path.iterdir()] == ["film.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["video.safetensors"]
 
 
 def test_damaged_state_files_are_named_and_refused(tmp_path: Path) -> None:
-    path = tmp_path / "film.safetensors"
+    path = tmp_path / "video.safetensors"
     save_state(extend(empty_state(RolloutConfig(window=6)), 2), path)
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
@@ -287,7 +287,7 @@ def test_damaged_state_files_are_named_and_refused(tmp_path: Path) -> None:
     with pytest.raises(StateFileError, match="names a text that is not there"):
         load_state(path)
     path.write_bytes(b"\x80\x04\x95")
-    with pytest.raises(StateFileError, match=r"film\.safetensors"):
+    with pytest.raises(StateFileError, match=r"video\.safetensors"):
         load_state(path)
     with pytest.raises(FileNotFoundError, match=r"other\.safetensors does not exist"):
         load_state(tmp_path / "other.safetensors")

@@ -45,8 +45,8 @@ def test_extending_equals_one_go_wherever_it_is_cut(config: RolloutConfig, tmp_p
     whole = extend(empty_state(config), PLAN).latents
     for cut in (3, 5, 6, 7, 9, 10, 12):
         for keep_cache in (False, True):
-            save_state(extend(empty_state(config), PLAN[:cut], keep_cache=keep_cache), tmp_path / "film.safetensors")
-            continued = extend(load_state(tmp_path / "film.safetensors"), PLAN[cut:])
+            save_state(extend(empty_state(config), PLAN[:cut], keep_cache=keep_cache), tmp_path / "video.safetensors")
+            continued = extend(load_state(tmp_path / "video.safetensors"), PLAN[cut:])
             assert torch.equal(continued.latents, whole), f"cut after {cut} chunks, keep_cache={keep_cache}"
 
 
@@ -173,7 +173,7 @@ def test_an_empty_video_has_no_past_to_encode() -> None:
 
 
 def test_states_of_before_this_are_still_read(tmp_path: Path) -> None:
-    path = tmp_path / "film.safetensors"
+    path = tmp_path / "video.safetensors"
     save_state(extend(empty_state(RolloutConfig(window=6)), [CALM] * 2), path)
     written = path.read_bytes()
     older = written.replace(b'\\"version\\": 2', b'\\"version\\": 1').replace(b', \\"recached\\": false', b"")

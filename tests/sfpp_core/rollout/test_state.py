@@ -31,7 +31,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rollout = Rollout(random_transformer(), state, random_text())
     with torch.inference_mode():
         list(rollout.run(2))
-    path = tmp_path_factory.mktemp("states") / "film.safetensors"
+    path = tmp_path_factory.mktemp("states") / "video.safetensors"
     save_state(rollout.keep_cache(), path)
     return path
 
@@ -46,8 +46,8 @@ def test_a_video_lies_in_memory_as_one_that_was_made_there(chunks: int, tmp_path
     )
     with torch.inference_mode():
         list(rollout.run(chunks))
-    save_state(rollout.state, tmp_path / "film.safetensors")
-    state = load_state(tmp_path / "film.safetensors")
+    save_state(rollout.state, tmp_path / "video.safetensors")
+    state = load_state(tmp_path / "video.safetensors")
     for tensor in (*state.texts, *(chunk.latents for chunk in state.chunks)):
         assert tensor.data_ptr() % ALIGNMENT == 0
 
@@ -112,7 +112,7 @@ def saved_in_int8(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rollout = Rollout(random_transformer(), state, random_text())
     with torch.inference_mode():
         list(rollout.run(2))
-    path = tmp_path_factory.mktemp("states") / "film.safetensors"
+    path = tmp_path_factory.mktemp("states") / "video.safetensors"
     save_state(rollout.keep_cache(), path)
     return path
 
@@ -166,7 +166,7 @@ class Marker:
     ids=["torch.save", "pickle"],
 )
 def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[[object, Path], object]) -> None:
-    touched, path = tmp_path / "touched", tmp_path / "film.sfpp.safetensors"
+    touched, path = tmp_path / "touched", tmp_path / "video.sfpp.safetensors"
     write({"latents": torch.zeros(1), "run": Marker(touched)}, path)
     with pytest.raises(StateFileError, match=r"video\.sfpp\.safetensors is a damaged state"):
         load_state(path)

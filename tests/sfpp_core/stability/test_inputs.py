@@ -27,7 +27,7 @@ def touch(folder: Path, *names: str) -> list[Path]:
 
 def test_folders_give_their_videos_and_files_are_taken_as_they_are(tmp_path: Path) -> None:
     a, b, c, _, _, odd = touch(
-        tmp_path, "f/a.mp4", "f/b/c/b.WEBM", "f/z.mov", "f/notes.txt", "f/.a.1234.tmp.mp4", "film.odd"
+        tmp_path, "f/a.mp4", "f/b/c/b.WEBM", "f/z.mov", "f/notes.txt", "f/.a.1234.tmp.mp4", "video.odd"
     )
     touch(tmp_path / "f" / ".cache", "hidden.mp4")
     missing = tmp_path / "missing.mp4"

@@ -108,7 +108,7 @@ def test_long_names_keep_beginning_and_end() -> None:
     short = shortened(name, 400, TITLE_POINTS)
     assert text_width(short, TITLE_POINTS) <= 400
     assert short.startswith("a_red_ball") and short.endswith("seed_7.mp4")
-    assert shortened("film.mp4", 400, TITLE_POINTS) == "film.mp4"
+    assert shortened("video.mp4", 400, TITLE_POINTS) == "video.mp4"
 
 
 def test_drawing_leaves_no_trace_in_the_process() -> None:

@@ -95,7 +95,7 @@ def test_a_new_answer_takes_the_place_of_an_error_or_of_another_content(tmp_path
     ],
 )
 def test_a_file_of_something_else_is_refused_and_left_as_it_is(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "film.mp4"
+    path = tmp_path / "video.mp4"
     path.write_bytes(content)
     with pytest.raises(ResultFileError, match="video.mp4 line 1 is no result"), ResultFile(path):
         pass

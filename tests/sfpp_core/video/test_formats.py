@@ -27,7 +27,7 @@ from tests.helpers.videos import HEIGHT, WIDTH, moving_square, names, read, writ
 
 @pytest.mark.parametrize(("codec", "name", "tag"), ((H264, "h264", "avc1"), (H265, "hevc", "hvc1")))
 def test_a_video_is_in_the_codec_that_was_asked_for(tmp_path: Path, codec: VideoCodec, name: str, tag: str) -> None:
-    path = write(tmp_path / "film.mp4", moving_square(30), codec=codec)
+    path = write(tmp_path / "video.mp4", moving_square(30), codec=codec)
     with av.open(str(path)) as container:
         context = container.streams.video[0].codec_context
         assert (context.name, context.codec_tag, context.pix_fmt) == (name, tag, "yuv420p")
@@ -38,7 +38,7 @@ def test_a_video_is_in_the_codec_that_was_asked_for(tmp_path: Path, codec: Video
 @pytest.mark.parametrize("codec", CODECS.values(), ids=CODECS)
 def test_a_crf_of_0_loses_nothing_of_the_planes(tmp_path: Path, codec: VideoCodec) -> None:
     video = torch.rand(4, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
-    path = write(tmp_path / "film.mp4", video, crf=0, codec=codec)
+    path = write(tmp_path / "video.mp4", video, crf=0, codec=codec)
     with av.open(str(path)) as container:
         planes = [torch.from_numpy(frame.to_ndarray()) for frame in container.decode(video=0)]
     assert all(torch.equal(kept, rgb_to_yuv420(frame)) for kept, frame in zip(planes, video, strict=True))
@@ -46,7 +46,7 @@ def test_a_crf_of_0_loses_nothing_of_the_planes(tmp_path: Path, codec: VideoCode
 
 def test_h265_is_smaller(tmp_path: Path) -> None:
     video = moving_square(40) + torch.rand(40, HEIGHT, WIDTH, 1, generator=torch.Generator().manual_seed(0)) / 20
-    sizes = [write(tmp_path / "film.mp4", video, codec=codec, crf=24).stat().st_size for codec in (H264, H265)]
+    sizes = [write(tmp_path / "video.mp4", video, codec=codec, crf=24).stat().st_size for codec in (H264, H265)]
     assert sizes[1] < sizes[0]
 
 
@@ -79,7 +79,7 @@ def strength(samples: np.ndarray, start: float, end: float, *, rate: int, hertz:
 )
 def test_sound_is_kept(tmp_path: Path, codec: VideoCodec, rate: int, channels: int, kept: int) -> None:
     sound = tone(2.0, rate=rate, channels=channels)
-    path = write(tmp_path / "film.mp4", moving_square(32), sound=sound, codec=codec)
+    path = write(tmp_path / "video.mp4", moving_square(32), sound=sound, codec=codec)
     samples, found = heard(path)
     assert found == kept and samples.shape[0] == channels
     # The fourth of six channels is for low tones only.
@@ -103,7 +103,7 @@ def test_sound_and_pictures_begin_together(tmp_path: Path) -> None:
     """A click with the ninth frame, half a second in, is heard then, and nothing before the first frame is kept."""
     samples = torch.zeros(1, 48000)
     samples[:, 24000:24100] = 0.9
-    path = write(tmp_path / "film.mp4", moving_square(16), sound=Sound(samples=samples, rate=48000))
+    path = write(tmp_path / "video.mp4", moving_square(16), sound=Sound(samples=samples, rate=48000))
     with av.open(str(path)) as container:
         frames = list(container.decode(audio=0))
     first = frames[0].time
@@ -143,7 +143,7 @@ def numbered(frames: int) -> Tensor:
 @pytest.mark.parametrize("fps", (8, 12, 16, 24, 25, 30, 60, Fraction(24000, 1001)))
 def test_another_rate_shows_what_was_on_the_screen_then(tmp_path: Path, fps: Fraction | int) -> None:
     """In a video of 21 frames at 16 a second."""
-    path = write(tmp_path / "film.mp4", numbered(21), fps=fps, made_fps=16, crf=4)
+    path = write(tmp_path / "video.mp4", numbered(21), fps=fps, made_fps=16, crf=4)
     with VideoReader(path) as reader:
         assert reader.fps == fps
         shown = [round(picture.mean() / 255 * 21) for _, picture in reader.pictures()]
@@ -161,10 +161,10 @@ def test_the_rate_it_was_made_at_changes_nothing(tmp_path: Path) -> None:
 def test_a_thumbnail_is_the_first_picture_made_small_and_carries_the_workflow(tmp_path: Path) -> None:
     video = moving_square(3).repeat(1, 16, 16, 1)
     tags = {"workflow": json.dumps({"title": "gr\u00fc\u00df"}), "prompt": "{}"}
-    path = write(tmp_path / "film.mp4", video)
-    assert save_thumbnail(path, metadata=tags) == tmp_path / "film.png"
-    assert names(tmp_path) == ["film.mp4", "film.png"]
-    with Image.open(tmp_path / "film.png") as picture:
+    path = write(tmp_path / "video.mp4", video)
+    assert save_thumbnail(path, metadata=tags) == tmp_path / "video.png"
+    assert names(tmp_path) == ["video.mp4", "video.png"]
+    with Image.open(tmp_path / "video.png") as picture:
         assert picture.size == (512, 384) and picture.text == tags
         colours = torch.from_numpy(np.array(picture)).float() / 255
     assert (colours - reduce(video[0], "(h two_h) (w two_w) c -> h w c", "mean", two_h=2, two_w=2)).abs().mean() < 0.02
@@ -182,16 +182,16 @@ def watched(path: Path) -> int:
 def test_a_video_can_be_watched_while_it_grows(tmp_path: Path, codec: VideoCodec, sound: Sound | None) -> None:
     seen = []
     with VideoWriter(
-        tmp_path / "film.mp4", WIDTH, HEIGHT, codec=codec, sound=sound, metadata={"workflow": "{}"}
+        tmp_path / "video.mp4", WIDTH, HEIGHT, codec=codec, sound=sound, metadata={"workflow": "{}"}
     ) as writer:
         for piece in moving_square(144).split(48):
             writer.write(piece)
             if writer.num_frames > 48:
-                (unfinished,) = tmp_path.glob("unfinished.film.*.mp4")
+                (unfinished,) = tmp_path.glob("unfinished.video.*.mp4")
                 seen.append(watched(unfinished))
     # All but what the encoder still looks at, and the piece at work.
     assert 20 <= seen[0] < seen[1] < 144 and seen[1] - seen[0] >= 32
-    assert names(tmp_path) == ["film.mp4"] and watched(tmp_path / "film.mp4") == 144
+    assert names(tmp_path) == ["video.mp4"] and watched(tmp_path / "video.mp4") == 144
 
 
 KILLED = """
@@ -206,14 +206,14 @@ with VideoWriter(sys.argv[1], WIDTH, HEIGHT, metadata={"workflow": "{}"}) as wri
 
 
 def test_what_a_kill_leaves_can_be_watched_until_the_next_video(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "film.mp4")]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "video.mp4")]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
         process.kill()
-    (left,) = tmp_path.glob("unfinished.film.*.mp4")
+    (left,) = tmp_path.glob("unfinished.video.*.mp4")
     assert watched(left) >= 32
-    write(tmp_path / "film.mp4", moving_square(2))
-    assert names(tmp_path) == ["film.mp4"]
+    write(tmp_path / "video.mp4", moving_square(2))
+    assert names(tmp_path) == ["video.mp4"]
 
 
 MEMORY_PROBE = """
@@ -236,6 +236,6 @@ print(peak_mib() - warm)
 
 @needs_peak
 def test_sound_and_pictures_do_not_wait_for_each_other_in_memory(tmp_path: Path) -> None:
-    (growth,) = probe(MEMORY_PROBE, str(tmp_path / "film.mp4"))
+    (growth,) = probe(MEMORY_PROBE, str(tmp_path / "video.mp4"))
     # 640 more frames are 40 s of sound: 15 MiB as samples.
     assert growth < 3

@@ -14,7 +14,7 @@ from tests.helpers.videos import HEIGHT, WIDTH, moving_square, read, write
 
 
 def test_frames_come_in_chunks_and_again_from_the_start(tmp_path: Path) -> None:
-    path = write(tmp_path / "film.mp4", moving_square(7))
+    path = write(tmp_path / "video.mp4", moving_square(7))
     with VideoReader(path) as reader:
         once = list(reader.chunks(3))
         assert [chunk.shape[0] for chunk in once] == [3, 3, 1]
@@ -31,7 +31,7 @@ def cut(path: Path, size: int) -> Path:
 
 def test_a_video_that_is_cut_short_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
     noise = torch.rand(40, HEIGHT, WIDTH, 3, generator=torch.Generator().manual_seed(0))
-    path = write(tmp_path / "film.mp4", noise)
+    path = write(tmp_path / "video.mp4", noise)
     size = path.stat().st_size
     for length in (size // 2, size * 3 // 4, size - 2000, size - 10):
         with pytest.raises(VideoFileError, match="cut.mp4 is (damaged or )?cut short"):
@@ -56,7 +56,7 @@ def test_files_that_are_no_video_are_named(tmp_path: Path) -> None:
 
 def test_a_trimmed_video_is_whole(tmp_path: Path) -> None:
     """A cut that only skips frames by an edit list, as phones make them, is no damage."""
-    source = write(tmp_path / "film.mp4", moving_square(32))
+    source = write(tmp_path / "video.mp4", moving_square(32))
     trimmed = tmp_path / "trimmed.mp4"
     with av.open(str(source)) as before, av.open(str(trimmed), "w") as after:
         stream = after.add_stream_from_template(before.streams.video[0], opaque=True)

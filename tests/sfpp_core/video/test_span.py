@@ -42,7 +42,7 @@ def encode(
 
 
 def test_frames_of_a_segment_are_those_of_the_whole(tmp_path: Path) -> None:
-    video = VideoSpan.open(write(tmp_path / "film.mp4", moving_square(80)))
+    video = VideoSpan.open(write(tmp_path / "video.mp4", moving_square(80)))
     whole = dict(video.frames())
     part = dict(video.segment(2.0, 3.5).frames())
     assert list(whole) == [index / 16 for index in range(80)]
@@ -121,7 +121,7 @@ def _file(path: Path, content: bytes) -> Path:
 
 
 def test_a_whole_mp4_is_handed_over_as_it_is_and_a_part_of_it_is_encoded(tmp_path: Path) -> None:
-    path = write(tmp_path / "film.mp4", moving_square(80), fps=30)
+    path = write(tmp_path / "video.mp4", moving_square(80), fps=30)
     video = VideoSpan.open(path)
     assert video.mp4() == path.read_bytes()
     part = VideoSpan.open(_file(tmp_path / "part.mp4", video.segment(1.0, 2.0).mp4()))
@@ -132,7 +132,7 @@ def test_a_whole_mp4_is_handed_over_as_it_is_and_a_part_of_it_is_encoded(tmp_pat
 
 
 def test_a_fingerprint_is_that_of_content_and_span(tmp_path: Path) -> None:
-    video = VideoSpan.open(write(tmp_path / "film.mp4", moving_square(40)))
+    video = VideoSpan.open(write(tmp_path / "video.mp4", moving_square(40)))
     copy = VideoSpan.open(_file(tmp_path / "copy.mp4", video.mp4()))
     other = VideoSpan.open(write(tmp_path / "other.mp4", moving_square(41)))
     prints = [video, other, video.segment(0, 1), video.segment(1, 2), VideoSpan.from_images(moving_square(40))]
@@ -165,7 +165,7 @@ def test_a_stream_without_frames_is_named(tmp_path: Path) -> None:
 
 def test_a_video_that_is_cut_short_is_named_when_it_is_opened(tmp_path: Path) -> None:
     noise = torch.rand(40, 48, 64, 3, generator=torch.Generator().manual_seed(0))
-    content = write(tmp_path / "film.mp4", noise).read_bytes()
+    content = write(tmp_path / "video.mp4", noise).read_bytes()
     for share in (0.1, 0.5, 0.75, 0.999):
         with pytest.raises(VideoFileError, match="cut.mp4 is (damaged or cut short|cut short|no video that can be)"):
             VideoSpan.open(_file(tmp_path / "cut.mp4", content[: int(share * len(content))]))

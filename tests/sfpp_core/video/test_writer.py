@@ -27,22 +27,22 @@ def test_a_video_that_is_whole_stays_where_there_is_no_room_for_its_copy(
 ) -> None:
     with small_disk(tmp_path, megabytes=1):
         frames = torch.rand(24, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-        with VideoWriter(tmp_path / "film.mp4", 64, 64, crf=0, metadata={"prompt": "{}"}) as writer:
+        with VideoWriter(tmp_path / "video.mp4", 64, 64, crf=0, metadata={"prompt": "{}"}) as writer:
             for _ in range(8):
                 writer.write(frames)
                 taken = sum(path.stat().st_size for path in tmp_path.iterdir())
                 if taken > 6e5:
                     break
         assert "its index could not be put in front" in caplog.text
-        assert [path.name for path in tmp_path.iterdir()] == ["film.mp4"]
-        with av.open(tmp_path / "film.mp4") as video:
+        assert [path.name for path in tmp_path.iterdir()] == ["video.mp4"]
+        with av.open(tmp_path / "video.mp4") as video:
             assert video.metadata["prompt"] == "{}"
             assert sum(1 for _ in video.decode(video=0)) == writer.num_frames
 
 
 def test_frames_come_back_in_order_and_number(tmp_path: Path) -> None:
     video = moving_square(37)
-    again = read(write(tmp_path / "film.mp4", video))
+    again = read(write(tmp_path / "video.mp4", video))
     assert again.shape == video.shape and again.dtype == torch.float32
     assert again.min() >= 0 and again.max() <= 1
     errors = (again[:, None] - video[None]).square().mean(dim=(2, 3, 4))
@@ -55,9 +55,9 @@ def test_frames_come_back_in_order_and_number(tmp_path: Path) -> None:
 def test_colours_are_kept(tmp_path: Path, codec: VideoCodec) -> None:
     colours = torch.tensor(((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1), (0, 0, 0), (0.5, 0.5, 0.5), (1, 0.5, 0)))
     video = colours.repeat_interleave(16, dim=0).expand(3, 16, -1, 3)
-    again = read(write(tmp_path / "film.mp4", video, codec=codec))
+    again = read(write(tmp_path / "video.mp4", video, codec=codec))
     assert (again[:, 4:12, 8::16] - colours).abs().max() < 0.02
-    with av.open(str(tmp_path / "film.mp4")) as container:
+    with av.open(str(tmp_path / "video.mp4")) as container:
         context = container.streams.video[0].codec_context
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 6, 1)
         # As ComfyUI reads files, PyAV before 17 included.
@@ -124,7 +124,7 @@ def test_equal_frames_give_equal_bytes_whatever_was_in_memory_and_in_another_pro
 
 def test_tags_and_index_come_first(tmp_path: Path) -> None:
     tags = {"workflow": '{"title": "gr\u00fc\u00df \u6d77"}', "prompt": '{"1": {"class_type": "SFPPSampler"}}'}
-    path = write(tmp_path / "film.mp4", moving_square(3), metadata=tags)
+    path = write(tmp_path / "video.mp4", moving_square(3), metadata=tags)
     with VideoReader(path) as reader:
         assert {name: reader.metadata[name] for name in tags} == tags
     content = path.read_bytes()
@@ -133,7 +133,7 @@ def test_tags_and_index_come_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fps", (16, Fraction(24000, 1001), Fraction(25, 2)))
 def test_frame_rates_are_exact(tmp_path: Path, fps: Fraction | int) -> None:
-    path = write(tmp_path / "film.mp4", moving_square(30), fps=fps)
+    path = write(tmp_path / "video.mp4", moving_square(30), fps=fps)
     with VideoReader(path) as reader:
         assert reader.fps == fps
         assert reader.size == (HEIGHT, WIDTH)
@@ -153,21 +153,21 @@ def test_a_lower_crf_is_larger_and_truer(tmp_path: Path, codec: VideoCodec) -> N
 
 @pytest.mark.parametrize("error", (KeyboardInterrupt, RuntimeError))
 def test_an_interrupt_leaves_nothing_behind_and_the_old_video_alone(tmp_path: Path, error: type[BaseException]) -> None:
-    path = tmp_path / "film.mp4"
+    path = tmp_path / "video.mp4"
     path.write_bytes(b"the old video")
     with pytest.raises(error), VideoWriter(path, WIDTH, HEIGHT) as writer:
         writer.write(moving_square(5))
         assert len(names(tmp_path)) > 1
         raise error
-    assert names(tmp_path) == ["film.mp4"]
+    assert names(tmp_path) == ["video.mp4"]
     assert path.read_bytes() == b"the old video"
 
 
 def test_a_finished_video_replaces_the_old_one(tmp_path: Path) -> None:
-    path = tmp_path / "film.mp4"
+    path = tmp_path / "video.mp4"
     path.write_bytes(b"the old video")
     write(path, moving_square(2))
-    assert names(tmp_path) == ["film.mp4"]
+    assert names(tmp_path) == ["video.mp4"]
     assert read(path).shape[0] == 2
 
 
@@ -184,7 +184,7 @@ with VideoWriter(sys.argv[1], 256, 256, crf=0) as writer:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system cannot limit the size of a file")
 def test_a_full_disk_is_an_error_that_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "film.mp4")]
+    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "video.mp4")]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert result.returncode == 1
     assert "File too large" in result.stderr.splitlines()[-1]
@@ -212,7 +212,7 @@ print(peak_mib() - warm)
 
 @needs_peak
 def test_memory_does_not_grow_with_length(tmp_path: Path) -> None:
-    (growth,) = probe(MEMORY_PROBE, str(tmp_path / "film.mp4"))
+    (growth,) = probe(MEMORY_PROBE, str(tmp_path / "video.mp4"))
     # 130 more frames are 100 MiB as tensors and 25 MiB as bytes.
     assert growth < 3
 
@@ -232,7 +232,7 @@ def test_impossible_videos_are_refused_before_a_file_is_made(
     tmp_path: Path, arguments: dict[str, int], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        VideoWriter(tmp_path / "film.mp4", **{"width": WIDTH, "height": HEIGHT, **arguments})
+        VideoWriter(tmp_path / "video.mp4", **{"width": WIDTH, "height": HEIGHT, **arguments})
     assert names(tmp_path) == []
 
 
@@ -246,7 +246,7 @@ def test_impossible_videos_are_refused_before_a_file_is_made(
     ),
 )
 def test_frames_that_do_not_fit_are_refused(tmp_path: Path, frames: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message), VideoWriter(tmp_path / "film.mp4", WIDTH, HEIGHT) as writer:
+    with pytest.raises(ValueError, match=message), VideoWriter(tmp_path / "video.mp4", WIDTH, HEIGHT) as writer:
         writer.write(moving_square(2))
         writer.write(frames)
     assert names(tmp_path) == []
@@ -261,14 +261,14 @@ def test_values_beyond_the_range_are_clamped(tmp_path: Path) -> None:
 def test_a_video_without_frames_is_refused(tmp_path: Path) -> None:
     with (
         pytest.raises(ValueError, match="no frames were given for video.mp4"),
-        VideoWriter(tmp_path / "film.mp4", WIDTH, HEIGHT),
+        VideoWriter(tmp_path / "video.mp4", WIDTH, HEIGHT),
     ):
         pass
     assert names(tmp_path) == []
 
 
 def test_a_writer_works_in_its_block_only_and_a_folder_must_exist(tmp_path: Path) -> None:
-    writer = VideoWriter(tmp_path / "film.mp4", WIDTH, HEIGHT)
+    writer = VideoWriter(tmp_path / "video.mp4", WIDTH, HEIGHT)
     with pytest.raises(RuntimeError, match="inside the writer's `with` block"):
         writer.write(moving_square(1))
     with writer:
@@ -277,6 +277,6 @@ def test_a_writer_works_in_its_block_only_and_a_folder_must_exist(tmp_path: Path
         writer.write(moving_square(1))
     with pytest.raises(RuntimeError, match="a writer of its own"), writer:
         pass
-    assert read(tmp_path / "film.mp4").shape[0] == 1
-    with pytest.raises(FileNotFoundError), VideoWriter(tmp_path / "none" / "film.mp4", WIDTH, HEIGHT):
+    assert read(tmp_path / "video.mp4").shape[0] == 1
+    with pytest.raises(FileNotFoundError), VideoWriter(tmp_path / "none" / "video.mp4", WIDTH, HEIGHT):
         pass
