@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -22,6 +24,23 @@ ROOT = Path(__file__).resolve().parent.parent
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 PACKAGES = ("sfpp_core", "sfpp_client")
+FOR_A_CLONE = ("sfpp_core/tiny/weights/teacher.safetensors",)
+"""Files of the packages that only training opens."""
+MOST_BYTES = 26_000_000
+"""Of what an artist installs."""
+OPENED_BY_NODES = (
+    *(
+        "__init__.py",
+        "pyproject.toml",
+        "requirements.txt",
+        "LICENSE",
+        "README.md",
+        "nodes/sampler.py",
+        "web/js/report.js",
+    ),
+    *("locales/zh/nodeDefs.json", "web/docs/SFPPSampler/en.md", "workflows/tiny_text_to_long_video.json"),
+    *(f"sfpp_core/tiny/weights/{part}.safetensors" for part in ("student", "text_encoder", "vae")),
+)
 
 
 def _requirements() -> list[Requirement]:
@@ -96,8 +115,23 @@ def test_wheel_holds_every_file_of_its_packages(wheel: zipfile.ZipFile):
     packed = set(wheel.namelist())
     for package in PACKAGES:
         files = (path.relative_to(ROOT).as_posix() for path in (ROOT / package).rglob("*") if path.is_file())
-        missing = sorted(name for name in files if "__pycache__" not in name and name not in packed)
+        missing = sorted(name for name in files if "__pycache__" not in name and name not in {*packed, *FOR_A_CLONE})
         assert not missing, f"package data in pyproject.toml leaves out {missing}"
+
+
+def test_an_archive_is_light_and_holds_what_nodes_open():
+    """As a download of a release is made; ComfyUI's registry packs what .comfyignore leaves."""
+    archive = tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", "HEAD")))
+    sizes = {member.name: member.size for member in archive if member.isfile()}
+    assert sum(sizes.values()) < MOST_BYTES
+    assert not set(OPENED_BY_NODES) - sizes.keys()
+    tracked = set(_git("ls-files").decode().split("\n")[:-1])
+    ignored = _git("ls-files", "--cached", "--ignored", f"--exclude-from={ROOT / '.comfyignore'}").decode()
+    assert tracked - sizes.keys() == set(ignored.split("\n")[:-1]), ".comfyignore and .gitattributes differ"
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
 
 
 def _source_copy(tmp_path_factory: pytest.TempPathFactory) -> Path:

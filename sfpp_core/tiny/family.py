@@ -30,7 +30,10 @@ def weights_path(part: Part) -> Path:
         raise ValueError(f"{part!r} is no part of the built-in family; its parts are {', '.join(PARTS)}.")
     path = WEIGHTS / f"{part}.safetensors"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; install the pack again, with all of its files.")
+        raise FileNotFoundError(
+            f"{path} is missing; install the pack again, with all of its files. The teacher is in a clone of the "
+            "repository only."
+        )
     return path
 
 

@@ -103,7 +103,13 @@ def test_a_process_does_not_take_its_own_files_for_left_behind(tmp_path: Path) -
 
 
 def test_files_of_others_stay_whatever_they_are_called(tmp_path: Path) -> None:
-    others = (".video.tmp.mp4", ".video.1a2b3c4d.tmp.mp4", "unfinished.video.mp4", "video.1a2b3c4d.sfpp-tmp.mp4", ".x.lock")
+    others = (
+        ".video.tmp.mp4",
+        ".video.1a2b3c4d.tmp.mp4",
+        "unfinished.video.mp4",
+        "video.1a2b3c4d.sfpp-tmp.mp4",
+        ".x.lock",
+    )
     for name in others:
         (tmp_path / name).write_text("theirs")
     remove_leftovers(tmp_path)

@@ -59,7 +59,7 @@ def test_it_is_installed_once_and_only_if_it_is_driven(
 
 def test_one_that_cannot_be_installed_ends_nothing(tmp_path: Path):
     code = (
-        "from pathlib import Path; from scripts import pages; pages.ROOT = Path('.').absolute();"
+        "from pathlib import Path; from tools import pages; pages.ROOT = Path('.').absolute();"
         "pages.FOLDER = pages.ROOT / 'page'; pages.NEWEST_WHEEL_HASH = 'sha256:' + 64 * '0'; pages.main()"
     )
     environment = {"SFPP_PAGE": "newest", "PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": ""}
