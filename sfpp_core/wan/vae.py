@@ -239,16 +239,11 @@ class EncodeStream(_Stream):
         super().__init__(vae)
         self._waiting: Tensor | None = None
 
-    @property
-    def waiting_frames(self) -> int:
-        """Frames pushed that are in no latent frame yet; what is waiting when the video ends is in none at all."""
-        return 0 if self._waiting is None else self._waiting.shape[2]
-
     @torch.no_grad()
     def push(self, video: Tensor) -> Tensor:
         """The next frames, B 3 F H W in [-1, 1] with any F >= 1, to the latents that are complete now, B C T H/8 W/8.
 
-        T may be 0.
+        T may be 0. Frames that fill no latent frame yet wait for the next piece, or are lost if there is none.
 
         Raises:
             ValueError: no RGB, H or W no multiple of 8, or another size than the pieces before.

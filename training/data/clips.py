@@ -19,11 +19,6 @@ def clip_shards(folder: Path) -> ShardFolder:
     return ShardFolder(folder, "clips")
 
 
-def shard_path(folder: Path, index: int) -> Path:
-    """File of a shard."""
-    return clip_shards(folder).path(index)
-
-
 def clip_shard(latents: Tensor, prompts: Sequence[Sequence[str]]) -> Shard:
     """Clips, B C T H W in model space, each with its prompts (the same scene in several wordings)."""
     wordings = [list(wordings) for wordings in prompts]

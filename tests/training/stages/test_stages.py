@@ -21,7 +21,7 @@ from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 from tests.helpers.smoke_family import CONFIGS, FRAMES, SHORT, make_teacher, run_stage, teacher_words, vae_word
 from training.__main__ import main
 from training.config import ConfigError
-from training.data.clips import ClipSource, LatentClips, shard_path
+from training.data.clips import ClipSource, LatentClips, clip_shards
 from training.stages.vae import fold_normalisation
 
 
@@ -121,14 +121,15 @@ def test_the_latents_stage_goes_on_at_the_first_missing_shard(family: Path) -> N
     folder = family / "latents"
     all_four = [ClipSource(folder=str(folder), clips=4)]
     before = LatentClips.read(all_four, 6)
-    shard_path(folder, 1).unlink()
-    kept = shard_path(folder, 0).stat().st_mtime_ns
+    shards = clip_shards(folder)
+    shards.path(1).unlink()
+    kept = shards.path(0).stat().st_mtime_ns
     with pytest.raises(ConfigError, match="holds 1 of 2 shards of clips, .* finish making them .*training latents"):
         LatentClips.read([ClipSource(folder=str(folder), clips=2)], 6)
     vae = f"vae={family / 'vae' / 'vae.safetensors'}"
     run_stage("latents", family, vae, "clips=4", "shard=2", "batch=1", "frames=6", "size=32", "precision=float32")
     after = LatentClips.read(all_four, 6)
-    assert shard_path(folder, 0).stat().st_mtime_ns == kept
+    assert shards.path(0).stat().st_mtime_ns == kept
     assert torch.equal(before.latents, after.latents) and before.prompts == after.prompts
     with pytest.raises(ConfigError, match="holds 4 clips, 5 are wanted"):
         LatentClips.read([ClipSource(folder=str(folder), clips=5)], 6)
