@@ -6,7 +6,7 @@ installs the newest one to `.comfyui-page`, if the tests are to drive it and it 
 which any ComfyUI serves with --front-end-root.
 
 Environment variables:
-    SFPP_PAGE  "pinned", "newest" or "both"; where it is not set, CI (CI=true) drives both and anyone else the pinned
+    SFPP_PAGE  "pinned" (also where it is not set), "newest" or "both", which `scripts/test --endurance` sets
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ class NoPageError(RuntimeError):
 
 def pages() -> tuple[str, ...]:
     """The pages that the tests drive. Raises NoPageError if the environment names one that there is not."""
-    in_ci = os.environ.get("CI", "").lower() not in ("", "0", "false")
-    choice = os.environ.get(VARIABLE) or ("both" if in_ci else PINNED)
+    choice = os.environ.get(VARIABLE) or PINNED
     if choice not in CHOICES:
         raise NoPageError(f"{VARIABLE} is {choice!r}; set it to {', '.join(CHOICES)}, or unset it")
     return CHOICES[choice]

@@ -15,18 +15,15 @@ from tools import pages
     ("variables", "driven"),
     (
         ({}, ("pinned",)),
-        ({"CI": "true"}, ("pinned", "newest")),
-        ({"CI": "false"}, ("pinned",)),
-        ({"CI": "true", "SFPP_PAGE": "pinned"}, ("pinned",)),
+        ({"SFPP_PAGE": "pinned"}, ("pinned",)),
         ({"SFPP_PAGE": "newest"}, ("newest",)),
         ({"SFPP_PAGE": "both"}, ("pinned", "newest")),
     ),
 )
-def test_ci_drives_both_and_the_variable_decides(
+def test_the_variable_decides_which_pages_are_driven(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], driven: tuple[str, ...]
 ):
-    for name in ("CI", "SFPP_PAGE"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("SFPP_PAGE", raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert pages.pages() == driven
