@@ -1,4 +1,4 @@
-"""How `sfpp_client.queue.__main__` ends: one exit code for each thing that a scheduler would do about it.
+"""How `sfpp_client.queue` ends: one exit code for each thing that a scheduler would do about it.
 
 Fetches what a run has made into a local folder; nothing is lost that is there, or that another job fetches, too.
 """

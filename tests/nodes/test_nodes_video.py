@@ -141,6 +141,7 @@ def peak_above_rest(process: psutil.Process, work: Callable[[], object]) -> int:
     return 1024 * (peak - rest)
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(not hasattr(psutil, "RLIMIT_AS"), reason="only Linux limits a running process's memory")
 def test_a_video_too_large_for_memory_is_made_in_tiles_or_refused_with_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -31,7 +31,7 @@ LIMIT_S = 300
 
 
 class Job:
-    """One `python -m sfpp_client.queue.__main__`, whose stderr is read while it runs."""
+    """One `python -m sfpp_client.queue`, whose stderr is read while it runs."""
 
     def __init__(
         self, workflow: Path, *words: str | Path, server: str, before: Callable[[], None] | None = None

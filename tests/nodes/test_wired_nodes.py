@@ -166,6 +166,7 @@ def test_every_class_is_run_or_listed_with_its_reason(chained: Bench):
     assert len(classes) - len(impossible) > 60
 
 
+@pytest.mark.endurance
 def test_what_is_wired_leaves_nothing_behind_and_is_always_the_same(chains: dict[str, Chain]):
     faults = {name: found for name, chain in chains.items() if (found := chain.faults())}
     assert not faults, "\n".join(f"{name}: {'; '.join(found)}" for name, found in faults.items())

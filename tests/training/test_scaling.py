@@ -104,6 +104,7 @@ def test_flops_of_a_layer_and_of_attention_are_those_of_the_formulas() -> None:
     assert count(replace(attend, backward=True)).flops == 7 * product
 
 
+@pytest.mark.endurance
 def test_flops_of_a_clip_are_those_of_its_products(costs: PassCosts) -> None:
     assert costs.critic.flops == clip_flops(SMALL, CONFIG.window.frames)
     assert costs.teacher["wide"].flops == clip_flops(CONFIG.teachers["wide"], CONFIG.window.frames)
@@ -388,6 +389,7 @@ WAN_RUNS = {
 }
 
 
+@pytest.mark.endurance
 def test_the_published_configurations_fit_the_gpus_that_they_name() -> None:
     """By what is counted: a video's pass grows with the videos that are taken at once."""
     full = ScalingConfig()
@@ -406,6 +408,7 @@ def test_the_published_configurations_fit_the_gpus_that_they_name() -> None:
         assert sum(needed.stays.values()) + videos * largest < 80e9, stage
 
 
+@pytest.mark.endurance
 def test_the_document_quotes_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 0
     printed = capsys.readouterr().out

@@ -1,6 +1,6 @@
 """Writes workflows/ and workflows/api/ from their descriptions: after a node or a description has changed.
 
-    python -m tools.workflows.__main__ [--server http://127.0.0.1:8188]
+    python -m tools.workflows [--server http://127.0.0.1:8188]
 
 Without a server that runs this version of the pack, one is started for the purpose. A test keeps the files equal to
 what this writes.

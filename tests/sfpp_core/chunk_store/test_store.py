@@ -229,7 +229,7 @@ def test_old_videos_go_first_and_only_as_far_as_needed(tmp_path: Path) -> None:
 def test_a_video_in_use_is_never_cleaned_and_a_dead_user_holds_nothing(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from tests.sfpp_core.chunk_store.test_store import *\n"
-        "with Spool(Path(sys.argv[1])).video(empty_state(CONFIG), HERE) as video: print(video.folder, flush=True); "
+        "with ChunkStore(Path(sys.argv[1])).video(empty_state(CONFIG), HERE) as video: print(video.folder, flush=True); "
         "time.sleep(600)"
     )
     process = subprocess.Popen(

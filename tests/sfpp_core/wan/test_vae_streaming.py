@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
 
 from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
 from tests.helpers.memory import needs_peak, probe
@@ -196,8 +197,9 @@ def live_bytes() -> int:
     gc.collect()
     # `isinstance` would ask lazy objects for their class, and wake them.
     tensors = (item for item in gc.get_objects() if issubclass(type(item), Tensor))
-    # Sparse tensors, which other tests may have left in the message of an error, have no storage of their own.
-    storages = [tensor.untyped_storage() for tensor in tensors if tensor.layout is torch.strided]
+    # Sparse and fake tensors, which other tests may have left behind, have no storage of their own.
+    real = (tensor for tensor in tensors if tensor.layout is torch.strided and not isinstance(tensor, FakeTensor))
+    storages = [tensor.untyped_storage() for tensor in real if tensor.device.type == "cpu"]
     return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
