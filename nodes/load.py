@@ -55,7 +55,7 @@ def load_model(
     """
     _require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
     _require_choice("preset", preset, PRESET_CHOICES)
-    checkpoint = open_checkpoint(Path(path), prefer_ema=prefer_ema)
+    checkpoint = _opened(Path(path), prefer_ema=prefer_ema)
     _require_known_formats(Path(path), checkpoint.quantization)
     model = comfy.sd.load_diffusion_model_state_dict(
         checkpoint.state_dict, **_load_options(checkpoint, WEIGHT_DTYPES[weight_dtype], disable_dynamic)
@@ -68,6 +68,19 @@ def load_model(
     if chosen is not None and chosen.differs:
         logger.info("%s: %s", chosen.name, chosen.differs)
     return model
+
+
+def _opened(path: Path, *, prefer_ema: bool) -> Checkpoint:
+    """Open a checkpoint; one that another loader may read is refused with the way round this node."""
+    try:
+        return open_checkpoint(path, prefer_ema=prefer_ema)
+    except CheckpointError as error:
+        if not error.other_loader:
+            raise
+        around = "The sampler takes the MODEL of any loader node, ComfyUI's own Load Diffusion Model among them."
+        raise CheckpointError(
+            error.path, found=error.found, expected=error.expected, remedy=f"{error.remedy} {around}", other_loader=True
+        ) from error
 
 
 def _load_options(checkpoint: Checkpoint, dtype: torch.dtype | None, disable_dynamic: bool) -> dict[str, Any]:

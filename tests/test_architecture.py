@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -186,6 +187,30 @@ def _checks_itself(config: ast.ClassDef, node: ast.Attribute) -> bool:
         if isinstance(item, ast.FunctionDef) and item.name == "__post_init__":
             return item.lineno <= node.lineno <= item.end_lineno
     return False
+
+
+def test_the_core_names_no_node_and_no_widget():
+    """It raises errors with what happened; the sentence that names a node or a widget is written where they are."""
+    nodes = json.loads((ROOT / "tests" / "nodes" / "node_schemas.json").read_text(encoding="utf-8"))
+    widgets = {each["name"] for node in nodes.values() for each in node["inputs"] if "_" in each["name"]}
+    own = {name for path in _python_files("sfpp_core") for name in _names(_tree(path))}
+    foreign = re.compile(r"\b(?:SFPP ?[A-Z][a-z]\w*|" + "|".join(sorted(widgets - own)) + r")\b")
+    for path in _python_files("sfpp_core"):
+        for node in ast.walk(_tree(path)):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found = foreign.search(node.value)
+                assert found is None, f"{_name(path)}:{node.lineno} names {found.group()}"
+
+
+def _names(tree: ast.Module) -> Iterator[str]:
+    """Attributes, parameters and variables of a file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.arg):
+            yield node.arg
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
 
 
 def _documents() -> list[Path]:

@@ -125,7 +125,7 @@ def denoise_again(
 def as_clip(video: Tensor, x0: Tensor, vae: WanVAE, draws: Draws, method: Method) -> tuple[Tensor, Tensor]:
     """Return the window x0 as a short video that the teacher knows, and which of its frames count.
 
-    Wan's first latent frame is one picture, later ones are four: a window's first ones are encoded again as a beginning.
+    Wan's first latent frame is one picture, later ones are four: a window's first ones are encoded again.
     """
     counts = (torch.arange(method.judged) >= method.masked * (draws.start > 0)).to(x0)[:, None, None]
     if draws.start == 0:
@@ -178,8 +178,7 @@ def main(updates: int = 3, batch: int = 2) -> None:
     """Teach the built-in student a few updates, and print the losses."""
     method, generator = Method(), torch.Generator().manual_seed(0)
     student, critic = load_student()[0], load_teacher()
-    frozen = load_teacher(), load_vae(), load_family_text_encoder()
-    teacher, vae, encoder = (network.requires_grad_(False) for network in frozen)
+    teacher, vae, encoder = (new().requires_grad_(False) for new in (load_teacher, load_vae, load_family_text_encoder))
     text, negative = (encoder.encode([prompt] * batch) for prompt in ("A red ball bounces slowly in the desert.", ""))
     rates = ((student, 4e-5), (critic, 1.6e-4))
     optimizers = tuple(torch.optim.AdamW(net.parameters(), lr, (0.0, 0.999), weight_decay=0.0) for net, lr in rates)
@@ -189,8 +188,9 @@ def main(updates: int = 3, batch: int = 2) -> None:
         levels = method.sigma(1000 * torch.rand(2, batch, generator=generator)).clamp(0.02, 0.98)
         noises = torch.randn(3, batch, 16, method.judged, 8, 8, generator=generator)
         draws = Draws(
-            noise=lambda chunk, step, shape: torch.randn(shape, generator=generator), start=method.chunk * start, step=step,
-            renoise=noises[0], score_sigma=levels[0], score_noise=noises[1], critic_sigma=levels[1], critic_noise=noises[2],
+            noise=lambda chunk, step, shape: torch.randn(shape, generator=generator), start=method.chunk * start,
+            step=step, renoise=noises[0], score_sigma=levels[0], score_noise=noises[1], critic_sigma=levels[1],
+            critic_noise=noises[2],
         )  # fmt: skip
         losses = update(student, teacher, critic, vae, method, draws, text, negative, optimizers, clip_norm=10.0)
         print(f"update {number}: losses of student and critic {losses}")

@@ -13,7 +13,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy_api.latest import io
 from torch import Tensor
 
-from ...sfpp_core.rollout.memory import CacheStorage, MemoryAvailable, MemoryEstimate, memory_advice
+from ...sfpp_core.rollout.memory import CacheStorage, MemoryAvailable, MemoryEstimate, Settings, memory_advice
 from ...sfpp_core.rollout.state import RolloutState
 from .wired import compute_dtype, wan_config
 
@@ -153,4 +153,4 @@ def _advice(device: torch.device, demand: MemoryEstimate) -> str:
         cpu_free=int(memory.get_free_memory(CPU)),
     )
     choices = {name: storage for name, storage in CACHE_STORAGES.items() if not (is_cpu and storage.offloaded)}
-    return memory_advice(demand, supply, choices)
+    return memory_advice(demand, supply, choices, Settings(storage="cache_storage", beginning="in SFPP Sampler"))

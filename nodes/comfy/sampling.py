@@ -19,7 +19,7 @@ from comfy.model_patcher import ModelPatcher
 from ...sfpp_core.checkpoint import Preset, open_checkpoint
 from ...sfpp_core.checkpoint.errors import first_few
 from ...sfpp_core.chunk_store.eviction import clean
-from ...sfpp_core.chunk_store.store import ChunkStore, VideoChunks, resume_rollout
+from ...sfpp_core.chunk_store.store import ChunkStore, NonFiniteChunkError, VideoChunks, resume_rollout
 from ...sfpp_core.rollout.config import RolloutConfig
 from ...sfpp_core.rollout.memory import CacheStorage, MemoryEstimate
 from ...sfpp_core.rollout.prompt_schedule import PromptSchedule
@@ -255,9 +255,15 @@ class _Video:
                 raise
 
     def _make(self, spool: VideoChunks) -> None:
-        for stored in resume_rollout(self._rollout, self._direction, self._num_chunks, spool):
-            pictures = () if self._live is None else self._live.push(stored.chunk.latents)
-            self._progress.finished(self.state, is_reused=stored.is_reused, pictures=pictures)
+        try:
+            for stored in resume_rollout(self._rollout, self._direction, self._num_chunks, spool):
+                pictures = () if self._live is None else self._live.push(stored.chunk.latents)
+                self._progress.finished(self.state, is_reused=stored.is_reused, pictures=pictures)
+        except NonFiniteChunkError as error:
+            raise ValueError(
+                f"{error} Load the model in bfloat16 or float32 instead of float16 or fp8 (weight_dtype), or lower the "
+                "strength of its LoRAs, and queue again."
+            ) from error
         spool.finish()
 
     def _load(self) -> None:

@@ -60,7 +60,7 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header | None:
     raise CheckpointError(
         path,
         found=f"this project's own {kind}",
-        remedy="Choose a student file; SFPPLoadTiny loads all parts of the built-in family.",
+        remedy="Choose a student file.",
     )
 
 

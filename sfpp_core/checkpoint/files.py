@@ -130,13 +130,13 @@ def _refuse_container(path: Path, head: bytes) -> NoReturn:
         remedy = "The download saved the page instead of the file; use the page's download link."
     elif head.startswith(b"GGUF"):
         found = "a GGUF file"
-        remedy = "Load it with a GGUF loader node; the sampler takes the MODEL of any loader."
+        remedy = "Open it with a loader for GGUF files, or use a safetensors version of the weights."
     elif head.startswith(b"\x80") or head[:1] == b"(":
         found = "a pickle outside of a zip container, as torch wrote before version 1.6"
         remedy = "It is not opened, because such files can run code. Use a safetensors version of the weights."
     else:
         found, remedy = "a file that is no checkpoint at all", "Choose a .safetensors, .pt or .pth file of weights."
-    raise CheckpointError(path, found=found, remedy=remedy)
+    raise CheckpointError(path, found=found, remedy=remedy, other_loader=head.startswith(b"GGUF"))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -61,10 +61,7 @@ WEIGHT_SCALES = tuple(part for part in LAYER_PARTS if part != ".input_scale")
 """Those that the weight means nothing without; an input's scale only spares a search for it."""
 SIDECAR_SUFFIXES = (OLD_SCALE, OLD_INPUT_SCALE, DESCRIPTION, *LAYER_PARTS, *LAYER_SETTINGS)
 ALLOWED_DTYPES = {"float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"}
-OTHER_LOADERS = (
-    "If ComfyUI knows the format, use its own Load Diffusion Model node: the sampler takes that node's MODEL too. "
-    "Otherwise use bf16, fp16 or scaled fp8 weights."
-)
+OTHER_WEIGHTS = "Use a loader that knows the format, or bf16, fp16 or scaled fp8 weights."
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,7 +142,10 @@ def _described_layers(path: Path, sidecars: Mapping[str, Tensor]) -> dict[str, d
             described[name.removesuffix(DESCRIPTION)] = dict(parse_json(bytes(tensor.flatten().tolist())))
         except (ValueError, TypeError) as error:
             raise CheckpointError(
-                path, found=f"a quantised layer whose description, {name}, is no JSON", remedy=OTHER_LOADERS
+                path,
+                found=f"a quantised layer whose description, {name}, is no JSON",
+                remedy=OTHER_WEIGHTS,
+                other_loader=True,
             ) from error
     return described
 
@@ -156,7 +156,9 @@ def _refuse_other_formats(path: Path, weights: Mapping[str, Tensor], described: 
     plain = {name: tensor for name, tensor in weights.items() if name.removesuffix(".weight") not in described}
     formats += sorted({str(tensor.dtype).removeprefix("torch.") for tensor in plain.values()} - ALLOWED_DTYPES)
     if formats:
-        raise CheckpointError(path, found=f"weights quantised as {first_few(formats)}", remedy=OTHER_LOADERS)
+        raise CheckpointError(
+            path, found=f"weights quantised as {first_few(formats)}", remedy=OTHER_WEIGHTS, other_loader=True
+        )
 
 
 def _refuse_undescribed_scales(path: Path, sidecars: Mapping[str, Tensor], described: Mapping[str, dict]) -> None:

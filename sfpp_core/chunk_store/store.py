@@ -218,14 +218,26 @@ class StoredChunk:
     """Whether it came from the disk."""
 
 
+class NonFiniteChunkError(ValueError):
+    """A chunk holds NaN or infinity, and was not kept."""
+
+    def __init__(self, number: int) -> None:
+        """number: the chunk's place in the video, from 1."""
+        super().__init__(
+            f"chunk {number} holds values that are not finite (NaN): the model overflowed. All {number - 1} before it "
+            "are safe."
+        )
+        self.number = number
+
+
 def resume_rollout(
     rollout: Rollout, direction: PromptSchedule, num_chunks: int, spool: VideoChunks
 ) -> Iterator[StoredChunk]:
     """Continue the rollout's video by `num_chunks` chunks under the direction, yielding each on its way to disk.
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration.
-    Raises SpoolError if a chunk cannot be kept, ValueError if one holds values that are no numbers, and whatever the
-    network or the rollout's `on_call` raises.
+    Raises ChunkStoreError if a chunk cannot be kept, NonFiniteChunkError if one holds NaN or infinity, and whatever
+    the network or the rollout's `on_call` raises.
     """
     for _ in range(num_chunks):
         ruling = direction.ruling(rollout.state)
@@ -240,8 +252,4 @@ def resume_rollout(
 def _require_finite(chunk: Chunk, *, number: int) -> None:
     """A chunk that overflowed would spoil all that follow, and be found again when the video is queued again."""
     if not torch.isfinite(chunk.latents).all():
-        raise ValueError(
-            f"chunk {number} holds values that are no numbers (NaN): the model overflowed. All {number - 1} before it "
-            "are safe. Load the model in bfloat16 or float32 instead of float16 or fp8 (weight_dtype), or lower the "
-            "strength of its LoRAs, and queue again."
-        )
+        raise NonFiniteChunkError(number)

@@ -102,10 +102,22 @@ class MemoryAvailable:
     """The same as `free` if the device is the CPU."""
 
 
-def memory_advice(demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage]) -> str:
-    """Sentences that say what the video takes, what there is, and the smallest change that fits.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How a front end calls what can be changed, for sentences to those who use it."""
 
-    choices: what the widget `cache_storage` offers here, from the smallest change to the largest.
+    storage: str
+    """The setting that chooses where and in which form the cache is kept."""
+    beginning: str
+    """Where a new video is begun."""
+
+
+def memory_advice(
+    demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
+) -> str:
+    """Say what the video takes, what there is, and the smallest change that fits.
+
+    choices: what `settings.storage` offers here, from the smallest change to the largest.
     """
     now = demand.cache(demand.storage)
     if _fits(demand, demand.storage, supply):
@@ -123,8 +135,11 @@ def memory_advice(demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapp
         listed = "; ".join(f'"{name}" {_described(demand.cache(storage))}' for name, storage in smaller.items())
         moved = any(storage.offloaded for storage in smaller.values())
         free = f" ({_size(supply.cpu_free)} of CPU memory are free)" if moved else ""
-        sentences.append(f"With another cache_storage the past needs: {listed}{free}.")
-    sentences.append(_recommended(fitting) if fitting else _smaller_video(demand, supply, choices))
+        sentences.append(f"With another {settings.storage} the past needs: {listed}{free}.")
+    if fitting:
+        sentences.append(_recommended(fitting, settings))
+    else:
+        sentences.append(_smaller_video(demand, supply, choices, settings))
     return " ".join(sentences)
 
 
@@ -141,10 +156,10 @@ def _described(cache: CacheMemory) -> str:
     return f"{_size(cache.device)} and {_size(cache.cpu)} of CPU memory" if cache.cpu else _size(cache.device)
 
 
-def _recommended(fitting: Mapping[str, CacheStorage]) -> str:
+def _recommended(fitting: Mapping[str, CacheStorage], settings: Settings) -> str:
     """The first that fits, and the first of the other kind: the same video, or the same speed."""
     (name, storage), *others = fitting.items()
-    sentence = f'Set cache_storage to "{name}" ({_effect(storage)})'
+    sentence = f'Set {settings.storage} to "{name}" ({_effect(storage)})'
     for other, alternative in others:
         if alternative.offloaded != storage.offloaded:
             return f'{sentence} or to "{other}" ({_effect(alternative)}).'
@@ -156,22 +171,26 @@ def _effect(storage: CacheStorage) -> str:
     return f"{video}, made slower" if storage.offloaded else video
 
 
-def _smaller_video(demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage]) -> str:
+def _smaller_video(
+    demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
+) -> str:
     """What would fit if no storage does: the longest window, or the largest picture, in whatever storage allows it."""
     windows = {name: _window_that_fits(demand, storage, supply) for name, storage in choices.items()}
     sizes = {name: _latent_size_that_fits(demand, storage, supply) for name, storage in choices.items()}
     wishes = []
     if name := max((name for name in windows if windows[name]), key=windows.__getitem__, default=None):
-        wishes.append(f'window to {windows[name]} with cache_storage "{name}"')
+        wishes.append(f'window to {windows[name]} with {settings.storage} "{name}"')
     if name := max((name for name in sizes if sizes[name]), key=sizes.__getitem__, default=None):
         width, height = replace(demand, latent_size=sizes[name]).pixels
-        wishes.append(f'width to {width} and height to {height} with cache_storage "{name}"')
+        wishes.append(f'width to {width} and height to {height} with {settings.storage} "{name}"')
     if not wishes:
         return "Neither this nor a smaller video fits: free memory, or use a smaller model."
     wish = ", or ".join(wishes)
     if demand.can_resize:
         return f"None of these fits. Set {wish}."
-    return f"None of these fits, and a video keeps its size and window. For a new one, set {wish}, in SFPP Sampler."
+    return (
+        f"None of these fits, and a video keeps its size and window. For a new one, set {wish}, {settings.beginning}."
+    )
 
 
 def _window_that_fits(demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable) -> int | None:

@@ -199,12 +199,12 @@ def save_state(state: RolloutState, path: Path) -> None:
 def load_state(path: Path) -> RolloutState:
     """Read a state that `save_state` wrote. Raises StateFileError for any other file, FileNotFoundError for none."""
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; choose a state that SFPPSaveState wrote.")
+        raise FileNotFoundError(f"{path} does not exist; choose a saved state.")
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
-                raise StateFileError(f"{path} is no saved state; choose a file that SFPPSaveState wrote.")
+                raise StateFileError(f"{path} is no saved state; choose one that this pack saved.")
             return _read(parse_json(header), file.get_tensor)
     except (SafetensorError, KeyError, TypeError, ValueError) as problem:
         if isinstance(problem, StateFileError):

@@ -91,7 +91,7 @@ def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(tmp_path: Path) 
 
     rollout, made = Rollout(Overflowing(), empty_state(CONFIG), SEA), []
     with (
-        pytest.raises(ValueError, match=r"chunk 2 holds values that are no numbers .* All 1 before it are safe"),
+        pytest.raises(ValueError, match=r"chunk 2 holds values that are not finite .* All 1 before it are safe"),
         torch.inference_mode(),
         ChunkStore(tmp_path).video(empty_state(CONFIG), HERE) as spool,
     ):
@@ -229,8 +229,8 @@ def test_old_videos_go_first_and_only_as_far_as_needed(tmp_path: Path) -> None:
 def test_a_video_in_use_is_never_cleaned_and_a_dead_user_holds_nothing(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from tests.sfpp_core.chunk_store.test_store import *\n"
-        "with ChunkStore(Path(sys.argv[1])).video(empty_state(CONFIG), HERE) as video: print(video.folder, flush=True); "
-        "time.sleep(600)"
+        "with ChunkStore(Path(sys.argv[1])).video(empty_state(CONFIG), HERE) as video: "
+        "print(video.folder, flush=True); time.sleep(600)"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True

@@ -10,7 +10,7 @@ import torch
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
-from sfpp_core.rollout.memory import CacheMemory, CacheStorage, MemoryAvailable, MemoryEstimate, memory_advice
+from sfpp_core.rollout.memory import CacheMemory, CacheStorage, MemoryAvailable, MemoryEstimate, Settings, memory_advice
 from sfpp_core.wan.config import WanConfig
 from tests.helpers.models import TINY
 
@@ -36,7 +36,7 @@ DEMAND = MemoryEstimate(
 
 def advice(free: float, cpu_free: float = 32.0, demand: MemoryEstimate = DEMAND) -> str:
     supply = MemoryAvailable(device="A card", total=8 * GB, free=int(free * GB), cpu_free=int(cpu_free * GB))
-    return memory_advice(demand, supply, CHOICES)
+    return memory_advice(demand, supply, CHOICES, Settings(storage="cache_storage", beginning="in SFPP Sampler"))
 
 
 def test_it_says_what_the_video_takes_and_what_there_is() -> None:
