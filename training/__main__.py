@@ -54,8 +54,10 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one stage. Mistakes in the configuration, a run that diverges, videos and clips of no numbers and a full disk
-    end in a sentence.
+    """Run one stage and return its exit status.
+
+    Mistakes in the configuration, a run that diverges, videos and clips that are not finite, and a full disk end in a
+    sentence.
     """
     options = _options(arguments)
     is_alone = options.stage in FOR_ONE_PROCESS

@@ -156,8 +156,10 @@ def phase_at(phases: Sequence[PhaseT], step: int) -> PhaseT:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """How a run is carried out. Nothing here changes what is learnt, but for the rounding that `compile` and `device`
-    bring about, so a resumed run may change it.
+    """How a run is carried out.
+
+    Nothing here changes what is learnt, except for the rounding of `compile` and `device`. A resumed run may change
+    it.
     """
 
     out: str

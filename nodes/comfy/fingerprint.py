@@ -69,8 +69,9 @@ def model_identity(model: ModelPatcher) -> ModelIdentity:
 
 
 def model_values(model: ModelPatcher) -> str:
-    """Hexadecimal fingerprint of what the transformer's weights are to the last bit, another one for each form of a
-    file. The MODEL must be loaded.
+    """Return a hexadecimal fingerprint of the transformer's weights to the last bit.
+
+    It differs for each form of a file (bf16, fp8, ...). The MODEL must be loaded.
     """
     digest = hashlib.sha256()
     for weight in sorted(wired_weights(model), key=lambda weight: weight.name):

@@ -113,8 +113,16 @@ class LiveVideo:
         self._is_whole = kind is None and self._stream is not None
 
     def push(self, latents: Tensor) -> list[Picture]:
-        """Decode the next chunk [1, C, T, h, w], model space, and add it; pictures for the preview, eight a second, or
-        none. Raises ComfyUI's interrupt.
+        """Decode the next chunk and add it to the file.
+
+        Args:
+            latents: [1, C, T, h, w], model space.
+
+        Returns:
+            Pictures for the preview, eight a second, or none.
+
+        Raises:
+            InterruptProcessingException: ComfyUI's interrupt.
         """
         pictures: list[Picture] = []
         with self._expendable():

@@ -115,8 +115,10 @@ class PreviewPlayer:
 
 
 def _sender() -> Callable[[Preview, float, int], None]:
-    """Sends previews for the node at work. ComfyUI's own progress bar also asks for interrupts, which belong to the
-    node's thread, and knows the node at work only there.
+    """Return what sends previews for the node that is running now.
+
+    ComfyUI's own progress bar also asks for interrupts, which belong to the node's thread, and knows the running node
+    only there.
     """
     context = get_executing_context()
     server = getattr(PromptServer, "instance", None)

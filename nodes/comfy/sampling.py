@@ -114,10 +114,12 @@ PRESET_OPTION = "sfpp_preset"
 
 
 def preset_settings(model: ModelPatcher, report: Report) -> RolloutConfig:
-    """The rollout settings that the MODEL was trained for, as far as it tells; Self-Forcing's otherwise, which the
-    report says.
+    """Return the rollout settings that the MODEL was trained for, as far as it tells.
 
-    Raises ValueError as `wan_config`.
+    Otherwise they are Self-Forcing's, and the report says so.
+
+    Raises:
+        ValueError: as `wan_config`.
     """
     preset: Preset | None = model.model_options.get(PRESET_OPTION)
     if preset is not None:
@@ -160,13 +162,19 @@ def sample_chunks(
     wishes: RunOptions,
     report: Report,
 ) -> tuple[RolloutState, Latent]:
-    """The state after `num_chunks` more chunks, made on the MODEL's device while ComfyUI manages its weights, and all
-    of the video as LATENT.
+    """Make `num_chunks` more chunks on the MODEL's device, while ComfyUI manages its weights.
 
-    Every finished chunk is kept on disk, and none that is there is made again. What the artist should know of it
-    afterwards is added to the report, which the page shows even if this fails.
-    Raises ValueError if the MODEL, the VAE, the text or the memory do not fit, SpoolError if the disk is full, and out
-    of memory with a text that says what to change; ComfyUI's own interrupt passes.
+    Every finished chunk is kept on disk, and none that is there is made again. What the artist should know afterwards
+    is added to the report, which the page shows even if this fails.
+
+    Returns:
+        The new state, and all of the video as LATENT.
+
+    Raises:
+        ValueError: the MODEL, the VAE, the prompt or the memory do not fit.
+        ChunkStoreError: the disk is full.
+
+    Out of memory passes with a text that says what to change, ComfyUI's interrupt as it is.
     """
     model = castable(model)
     # Where the CPU computes, its memory is where the cache rests anyway.

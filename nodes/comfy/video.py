@@ -55,8 +55,9 @@ def footage_of(video: Any, fps: float) -> Iterator[VideoSpan]:
 
 @contextmanager
 def file_of(video: Any) -> Iterator[Path]:
-    """The file behind a VIDEO that has one. One in memory only, as nodes of online services give it, becomes a file
-    meanwhile.
+    """Yield the file behind a VIDEO.
+
+    A VIDEO in memory only, as nodes of online services give it, becomes a file meanwhile.
     """
     source = video.get_stream_source()
     if not isinstance(source, BytesIO):

@@ -59,8 +59,10 @@ class Cleaned:
 
 
 def clean(root: Path, *, most_bytes: int, most_seconds: float) -> Cleaned:
-    """Remove videos that nobody uses: those last used more than `most_seconds` ago, and then the oldest ones until all
-    that is left takes no more than `most_bytes`. Nothing if somebody else is at it.
+    """Remove videos that nobody uses.
+
+    Those last used more than `most_seconds` ago go first, then the oldest ones until all that is left takes no more
+    than `most_bytes`. Nothing is removed while another process does the same.
     """
     left, removed, freed = 0, 0, 0
     with _gate(root, 0.0) as is_ours:

@@ -95,7 +95,7 @@ class ChunkStore:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
         circumstances: see `video_identity`. keeps: whether chunks are written and found; not where nothing tells a
-        video from another. Raises SpoolError if there is no place for them.
+        video from another. Raises ChunkStoreError if there is no place for them.
         """
         chain = Chain(state, circumstances)
         _, _, height, width = state.shape
@@ -160,7 +160,7 @@ class VideoChunks:
     def keep(self, chunk: Chunk, state: RolloutState) -> None:
         """Go on behind a chunk that was made or found; `state` is the video with it. What was not found is written.
 
-        Raises SpoolError if the disk does not take it, or did not take one before it.
+        Raises ChunkStoreError if the disk does not take it, or did not take one before it.
         """
         key = self._chain.key(state.texts[chunk.text], recache=chunk.recached)
         if self._keeps and self._found != key:
@@ -172,7 +172,7 @@ class VideoChunks:
         self._state = state
 
     def finish(self) -> None:
-        """Wait until all chunks are on disk. Raises SpoolError if one is not."""
+        """Wait until all chunks are on disk. Raises ChunkStoreError if one is not."""
         while self._waiting:
             self._await_oldest()
 

@@ -240,8 +240,15 @@ class RollingKVCache:
         form: CacheForm = "computed",
         cpu_memory: AllocateMemory | None = None,
     ) -> None:
-        """dtype: of what `extend` gives back. cpu_memory: makes the memory that the cache rests in (page-locked, for
-        copies beside the computation); None: it rests on the device. Raises ValueError for an unknown form.
+        """Allocate an empty cache.
+
+        Args:
+            dtype: of what `extend` returns.
+            cpu_memory: allocates the memory that the cache rests in (page-locked, for copies beside the computation);
+                None if it rests on the device.
+
+        Raises:
+            ValueError: the form is unknown.
         """
         device = torch.device(device)
         self._window = config.window
@@ -297,8 +304,9 @@ class RollingKVCache:
         return tuple(latest)
 
     def contents(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of the filled slots, [B, slots * tokens, N, D] each; to be read only, before the next call
-        of `contents` or `extend`.
+        """Return keys and values of the filled slots, [B, slots * tokens, N, D] each.
+
+        They are to be read only, before the next call of `contents` or `extend`.
         """
         filled = self._filled(self._num_frames)
         keys, values = self._decode(self._ring.read(layer, filled))

@@ -144,8 +144,11 @@ class PromptSchedule:
     """
 
     def __init__(self, cues: Sequence[ScheduledPrompt]) -> None:
-        """Raises ValueError if there is none, two have the same time, a crossfade does not end before the next text
-        begins, or texts are of different widths.
+        """Check and keep the prompts in the order of their times.
+
+        Raises:
+            ValueError: there is none, two have the same time, a crossfade does not end before the next prompt begins,
+                or prompt embeds differ in width.
         """
         if not cues:
             raise ValueError("the schedule is empty; give at least one prompt.")

@@ -210,8 +210,9 @@ class PatchEmbedding(nn.Conv3d):
 
 
 class LayerNorm(nn.LayerNorm):
-    """Normalises in the input's dtype, whatever dtype the weights are in: under mixed precision tokens stay float32
-    while weights come in bfloat16, which PyTorch refuses on a CPU.
+    """Layer normalisation in the input's dtype, whatever dtype the weights are in.
+
+    Under mixed precision tokens stay float32 while weights come in bfloat16, which PyTorch refuses on a CPU.
     """
 
     def forward(self, x: Tensor) -> Tensor:

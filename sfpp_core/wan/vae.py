@@ -182,8 +182,11 @@ class DecodeStream(_Stream):
     """
 
     def __init__(self, vae: WanVAE, *, portion: int = 1) -> None:
-        """portion: latent frames that the layers see at once. More than 1 is faster for small pictures, takes as much
-        more memory, and gives other bits: equal to rounding.
+        """Begin a video.
+
+        Args:
+            portion: latent frames that the layers see at once. More than 1 is faster for small pictures, takes as much
+                more memory, and gives other bits: equal to rounding.
         """
         super().__init__(vae)
         self._portion = portion
@@ -209,11 +212,11 @@ class DecodeStream(_Stream):
 
     @torch.no_grad()
     def warm_up(self, latents: Tensor) -> None:
-        """Take in the next latents, as `push` does, without giving their pictures: those of later pieces are the same,
-        bit for bit, unless the decoder was compiled.
+        """Take in the next latents, as `push` does, without returning their pictures.
 
-        Sooner than `push` for many latents: layers at the pictures' own rate see only as many of them as
-        `Decoder.picture_context` asks for. Raises as `push`.
+        Later pictures are the same, bit for bit, unless the decoder was compiled. Faster than `push` for many latents:
+        layers at the pictures' own rate see only as many of them as `Decoder.picture_context` asks for. Raises as
+        `push`.
         """
         vae = self._vae
         _check_latents(latents, vae.config)

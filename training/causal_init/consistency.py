@@ -30,8 +30,10 @@ from .flow import over_latents, per_frame
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ConsistencyConfig:
-    """The objective `consistency`. Its teacher, which the student starts as, must be causal itself: what objective
-    `flow` makes, and not a bidirectional one, which chunks at noise levels of their own are strange to.
+    """The objective `consistency`.
+
+    Its teacher, which the student starts as, must be causal itself, as objective `flow` makes it: a bidirectional one
+    does not know chunks at noise levels of their own.
     """
 
     steps: int = 48

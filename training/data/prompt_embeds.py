@@ -41,8 +41,9 @@ class TextEncoder(Protocol):
     """Tokens that an embedding is padded to."""
 
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        """An embedding [tokens, text_dim] a prompt, on the CPU, in the precision that the encoder computes in; what
-        does not fit into `length` tokens is cut off.
+        """Return the embeds of each prompt, [tokens, text_dim], on the CPU in the encoder's precision.
+
+        What does not fit into `length` tokens is cut off.
         """
         ...
 

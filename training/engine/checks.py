@@ -67,8 +67,12 @@ class ExplosionGuard:
     """
 
     def __init__(self, factor: float | None, *, network: str, key: str) -> None:
-        """factor: None never finds anything. network: whose gradients, and `key`: where its optimiser is configured, as
-        messages name them.
+        """Begin with no norms.
+
+        Args:
+            factor: times the usual norm at which gradients explode; None for never.
+            network: whose gradients, as messages name it.
+            key: where its optimiser is configured, as messages name it.
         """
         self._factor, self._network, self._key = factor, network, key
         self._norms: deque[float] = deque(maxlen=HISTORY)

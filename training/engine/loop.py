@@ -132,8 +132,9 @@ class Task(Protocol):
     """What is trained, by name, where it is trained."""
 
     def batch(self, step: int) -> Batch:
-        """This process's samples of a step's batch (`DistContext.samples`), a pure function of (seed, step, samples).
-        Runs in a worker process.
+        """Return this process's samples of a step's batch (`DistContext.samples`).
+
+        A pure function of (seed, step, samples), run in a worker process.
         """
         ...
 
@@ -164,14 +165,16 @@ class Task(Protocol):
         ...
 
     def watch(self, board: MetricsLogger, step: int) -> None:
-        """Put pictures, videos and measurements of the averaged weights on the board. Every process does the same, with
-        whole weights; the boards of all but the main one show nothing.
+        """Log pictures, videos and measurements of the averaged weights.
+
+        Every process does the same, with whole weights; only the main one writes.
         """
         ...
 
     def export(self, folder: Path, *, steps: int) -> None:
-        """Write the averaged weights as they are shipped, with `write_weights`, which gathers sharded ones and writes
-        in the main process only. steps: taken so far, for what the file tells of itself.
+        """Write the averaged weights as they are shipped, with `write_weights`.
+
+        That gathers sharded ones and writes in the main process only. steps: taken so far, for the file's header.
         """
         ...
 
@@ -324,8 +327,9 @@ class _Trainer:
 
     @property
     def _is_in_doubt(self) -> bool:
-        """Whether these weights may be exploding, so that the checkpoint had better be from before. At its end a run
-        has not exploded.
+        """Return whether these weights may be exploding, so that the checkpoint had better be an earlier one.
+
+        A run that is at its end has not exploded.
         """
         return self.step < self._config.steps and any(trained.in_doubt for trained in self._task.networks.values())
 

@@ -21,7 +21,7 @@ def micro_batches(batch: BatchT, count: int) -> list[BatchT]:
     """The batch in `count` equal parts, in order.
 
     batch: a dataclass whose tensors, lists and ranges have samples on their first axis; or one such thing by itself.
-        A dataclass says in a field `samples` which ones they are of the global batch (see `World.samples`), so that
+        A dataclass has a field `samples`, which ones they are of the global batch (see `DistContext.samples`), so that
         noise drawn for them is that of the whole batch (see `seeding.normal`). What has no axis is left as it is.
 
     Raises:

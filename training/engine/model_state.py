@@ -67,15 +67,21 @@ class MovingAverage:
 
 
 class TrainableModel:
-    """Made once the network lies where it will be trained (see `sharding.place`); parameters that require no gradient
+    """A network in training: optimisers, learning rate, moving average.
+
+    Made once the network lies where it will be trained (see `distributed.place`). Parameters that require no gradient
     are left alone.
     """
 
     def __init__(
         self, network: nn.Module, config: OptimizerConfig, *, steps: int, name: str, key: str = "optimizer"
     ) -> None:
-        """steps: updates in all, over which the learning rate runs its course. name: of the network, and `key`: of
-        `config` in the stage's configuration, as messages name them.
+        """Build the optimisers and the average.
+
+        Args:
+            steps: updates in all, over which the learning rate runs its course.
+            name: of the network, as messages name it.
+            key: of `config` in the stage's configuration, as messages name it.
         """
         self.network = network
         self.rate = f"{key}.lr (it is {config.lr:g})"
@@ -102,8 +108,9 @@ class TrainableModel:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the latest gradient was out of proportion, so that these weights may be exploding; the same in every
-        process.
+        """Whether the latest gradient was out of proportion, so that these weights may be exploding.
+
+        The same in every process.
         """
         return self._optimizers.in_doubt
 
@@ -133,8 +140,9 @@ class TrainableModel:
         self._optimizers.restore(state["moments"], state["norms"])
 
     def empty(self, path: Sequence[str], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """An empty tensor to read the entry at a path in `state` into: a weight, its average and its moments lie where
-        the weight does and are sharded as it is.
+        """Return an empty tensor to read the entry at a path in `state` into.
+
+        A weight, its average and its moments lie where the weight does and are sharded as it is.
         """
         weight = self._layout.get(path[1]) if len(path) > 1 else None
         if weight is None or weight.shape != shape:

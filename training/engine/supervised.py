@@ -33,16 +33,17 @@ class LossTask(Protocol):
     """The network; parameters that require no gradient are left alone. It is put where it is trained."""
 
     def batch(self, step: int) -> Any:
-        """This process's part of a step's batch, `World.samples` of it, a pure function of (seed, step, samples) that
-        `micro_batches` can cut. Runs in a worker process.
+        """Return this process's part of a step's batch, `DistContext.samples` of it.
+
+        A pure function of (seed, step, samples) that `micro_batches` can cut. Runs in a worker process.
         """
         ...
 
     def loss(self, batch: Any, step: int) -> Loss:
-        """The mean loss over the samples of a batch or of a part of it, a pure function of weights, batch, seed and
-        step. Runs under autocast, the batch on the network's device.
+        """Return the mean loss over the samples of a batch or of a part of it.
 
-        What it draws for a sample must not depend on which others are there: see `seeding.normal`.
+        A pure function of weights, batch, seed and step. Runs under autocast, the batch on the network's device. What
+        it draws for a sample must not depend on which others are there: see `seeding.normal`.
         """
         ...
 

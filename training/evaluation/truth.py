@@ -109,9 +109,10 @@ def true_videos(scenes: Sequence[SceneSpec], frames: int, size: int) -> Iterator
 def videos_of_wandering_light(
     scenes: Sequence[SceneSpec], frames: int, size: int, crossing: float, seeds: Sequence[int]
 ) -> Iterator[Tensor]:
-    """Videos as of `true_videos` whose exposure and white balance do not stay: each goes to and fro through its range,
-    at a pace of its own (0.7 to 1.3 crossings in `crossing` seconds), so that any moment's light is distributed as the
-    scenes' is. Pieces of 4 frames, B 3 F H W in [-1, 1].
+    """Yield videos as `true_videos` does, whose exposure and white balance wander.
+
+    Each goes to and fro through its range at its own pace (0.7 to 1.3 crossings in `crossing` seconds), so that any
+    moment's light is distributed as the scenes' is. Pieces of 4 frames, B 3 F H W in [-1, 1].
     """
     ways = [generator_for(seed, "wandering light") for seed in seeds]
     paces = [{name: _pace(way) / (crossing * FRAMES_PER_SECOND) for name in _LIGHT} for way in ways]
@@ -186,8 +187,12 @@ class PromptMetrics:
     def __init__(
         self, path: str, prompts: list[str], *, seed: int, scenes: int, size: int, device: torch.device
     ) -> None:
-        """path: file of the reader stage. scenes: rendered a prompt to know its videos by. size: of pictures, in
-        pixels.
+        """Open the reader and render what videos of each prompt look like.
+
+        Args:
+            path: file of the reader stage.
+            scenes: rendered for each prompt.
+            size: of pictures, in pixels.
 
         Raises:
             ConfigError: there is no reader in the file, or a prompt is none of the procedural scenes.
@@ -224,8 +229,9 @@ class PromptMetrics:
 
 
 def light_of(windows: Tensor) -> Tensor:
-    """[B, 5] of windows B 3 F H W in [-1, 1]: mean luma, its deviation within a frame, and the mean colour, each
-    channel less the mean of the three; display values, float32 on the CPU.
+    """Return the light of windows B 3 F H W in [-1, 1]: [B, 5], display values, float32 on the CPU.
+
+    Mean luma, its deviation within a frame, and the mean colour, each channel less the mean of the three.
     """
     shown = windows.float() / 2 + 0.5
     # A sum and no product of matrices, which autocast would round to half precision.

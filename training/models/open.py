@@ -111,11 +111,12 @@ def open_autoencoder(path: str, *, key: str = "vae") -> WanVAE:
 
 
 def open_family_text_encoder(path: str | None) -> TinyTextEncoder:
-    """The built-in family's text encoder, of a file of the teacher stage or, by default, of the pack; float32 on the
-    CPU, evaluation mode.
+    """Open the built-in family's text encoder, float32 on the CPU, in evaluation mode.
+
+    path: a file of the teacher stage; None for the one that ships.
 
     Raises:
-        ConfigError: nothing there, or another model.
+        ConfigError: there is nothing there, or another model.
     """
     named = f"the text encoder {path or 'of the pack'}"
     with usable(named, instead="name a text_encoder.safetensors of the teacher stage"):

@@ -214,8 +214,9 @@ def decode(vae: WanVAE, latents: Tensor) -> Tensor:
 
 
 def decoded_frames(vae: WanVAE, video: Tensor) -> Iterator[Tensor]:
-    """The pictures of each latent frame of a video, 1 C T H W in model space, in turn; 1 3 f H W in [-1, 1] where the
-    autoencoder is.
+    """Yield the pictures of each latent frame of a video.
+
+    video: 1 C T H W in model space. Pictures: 1 3 f H W in [-1, 1], where the autoencoder is.
     """
     weight, stream = next(vae.parameters()), DecodeStream(vae)
     for frame in video.split(1, dim=2):

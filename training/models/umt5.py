@@ -179,9 +179,14 @@ class Umt5Texts:
         device: torch.device,
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
-        """path: models_t5_umt5-xxl-enc-bf16.pth of Wan, umt5_xxl_fp16.safetensors of ComfyUI, or a folder of
-        transformers or diffusers. tokenizer: spiece.model, or a folder that holds it; None to look for it where `path`
-        is, as each of the three publishers has it. dtype: what is computed in, and what embeddings are in.
+        """Open the encoder and its tokenizer.
+
+        Args:
+            path: models_t5_umt5-xxl-enc-bf16.pth of Wan, umt5_xxl_fp16.safetensors of ComfyUI, or a folder of
+                transformers or diffusers.
+            tokenizer: spiece.model, or a folder that holds it; None to look for it where `path` is, as each of the
+                three publishers has it.
+            dtype: what is computed in, and what embeds are in.
 
         Raises:
             ConfigError: a file is missing or another model's, or packages are missing.

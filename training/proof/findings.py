@@ -86,8 +86,9 @@ def by_attribute(evaluation: str, field: str, attribute: str, length: str) -> st
 
 
 def how(evaluation: str) -> str:
-    """What an evaluation's figures were measured on. The report has its configuration, whether or not that is still one
-    of those in training/configs/.
+    """Return what an evaluation's figures were measured on.
+
+    The report has its configuration, whether or not that is still one of those in training/configs/.
     """
     config, machine = report(evaluation)["config"], report(evaluation)["machine"]
     # Reports of the first machines do not tell the processor's model.

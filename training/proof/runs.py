@@ -24,8 +24,9 @@ BESIDE_THE_POINT = ("run.", "steps", "stage")
 
 
 def collect(runs: Path) -> dict[str, Any]:
-    """Of each finished run by name: its stage, what differs from the stage's own configuration, its steps, and the
-    median of the seconds that a step took.
+    """Return what is known of each finished run, by its name.
+
+    Its stage, what differs from the stage's own configuration, its steps, and the median of the seconds a step took.
     """
     found = {}
     for path in sorted(runs.glob(f"*/{CONFIG_NAME}")):

@@ -243,8 +243,9 @@ class Rolled:
 
 
 def shared_frames(window: WindowConfig, chunk: int) -> int:
-    """Latent frames that successive windows of a video that goes on have in common: whole chunks, so that they hold all
-    that `as_clip` makes anew.
+    """Return how many latent frames successive windows of a streaming video have in common.
+
+    Whole chunks, so that they hold all that `as_clip` encodes again.
     """
     return math.ceil(window.masked_frames / chunk) * chunk
 

@@ -172,8 +172,9 @@ class SelfForcingTask:
         return [sampler.sample(self._student.network, step, *names).judged for sampler in self._samplers]
 
     def _samples(self, step: int) -> Iterator[Sample]:
-        """The windows that a step teaches the student by, a part of the batch after the other, rolled when asked for:
-        each holds the caches that its gradient needs.
+        """Yield the windows that a step teaches the student by, one part of the batch after the other.
+
+        Each is rolled when asked for, because it holds the caches that its gradient needs.
         """
         for sampler in self._samplers:
             yield sampler.sample(self._student.network, step, "student", with_gradient=True)

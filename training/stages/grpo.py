@@ -54,8 +54,10 @@ SHORTEST_VIDEO = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GrpoStageConfig(OwnVideosConfig):
-    """The grpo stage. The starting student also says how much videos should move, and what the penalty holds to; the
-    autoencoder is there because the reward is read off decoded frames.
+    """The grpo stage.
+
+    The starting student also says how much videos should move, and what the penalty holds to. The autoencoder is there
+    because the reward is read off decoded frames.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)

@@ -39,8 +39,10 @@ LATEST_START = 1000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VAEPhase:
-    """A part of the run. Many short clips first, for they teach fastest; then long ones, because what the causal
-    convolutions see of the past grows for dozens of frames, and what they never saw in training they get wrong.
+    """A part of the run.
+
+    Many short clips come first, for they teach fastest. Then long ones, because what the causal convolutions see of the
+    past grows for dozens of frames, and what they never saw in training they get wrong.
     """
 
     start: int

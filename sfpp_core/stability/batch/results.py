@@ -49,8 +49,10 @@ class VideoResult:
             raise ValueError(f"the result of {self.question.path} has ratings, but not of which content.")
 
     def to_json(self) -> str:
-        """One line. `score` (0 to 100) and `explanation` follow from the segments, and are there for whoever reads it;
-        `segments` have `start`, `end` (seconds), `rating` (0 to 5) and `explanation`. With an `error`, `score` is null.
+        """Return the result as one line of JSON.
+
+        `score` (0 to 100) and `explanation` follow from the segments and are there for readers; `segments` have
+        `start`, `end` (seconds), `rating` (0 to 5) and `explanation`. With an `error`, `score` is null.
         """
         question = asdict(self.question)
         if self.stability is None:
