@@ -166,7 +166,7 @@ def cuts(video: Video) -> Frames:
 
 
 def loop(video: Video) -> Frames:
-    """What was shown last comes again and again."""
+    """Return what was shown last comes again and again."""
     total, first = len(video.frames), video.first
     length = int((total - first) * (0.2, 0.4, 0.6, 0.8, 1.0)[video.strength])
     period = int(min(video.onset, (1.2, 2.0)[video.way % 2]) * video.fps)

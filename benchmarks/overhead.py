@@ -61,7 +61,7 @@ def _compare(client: ComfyClient, pairs: int, seconds: float, side: int) -> None
 
 
 def _seconds_of(client: ComfyClient, node: str, seconds: float, side: int, *, seed: int) -> tuple[float, int]:
-    """How long the node was at work, and how many previews came."""
+    """Return how long the node was at work, and how many previews came."""
     chunks = video_length(seconds, RolloutConfig(), made=0).num_chunks
     common = {"model": ["1", 0], "positive": ["2", 0], "seed": seed, "width": side, "height": side}
     own = {"chunks": chunks} if node == BARE else {"seconds": seconds, **PRESET}

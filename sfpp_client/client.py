@@ -65,7 +65,7 @@ class Records(Protocol):
         """The result of a run that ended well, None for one that has not ended; raises for one that failed."""
 
     def place_in_queue(self, prompt_id: str) -> int | None:
-        """How many runs come before this one: 0 if it is running; None if it neither runs nor waits."""
+        """Return how many runs come before this one: 0 if it is running; None if it neither runs nor waits."""
 
 
 class RunFollower:
@@ -301,7 +301,7 @@ class ComfyClient:
         return self._http.get_object(f"/history/{prompt_id}").get(prompt_id)
 
     def place_in_queue(self, prompt_id: str) -> int | None:
-        """How many runs come before this one: 0 if it is running; None if it neither runs nor waits."""
+        """Return how many runs come before this one: 0 if it is running; None if it neither runs nor waits."""
         queue = self._http.get_object("/queue")
         try:
             running = [entry[1] for entry in queue["queue_running"]]

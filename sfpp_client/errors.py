@@ -109,7 +109,7 @@ def node_failure(report: Mapping[str, Any]) -> NodeFailed:
 
 
 def refusal(answer: Mapping[str, Any], status: str) -> WorkflowRefused:
-    """What a server's answer to a workflow says; a proxy's says nothing, and then the HTTP status has to do."""
+    """Return what a server's answer to a workflow says; a proxy's says nothing, and then the HTTP status has to do."""
     error = answer.get("error")
     if not isinstance(error, dict):
         error = {"type": "http_error", "message": status, "details": str(error or "")}

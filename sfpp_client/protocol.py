@@ -188,7 +188,7 @@ class Message:
     data: Mapping[str, Any]
 
     def ends_run(self) -> bool:
-        """Whether the run is over with this message, well or not."""
+        """Return whether the run is over with this message, well or not."""
         if self.kind == "executing":
             return self.data.get("node") is None
         return self.kind in ("execution_success", "execution_error", "execution_interrupted")
@@ -281,7 +281,7 @@ class EventSocket:
             raise self._no_handshake(error) from error
 
     def _no_handshake(self, error: Exception) -> ComfyError:
-        """What it means that a handshake was answered and came to nothing."""
+        """Return what it means that a handshake was answered and came to nothing."""
         if not isinstance(error, websocket.WebSocketBadStatusException):
             reason = str(error)
         elif is_passing(error.status_code):

@@ -38,7 +38,7 @@ def load_workflow(path: Path) -> Workflow:
 
 
 def is_link(value: Any) -> bool:
-    """Whether an input's value comes from another node: [node id, output]."""
+    """Return whether an input's value comes from another node: [node id, output]."""
     return isinstance(value, list) and len(value) == 2 and isinstance(value[1], int)
 
 
@@ -54,7 +54,7 @@ def _what_to_queue_instead(path: Path) -> str:
 
 
 def title_of(node: Mapping[str, Any]) -> str:
-    """What a node is called on the page: the title that its author gave it, or else its class."""
+    """Return what a node is called on the page: the title that its author gave it, or else its class."""
     meta = node.get("_meta")
     title = meta.get("title") if isinstance(meta, Mapping) else None
     return str(title or node["class_type"])
@@ -119,7 +119,7 @@ class Widget:
         raise ValueError(f"takes {self.describe()}")
 
     def describe(self) -> str:
-        """What the input takes, in words."""
+        """Return what the input takes, in words."""
         if self.kind == "BOOLEAN":
             return "true or false"
         if self.kind == "STRING":
@@ -135,7 +135,7 @@ class Widget:
         return " ".join((name, *(f"{word} {bound}" for word, bound in bounds if math.isfinite(bound))))
 
     def _accepts(self, value: Any) -> bool:
-        """Whether a decoded JSON value is a number of this kind and within the limits."""
+        """Return whether a decoded JSON value is a number of this kind and within the limits."""
         if isinstance(value, bool) or not isinstance(value, int if self.kind == "INT" else int | float):
             return False
         # Python reads NaN and Infinity, which JSON lacks, and whole numbers that no float can hold.

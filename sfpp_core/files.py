@@ -35,7 +35,7 @@ def lock_file(path: Path, *, timeout: float = 0.0) -> FileLock:
 
 
 def try_lock(path: Path, *, timeout: float = 0.0) -> FileLock | None:
-    """The same; None if somebody else holds it, or if that cannot be told."""
+    """Return the same; None if somebody else holds it, or if that cannot be told."""
     try:
         return lock_file(path, timeout=timeout)
     except (OSError, NotImplementedError):

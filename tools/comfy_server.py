@@ -180,7 +180,7 @@ class ComfyServer:
             process.wait()
 
     def is_running(self) -> bool:
-        """Whether the process is alive."""
+        """Return whether the process is alive."""
         return self._process is not None and self._process.poll() is None
 
     def log_tail(self, num_lines: int = 60) -> str:

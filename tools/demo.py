@@ -123,7 +123,7 @@ def _fill_in(workflow: Workflow, arguments: argparse.Namespace) -> Workflow:
 
 
 def _describe(path: Path) -> str:
-    """What is in a video file: its length, frames and size."""
+    """Return what is in a video file: its length, frames and size."""
     with av.open(path) as container:
         stream = container.streams.video[0]
         seconds = stream.frames / stream.average_rate
@@ -131,7 +131,7 @@ def _describe(path: Path) -> str:
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line asks for; leaves the program with a message if that cannot be."""
+    """Return what the command line asks for; leaves the program with a message if that cannot be."""
     parser = argparse.ArgumentParser(
         prog="scripts/demo",
         description="Makes a video with the built-in model through a real headless ComfyUI and says where the MP4 is.",

@@ -44,7 +44,7 @@ def pages() -> tuple[str, ...]:
 
 
 def server_arguments(page: str) -> tuple[str, ...]:
-    """What has a ComfyUI serve that page. Raises NoPageError if it is not installed."""
+    """Return what has a ComfyUI serve that page. Raises NoPageError if it is not installed."""
     if page == PINNED:
         return ()
     if not _is_installed():
@@ -53,7 +53,7 @@ def server_arguments(page: str) -> tuple[str, ...]:
 
 
 def main() -> None:
-    """Where it cannot be installed, say why: only the tests that need it will fail."""
+    """Install the newest page, or say why that cannot be: only the tests that need it will fail."""
     if NEWEST not in pages() or _is_installed():
         return
     print(f"pages: installing {NEWEST_WHEEL} to {FOLDER}", flush=True)

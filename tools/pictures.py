@@ -66,7 +66,7 @@ STILL_SIDE = 128
 
 
 def frames_at(video: Path, seconds: Sequence[float]) -> list[Image.Image]:
-    """What a video shows so many seconds after its beginning; ValueError if it is shorter."""
+    """Return what a video shows so many seconds after its beginning; ValueError if it is shorter."""
     found = []
     with VideoReader(video) as reader:
         for moment in seconds:

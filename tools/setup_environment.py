@@ -105,7 +105,7 @@ def locked(environment: Path) -> Iterator[None]:
 
 
 def is_usable(environment: Path) -> bool:
-    """Whether an earlier run finished here and the Python that it was made with still exists."""
+    """Return whether an earlier run finished here and the Python that it was made with still exists."""
     if not (environment / STAMP_NAME).exists():
         return False
     return subprocess.run([python_of(environment), "-c", ""], capture_output=True).returncode == 0

@@ -115,7 +115,7 @@ def _readable(named: str, *, instead: str) -> Iterator[None]:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong, in one line; what YAML says of its place fills several."""
+    """Return what is wrong, in one line; what YAML says of its place fills several."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return " ".join(str(error).split())
@@ -356,7 +356,7 @@ def load_config(
 
 
 def has_key(config: StageConfig, name: str) -> bool:
-    """Whether a stage's configuration has a key of this name; not all have a `student`, for one."""
+    """Return whether a stage's configuration has a key of this name; not all have a `student`, for one."""
     return any(field.name == name for field in fields(config))
 
 

@@ -221,7 +221,7 @@ class _Description:
             return self._listed(f"{name} around", (inner,))
 
     def _closed_over(self, function: FunctionType) -> tuple[Any, ...]:
-        """What a function closes over; of variables that it changes itself, what `opaque` says."""
+        """Return what a function closes over; of variables that it changes itself, what `opaque` says."""
         code, found = function.__code__, []
         changed = _changed_variables(code)
         for variable, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
@@ -287,7 +287,7 @@ def _changed_variables(code: CodeType) -> set[str]:
 
 
 def _is_at_its_name(function: FunctionType) -> bool:
-    """Whether it is what its module has under its name, so that name and version tell all of it."""
+    """Return whether it is what its module has under its name, so that name and version tell all of it."""
     found: Any = sys.modules.get(function.__module__)
     for part in function.__qualname__.split("."):
         found = getattr(found, part, None)
@@ -308,7 +308,7 @@ def _slots(kind: type) -> tuple[str, ...]:
 
 
 def _is_python_class(kind: type) -> bool:
-    """Whether a class is written in Python, so that nothing in its objects is hidden."""
+    """Return whether a class is written in Python, so that nothing in its objects is hidden."""
     is_made_by_statement = bool(kind.__flags__ & (1 << 9))  # Py_TPFLAGS_HEAPTYPE, which some classes in C have as well
     file = getattr(sys.modules.get(kind.__module__), "__file__", None) or ""
     return is_made_by_statement and file.endswith(".py")

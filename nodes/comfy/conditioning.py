@@ -71,12 +71,12 @@ def scheduled(conditioning: list[list[Any]], *, seconds: float, crossfade: float
 
 
 def _asks_for_nothing(key: str, value: Any) -> bool:
-    """Whether a node was left at what changes nothing."""
+    """Return whether a node was left at what changes nothing."""
     return key in NEUTRAL and value == NEUTRAL[key]
 
 
 def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
-    """What CONDITIONING holds beside texts and times, which does not act: a sentence for each kind."""
+    """Return what CONDITIONING holds beside texts and times, which does not act: a sentence for each kind."""
     all_extras = [item for _, extras in conditioning for item in extras.items()]
     held = {str(key) for key, value in all_extras if value is not None and not _asks_for_nothing(key, value)}
     left, said = sorted(held - UNDERSTOOD - {SECONDS, CROSSFADE, RECACHE}), []
@@ -90,7 +90,7 @@ def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
 
 
 def direction_of(conditioning: list[list[Any]], text_dim: int) -> PromptSchedule:
-    """What a video is to follow: one prompt, or a schedule of them.
+    """Return what a video is to follow: one prompt, or a schedule of them.
 
     Raises ValueError if there is none, if several have no times, or if one was encoded for another model.
     """

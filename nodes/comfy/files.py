@@ -129,7 +129,7 @@ def _walked(root: str, folder: str, links: frozenset[str]) -> Iterator[tuple[str
 
 
 def _may_hold_files(root: str, folder: str) -> bool:
-    """Whether ComfyUI uses files of a folder that by its name is below `root`: from 0.30 on not if a link leads out."""
+    """Return whether ComfyUI uses files of a folder below `root` by name: from 0.30 on not if a link leads out."""
     is_within = getattr(folder_paths, "is_within_directory", None)
     return is_within is None or is_within(root, folder)
 

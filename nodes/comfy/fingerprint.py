@@ -38,7 +38,7 @@ FP8_BITS = {torch.float8_e4m3fn: 8.0, torch.float8_e5m2: 6.0}
 
 
 def model_identity(model: ModelPatcher) -> ModelIdentity:
-    """What tells the MODEL from another one.
+    """Return what tells the MODEL from another one.
 
     A sample of every weight is read as it is without LoRAs. Of a floating-point weight its signs count, so the same
     file has the same identity on a GPU in bfloat16, on a CPU in float32 and in fp8, loaded or not, while any other
@@ -84,7 +84,7 @@ def model_values(model: ModelPatcher) -> str:
 
 
 def module_values(module: nn.Module) -> str:
-    """The same of a module, compiled or not."""
+    """Return the same of a module, compiled or not."""
     digest = hashlib.sha256()
     for name, weight in sorted((plain_name(name), weight) for name, weight in module.state_dict().items()):
         digest.update(_weight_part(name, tuple(weight.shape), _values(_sample(weight))))
@@ -98,7 +98,7 @@ def _read(weight: Weight, matrix: Tensor, read: Callable[[Tensor], bytes]) -> by
 
 
 def _is_asked(weight: Weight) -> bool:
-    """Whether a layer has to be asked what its weight is."""
+    """Return whether a layer has to be asked what its weight is."""
     return weight.is_packed and weight.name.endswith(".weight") and linear_sizes(weight.layer) is not None
 
 
@@ -120,7 +120,7 @@ def _places(sizes: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def _answers(model: ModelPatcher, weight: Weight, dtype: torch.dtype) -> Tensor:
-    """What a layer makes of one value at a time: columns of its weight [PROBES, out], float32 on the CPU.
+    """Return what a layer makes of one value at a time: columns of its weight [PROBES, out], float32 on the CPU.
 
     dtype: of what it is given, where it takes that; otherwise the MODEL's own.
     """
@@ -178,7 +178,7 @@ def _form(weights: list[Weight]) -> str:
 
 
 def _is_coarse(weight: Weight) -> bool:
-    """Whether a weight is in a quantised form, which keeps no sign of a value near 0."""
+    """Return whether a weight is in a quantised form, which keeps no sign of a value near 0."""
     return weight.is_packed or weight.is_quantised
 
 
@@ -196,7 +196,7 @@ def _bits(weight: Weight) -> float:
 
 
 def _weight_part(name: str, shape: tuple[int, ...], told: bytes) -> bytes:
-    """What a weight adds to a fingerprint: its name, its shape, and what is read of a sample."""
+    """Return what a weight adds to a fingerprint: its name, its shape, and what is read of a sample."""
     return f"{name}{shape}".encode() + told
 
 
@@ -209,7 +209,7 @@ def _values(sample: Tensor) -> bytes:
 
 
 def _patches(model: ModelPatcher) -> Iterator[bytes]:
-    """What decides the effect of the LoRAs on a MODEL."""
+    """Yield what decides the effect of the LoRAs on a MODEL."""
     for name in sorted(model.patches):
         yield name.encode()
         yield from _patch_parts(model.patches[name])
@@ -282,7 +282,7 @@ def environment_of(model: ModelPatcher, upstream: str | None) -> Environment:
 
 
 def _matrix_products() -> tuple[object, ...]:
-    """How exact PyTorch was told to be, which some nodes change for the whole program."""
+    """Return how exact PyTorch was told to be, which some nodes change for the whole program."""
     products = torch.backends.cuda.matmul
     return (
         torch.get_float32_matmul_precision(),
@@ -293,7 +293,7 @@ def _matrix_products() -> tuple[object, ...]:
 
 
 def _changes(model: ModelPatcher) -> Iterator[tuple[str, Any]]:
-    """What other nodes have put into a MODEL that its weights do not show: a name and the thing itself."""
+    """Yield what other nodes have put into a MODEL that its weights do not show: a name and the thing itself."""
     yield "attention", attention_kernel({})
     # Which is given ComfyUI's own, and may call it.
     yield "attention override", attention_kernel(model.model_options.get("transformer_options", {}))

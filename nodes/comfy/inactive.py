@@ -158,7 +158,7 @@ def what_does_not_act(
 
 
 def what_of_the_vae_does_not_act(vae: Any) -> tuple[str, ...]:
-    """The same for a VAE, whose weights are used in a decoder of our own."""
+    """Return the same for a VAE, whose weights are used in a decoder of our own."""
     network, said = vae.first_stage_model, []
     if any(map(_is_compiled, (*network.modules(), *vars(network).values()))):
         said.append(
@@ -199,7 +199,7 @@ def _passed_by(model: ModelPatcher) -> Iterator[tuple[Kind, str]]:
 
 
 def _wrappers(by_moment: Mapping[str, Mapping[Any, Iterable[Any]]]) -> Iterator[tuple[Kind, str]]:
-    """What ComfyUI keeps by moment and key."""
+    """Yield what ComfyUI keeps by moment and key."""
     for by_key in by_moment.values():
         for key, wrappers in by_key.items():
             for wrapper in wrappers:
@@ -209,7 +209,7 @@ def _wrappers(by_moment: Mapping[str, Mapping[Any, Iterable[Any]]]) -> Iterator[
 
 
 def _more_exactly(kind: Kind, name: str) -> Kind:
-    """What a wrapper is for, where its name tells."""
+    """Return what a wrapper is for, where its name tells."""
     if kind is WRAPPER:
         plain = name.lower().replace("_", "").replace(" ", "")
         for word, other in (("compile", COMPILING), ("contextwindow", CONTEXT_WINDOWS), ("cache", STEP_CACHE)):
@@ -237,7 +237,7 @@ def _is_compiled(thing: Any) -> bool:
 
 
 def _things(held: Any) -> Iterator[Any]:
-    """What stands in nested dicts and lists."""
+    """Yield what stands in nested dicts and lists."""
     if isinstance(held, Mapping):
         held = list(held.values())
     if isinstance(held, (list, tuple)):
@@ -264,7 +264,7 @@ def author(thing: Any) -> str:
 
 
 def _may_read(model: ModelPatcher) -> bool:
-    """Whether something that acts gets to see what else is in the MODEL."""
+    """Return whether something that acts gets to see what else is in the MODEL."""
     override = "optimized_attention_override" in model.model_options.get("transformer_options", {})
     callbacks = any(things for by_key in model.callbacks.values() for things in by_key.values())
     return override or callbacks or any(model.injections.values())

@@ -135,7 +135,7 @@ class LiveVideo:
         return pictures
 
     def record(self, samples: Tensor) -> Mapping[str, LiveRecord]:
-        """What to add to the LATENT that holds `samples` [1, C, T, h, w]; nothing if the video is not whole."""
+        """Return what to add to the LATENT that holds `samples` [1, C, T, h, w]; nothing if the video is not whole."""
         if not self._is_whole:
             return {}
         return {KEY: LiveRecord(path=self.path, latents=tensor_digest(samples), vae=self._identity)}
@@ -162,7 +162,7 @@ class LiveVideo:
 
 
 def decoder_identity(vae: Any) -> str:
-    """What decides the pixels of a ComfyUI VAE."""
+    """Return what decides the pixels of a ComfyUI VAE."""
     return f"{module_values(vae.first_stage_model)} {vae.vae_dtype} {vae.device}"
 
 

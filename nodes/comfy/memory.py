@@ -95,7 +95,7 @@ class PinnedMemory:
 
 
 def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> MemoryEstimate:
-    """What the next chunks of a video need besides the MODEL's weights."""
+    """Return what the next chunks of a video need besides the MODEL's weights."""
     batch, channels, height, width = state.shape
     return MemoryEstimate(
         model=wan_config(model),
@@ -139,7 +139,7 @@ def answering_out_of_memory(device: torch.device, demand: MemoryEstimate) -> Ite
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a device's memory, or the CPU's, was not enough."""
+    """Return whether a device's memory, or the CPU's, was not enough."""
     is_untyped = isinstance(error, RuntimeError) and any(words in str(error) for words in WORDS)
     return isinstance(error, TYPES) or is_untyped
 

@@ -34,7 +34,7 @@ class HostAttention:
 
 
 def attention_kernel(transformer_options: dict[str, Any]) -> Any:
-    """Which kernel that is."""
+    """Return which kernel that is."""
     return transformer_options.get("optimized_attention_override", optimized_attention)
 
 
@@ -119,7 +119,7 @@ def start_latents(start: Latent, latent_size: tuple[int, int]) -> Tensor:
 
 
 def to_model_space(model: ModelPatcher, samples: Tensor) -> Tensor:
-    """What the MODEL sees of VAE-space latents, float32 on the CPU."""
+    """Return what the MODEL sees of VAE-space latents, float32 on the CPU."""
     return latent_format(model).process_in(samples.to("cpu", torch.float32))
 
 

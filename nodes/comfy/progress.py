@@ -80,14 +80,14 @@ class PreviewPlayer:
         self._thread.join()
 
     def at_work(self, pictures: Sequence[Picture]) -> None:
-        """What follows the video as it looks now; takes the place of what was said before."""
+        """Follow the video as it looks now, in place of what was shown before."""
         with self._lock:
             self._at_work = tuple(pictures)
         if pictures:
             self._has_something.set()
 
     def finished(self) -> None:
-        """What was at work is video now."""
+        """Show that the running chunk is finished."""
         with self._lock:
             self._video.extend(self._at_work)
             self._at_work = ()
@@ -163,7 +163,7 @@ class ChunkPace:
         self._last = now
 
     def seconds_left(self, num_chunks: int) -> float | None:
-        """How long `num_chunks` more chunks take; None as long as nobody can know."""
+        """Return how long `num_chunks` more chunks take; None as long as nobody can know."""
         return median(self._seconds) * num_chunks if self._seconds else None
 
 
@@ -296,7 +296,7 @@ class Pause:
         self._until = -math.inf
 
     def is_over(self) -> bool:
-        """Whether so much time has gone by since this was last true."""
+        """Return whether so much time has gone by since this was last true."""
         now = time.monotonic()
         if now < self._until:
             return False

@@ -72,7 +72,7 @@ class _Upstream:
 
 
 def _may_change(node_class: type) -> bool:
-    """Whether a node says itself if it gives something else, as ComfyUI asks it."""
+    """Return whether a node says itself if it gives something else, as ComfyUI asks it."""
     if issubclass(node_class, _ComfyNodeInternal):
         return first_real_override(node_class, "fingerprint_inputs") is not None
     return hasattr(node_class, "IS_CHANGED")

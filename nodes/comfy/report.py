@@ -30,7 +30,7 @@ class Report:
             say(sentence)
 
     def add_all(self, sentences: Iterable[str]) -> None:
-        """The same of several."""
+        """Add several."""
         for sentence in sentences:
             self.add(sentence)
 

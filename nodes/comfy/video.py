@@ -305,7 +305,7 @@ def _recording_of(clip: ContinuedClip) -> Recording | None:
 
 
 def _is_heard(video: Any) -> bool:
-    """Whether a VIDEO has sound."""
+    """Return whether a VIDEO has sound."""
     if isinstance(video, InputImpl.VideoFromComponents):
         return video.get_components().audio is not None
     with suppress(av.FFmpegError), file_of(video) as path:

@@ -96,13 +96,13 @@ def wired_weights(model: ModelPatcher) -> Iterator[Weight]:
 
 
 def compute_dtype(model: ModelPatcher) -> torch.dtype:
-    """What ComfyUI computes in with this MODEL, as ModelComputeDtype or a loader has set it."""
+    """Return what ComfyUI computes in with this MODEL, as ModelComputeDtype or a loader has set it."""
     cast = model.get_model_object(COMPUTE_DTYPE)
     return model.model.get_dtype() if cast is None else cast
 
 
 def latent_format(model: ModelPatcher) -> Any:
-    """How latents of a MODEL and of its VAE become each other: Wan 2.1's own, whatever a node has put in its place."""
+    """Return how latents of a MODEL and of its VAE become each other: Wan 2.1's, or what a node put in its place."""
     return model.object_patches_backup.get("latent_format", model.model.latent_format)
 
 
@@ -125,14 +125,14 @@ def castable(model: ModelPatcher) -> ModelPatcher:
 
 
 def _is_stiff(weight: Weight, wanted: torch.dtype) -> bool:
-    """Whether a linear layer of ComfyUI's could not be given numbers of the wanted format."""
+    """Return whether a linear layer of ComfyUI's could not be given numbers of the wanted format."""
     if linear_sizes(weight.layer) is None or weight.is_packed or weight.is_quantised:
         return False
     return not getattr(type(weight.layer), "comfy_cast_weights", True) and weight.value.dtype != wanted
 
 
 def acts(model: ModelPatcher, name: str) -> bool:
-    """Whether a rollout does anything with the object patch `name` of a MODEL, its number format apart.
+    """Return whether a rollout does anything with the object patch `name` of a MODEL, its number format apart.
 
     The core's pass calls the layers, not the blocks and attention modules that hold them: what is put in the place of
     such a module acts by its layers, and one that is only compiled is passed by.
@@ -163,7 +163,7 @@ def wan_config(model: ModelPatcher) -> WanConfig:
 
 
 def _overlay(model: ModelPatcher) -> dict[str, Any]:
-    """What stands in this clone where the shared tree may have something else, by name."""
+    """Return what stands in this clone where the shared tree may have something else, by name."""
     both = {**model.object_patches_backup, **model.object_patches}
     return {plain_name(name): thing for name, thing in both.items()}
 

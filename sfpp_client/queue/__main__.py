@@ -28,7 +28,7 @@ DEFAULT_SERVER = "http://127.0.0.1:8188"
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
-    """What the command line asks for; leaves the program with exit code 2 and a message if that cannot be."""
+    """Return what the command line asks for; leaves the program with exit code 2 and a message if that cannot be."""
     parser = argparse.ArgumentParser(
         prog="python -m sfpp_client.queue",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -60,7 +60,7 @@ class RunProgress:
             self._next_line_at = time.monotonic() + _LINE_INTERVAL_S
 
     def _title(self, node_id: str) -> str:
-        """How a node is called; one that was made while the workflow ran has only its id."""
+        """Return how a node is called; one that was made while the workflow ran has only its id."""
         return self._titles.get(node_id, f"node {node_id}")
 
     def _say(self, words: str) -> None:

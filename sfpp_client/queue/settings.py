@@ -153,7 +153,7 @@ def with_uploads(client: ComfyClient, values: Iterable[Value]) -> list[tuple[Inp
 
 
 def choice_for(widget: Widget, name: str) -> str | None:
-    """How an input calls a file that was uploaded under this name; None if it does not list that file.
+    """Return how an input calls a file that was uploaded under this name; None if it does not list that file.
 
     Inputs that are made for uploads know every file of their folder. Others know what their list has, perhaps with the
     folder's name behind it, as ComfyUI writes it.

@@ -121,7 +121,7 @@ def _select_part(archive: Archive, prefer_ema: bool) -> tuple[dict[str, Tensor],
 
 
 def _holds_weights(value: object) -> bool:
-    """Whether `value` may be the wanted part; a run also stores empty parts, and settings, under the same names."""
+    """Return whether `value` may be the wanted part; runs store empty parts and settings under the same names too."""
     return isinstance(value, Mapping) and any(isinstance(entry, Tensor | Mapping) for entry in value.values())
 
 

@@ -110,7 +110,7 @@ def _size(folder: Path) -> int:
 
 
 def _is_held(folder: Path) -> bool:
-    """Whether a living process holds the folder. What a dead one left is removed."""
+    """Return whether a living process holds the folder. What a dead one left is removed."""
     for path in folder.glob(HOLD):
         lock = try_lock(path)
         if lock is None:

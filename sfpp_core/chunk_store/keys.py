@@ -34,7 +34,7 @@ def tensor_digest(tensor: Tensor) -> str:
 
 
 def video_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
-    """What all chunks of a video share, hexadecimal.
+    """Return what all chunks of a video share, hexadecimal.
 
     circumstances: by name, what else decides the bits, such as the device and the number format of the computation.
     """
@@ -71,11 +71,11 @@ class Chain:
         )
 
     def key(self, text: Tensor, *, recache: bool) -> str:
-        """What the next chunk is known by if `text` [1 or B, L, text_dim] rules it; hexadecimal."""
+        """Return what the next chunk is known by if `text` [1 or B, L, text_dim] rules it; hexadecimal."""
         return _digest(after=self._position, text=self._text(text), recache=recache)
 
     def plan(self, direction: PromptSchedule, num_chunks: int) -> str:
-        """What `num_chunks` more chunks under a direction are known by, hexadecimal."""
+        """Return what `num_chunks` more chunks under a direction are known by, hexadecimal."""
         cues = [[self._text(cue.text), cue.seconds, cue.crossfade, cue.recache] for cue in direction.cues]
         return _digest(after=self._position, cues=cues, num_chunks=num_chunks)
 

@@ -392,7 +392,7 @@ class RollingKVCache:
             frame += length
 
     def _slot(self, frame: int) -> int:
-        """Where a frame lies in the ring."""
+        """Return where a frame lies in the ring."""
         if frame < self._sink:
             return frame
         return self._sink + (frame - self._sink - self._skipped) % (self._window - self._sink)
@@ -405,7 +405,7 @@ class RollingKVCache:
 def cache_parts(
     model: WanConfig, config: RolloutConfig, *, batch: int, tokens_per_frame: int, dtype: torch.dtype, form: CacheForm
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """What one layer of a cache keeps of its keys and of its values."""
+    """Return what one layer of a cache keeps of its keys and of its values."""
     shape = (batch, config.window, tokens_per_frame, model.num_heads, model.head_dim)
     keys, values = (codec.parts(shape, dtype) for codec in codecs(form))
     return keys, values

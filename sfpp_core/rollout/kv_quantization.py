@@ -47,15 +47,15 @@ class Quantizer(Protocol):
     """Whether decoding gives back what was encoded, bit for bit."""
 
     def parts(self, shape_BFTND: Shape, dtype: torch.dtype) -> tuple[TensorSpec, ...]:
-        """What is kept of a tensor of this shape that was computed in `dtype`."""
+        """Return what is kept of a tensor of this shape that was computed in `dtype`."""
         ...
 
     def encode(self, x_BFTND: Tensor) -> Parts:
-        """What is kept of `x`."""
+        """Return what is kept of `x`."""
         ...
 
     def decode(self, parts: Parts, out_BFTND: Tensor | None) -> Tensor:
-        """What `encode` was given, in `out`; an exact form gives its own part and needs no `out`."""
+        """Return what `encode` was given, in `out`; an exact form gives its own part and needs no `out`."""
         ...
 
 
@@ -114,7 +114,7 @@ class _Int8:
 
 
 def codecs(form: CacheForm) -> tuple[Quantizer, Quantizer]:
-    """How keys and how values are kept. Raises ValueError for a form that there is not.
+    """Return how keys and how values are kept. Raises ValueError for a form that there is not.
 
     In int8 keys have a scale a channel and values a scale a token, as in KIVI (Liu et al. 2024, arXiv 2402.02750): some
     channels of the keys are far larger than the rest. Differs from the paper: a channel's scale is of one frame, in

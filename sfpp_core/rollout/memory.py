@@ -49,7 +49,7 @@ class CacheMemory:
         tokens_per_frame: int,
         dtype: torch.dtype,
     ) -> CacheMemory:
-        """What the cache of a video needs in `storage`, computed in `dtype`."""
+        """Return what the cache of a video needs in `storage`, computed in `dtype`."""
         sizes = {"batch": batch, "tokens_per_frame": tokens_per_frame, "dtype": dtype}
         at_rest = RollingKVCache.estimate_nbytes(model, config, **sizes, form=storage.form)
         computed = RollingKVCache.estimate_nbytes(model, config, **sizes)
@@ -83,7 +83,7 @@ class MemoryEstimate:
         return width, height
 
     def cache(self, storage: CacheStorage) -> CacheMemory:
-        """What the cache takes in `storage`."""
+        """Return what the cache takes in `storage`."""
         tokens = WAN21.tokens_per_frame(*self.latent_size)
         return CacheMemory.of(
             self.model, self.config, storage, batch=self.batch, tokens_per_frame=tokens, dtype=self.dtype
@@ -174,7 +174,7 @@ def _effect(storage: CacheStorage) -> str:
 def _smaller_video(
     demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
 ) -> str:
-    """What would fit if no storage does: the longest window, or the largest picture, in whatever storage allows it."""
+    """Say what fits if no storage does: the longest window or the largest picture, in a storage that allows it."""
     windows = {name: _window_that_fits(demand, storage, supply) for name, storage in choices.items()}
     sizes = {name: _latent_size_that_fits(demand, storage, supply) for name, storage in choices.items()}
     wishes = []

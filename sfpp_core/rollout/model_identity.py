@@ -71,7 +71,7 @@ class ModelIdentity:
             return cls(exact=text)
 
     def is_same_model(self, other: ModelIdentity) -> bool:
-        """Whether both are forms of one model with the same LoRAs."""
+        """Return whether both are forms of one model with the same LoRAs."""
         if self.exact == other.exact:
             return True
         is_floating = not self.form and not other.form

@@ -166,7 +166,7 @@ class PromptSchedule:
             raise ValueError("the schedule's prompts were encoded by different text encoders; use one for all.")
 
     def first_text(self) -> Tensor:
-        """What a video begins with. Raises ValueError if nothing rules at its beginning."""
+        """Return what a video begins with. Raises ValueError if nothing rules at its beginning."""
         if self.cues[0].seconds > 0:
             raise ValueError(
                 f"the first prompt begins at {spoken_time(self.cues[0].seconds)}; a video needs one at 0:00. Add it, "
@@ -175,7 +175,7 @@ class PromptSchedule:
         return self.cues[0].text
 
     def ruling(self, state: RolloutState) -> ActivePrompt:
-        """What the next chunk follows. Before the first cue the video's last text goes on.
+        """Return what the next chunk follows. Before the first cue the video's last text goes on.
 
         Raises ValueError if nothing rules at the beginning of an empty video.
         """
@@ -200,7 +200,7 @@ def _span(state: RolloutState) -> tuple[float, float]:
 
 
 def _text_before(seconds: float, state: RolloutState) -> Tensor | None:
-    """What ruled the video's last chunk whose middle lies before a time; None if there is none."""
+    """Return what ruled the video's last chunk whose middle lies before a time; None if there is none."""
     found, made = None, 0
     for chunk in state.chunks:
         begins, made = made, made + chunk.num_frames

@@ -49,7 +49,7 @@ class PrefillPlan:
     encodings: tuple[PrefillStep, ...]
 
     def since(self, num_frames: int) -> PrefillPlan:
-        """What is left for a cache that has been shown everything before latent frame `num_frames`."""
+        """Return what is left for a cache that has been shown everything before latent frame `num_frames`."""
         left = tuple(encoding for encoding in self.encodings if encoding.start >= num_frames)
         return replace(self, encodings=left)
 
@@ -235,7 +235,7 @@ class Rollout:
         return self.append(self._denoise(report))
 
     def _missing(self) -> PrefillPlan:
-        """What the cache lacks and the next chunk can feel."""
+        """Return what the cache lacks and the next chunk can feel."""
         self._open_cache()
         past = past_of(self.state, recaching_for=self._text if self._recaches else None)
         past = past.felt(self._oldest_felt_frame(), self.state.config.sink)

@@ -143,7 +143,7 @@ class MotionField:
         self._grey_before: np.ndarray | None = None
 
     def step(self, picture: np.ndarray, seconds: float) -> FrameStep:
-        """What happened since the picture before; all zeros for the first.
+        """Return what happened since the picture before; all zeros for the first.
 
         picture: uint8 H W C, always of the same size. seconds: since the picture before.
         """
@@ -287,7 +287,7 @@ class _Meter:
 
 
 def _light(grey: np.ndarray) -> dict[str, float]:
-    """What the distribution of luma says."""
+    """Return what the distribution of luma says."""
     shares = cv2.calcHist([grey], [0], None, [256], [0, 256]).ravel().astype(np.float64) / grey.size
     values = np.arange(256) / 255
     mean = float(shares @ values)

@@ -68,7 +68,7 @@ FROZEN_SECONDS: Final = 0.5
 
 
 def dynamic_windows(series: FrameSeries) -> NDArray[np.bool_]:
-    """Whether each window of 2 s is dynamic: [W].
+    """Return whether each window of 2 s is dynamic: [W].
 
     VBench calls a clip dynamic if in a quarter of its frame pairs the mean of the largest 5 % of flow magnitudes is
     above a threshold that grows with the picture. VBench-Long gives a long video the share of its 2-second clips that
@@ -250,7 +250,7 @@ def flicker_score(series: FrameSeries) -> float:
 
 
 def brightness_flicker(series: FrameSeries) -> NDArray[np.float64]:
-    """How far the mean luma of each frame is off the line between its neighbours: [F], display values 0 to 1.
+    """Return how far the mean luma of each frame is off the line between its neighbours: [F], display values 0 to 1.
 
     Our own definition. Motion moves light about within a frame and changes its mean smoothly, and so do drifts and
     fades, which follow the line; what is left is brightness that goes up and down from frame to frame. Where the video

@@ -88,7 +88,7 @@ class TinyTokenizer:
         return tokens.reshape(len(prompts), self.config.length)
 
     def knows(self, word: str) -> bool:
-        """Whether the vocabulary has this word, in lower case."""
+        """Return whether the vocabulary has this word, in lower case."""
         return word in self._numbers
 
     def _number(self, word: str) -> int:
@@ -139,7 +139,7 @@ class TinyTextEncoder(nn.Module):
         return self(self.tokenizer.batch(prompts).to(self.word_embedding.weight.device))
 
     def header(self) -> dict[str, object]:
-        """What a weights file must say for `load_text_encoder` to take it; more entries do no harm."""
+        """Return what a weights file must say for `load_text_encoder` to take it; more entries do no harm."""
         return {"kind": KIND, "model": asdict(self.config), "vocabulary": _vocabulary_checksum()}
 
 

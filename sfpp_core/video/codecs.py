@@ -144,7 +144,7 @@ class SoundTrack:
         self._done = 0
 
     def until(self, seconds: Fraction) -> list[Packet]:
-        """What is ready of the sound up to this time; silence where it has ended."""
+        """Return what is ready of the sound up to this time; silence where it has ended."""
         start, end = self._done, round(seconds * self._sound.rate)
         if end <= start:
             return []
@@ -157,5 +157,5 @@ class SoundTrack:
         return self._stream.encode(frame)
 
     def rest(self) -> list[Packet]:
-        """What was not ready yet; the track ends here."""
+        """Return what was not ready yet; the track ends here."""
         return self._stream.encode(None)

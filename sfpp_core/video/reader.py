@@ -186,7 +186,7 @@ class VideoReader:
             )
 
     def _missing_seconds(self, end: float) -> float:
-        """How much earlier than its header promises a stream ends at `end`; 0 if the header promises nothing.
+        """Return how much earlier than its header promises a stream ends at `end`; 0 if the header promises nothing.
 
         Time, and not the number of frames, because a trimmed file still counts the frames that are not shown.
         """

@@ -42,7 +42,7 @@ class Recording:
 
 
 def has_sound(path: str | os.PathLike[str]) -> bool:
-    """Whether a video file has a sound track, decodable or not. Raises av.FFmpegError if it cannot be opened."""
+    """Return whether a video file has a sound track, decodable or not. Raises av.FFmpegError if it cannot be opened."""
     with av.open(str(path), "r") as container:
         return bool(container.streams.audio)
 

@@ -107,7 +107,7 @@ def exact_rate(fps: float) -> Fraction:
 
 
 def times_shown(index: int, *, made: Fraction, shown: Fraction) -> int:
-    """How many frames of a video with `shown` frames a second show the frame `index` of one that has `made`.
+    """Return how many frames of a video with `shown` frames a second show the frame `index` of one that has `made`.
 
     A frame is on the screen from its time until the next one's, as in the video it was made for, and nothing is
     invented between two: so the video keeps its length, but for less than a frame, at which the last ends later. Going

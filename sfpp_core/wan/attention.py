@@ -41,7 +41,7 @@ class Visibility:
     """For each piece of queries the pieces of keys that it sees, ascending, at least one."""
 
     def in_tokens(self, tokens_per_frame: int) -> Visibility:
-        """The same for the tokens of the frames."""
+        """Return the same for the tokens of the frames."""
         return Visibility(
             queries=tuple(length * tokens_per_frame for length in self.queries),
             keys=tuple(length * tokens_per_frame for length in self.keys),
@@ -57,7 +57,7 @@ def chunk_causal(frames: range, *, chunk: int, window: int, sink: int = 0) -> Vi
 
 
 def num_past(num_frames: int, *, chunk: int) -> int:
-    """How many of a clip's frames are the past of others: all but those of its last chunk."""
+    """Return how many of a clip's frames are the past of others: all but those of its last chunk."""
     return (num_frames - 1) // chunk * chunk
 
 

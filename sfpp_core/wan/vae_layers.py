@@ -101,7 +101,7 @@ class CausalConv3d(CausalLayer, nn.Conv3d):
 
 
 def _needs_onednn(x: Tensor) -> bool:
-    """Whether PyTorch must be told to take oneDNN for a 3D convolution of `x`.
+    """Return whether PyTorch must be told to take oneDNN for a 3D convolution of `x`.
 
     On a CPU it otherwise runs a single small float32 video through its reference kernel: decoding 64x64 pixels with
     dim 16 then takes 2.7 times as long, 128x128 pixels 4.7 times. A compiler chooses for itself, and cannot trace it.

@@ -62,16 +62,16 @@ class Tiling:
             return None
 
     def row_starts(self) -> list[int]:
-        """Where each row of tiles begins."""
+        """Return where each row of tiles begins."""
         return _starts(self.height, self.rows)
 
     def column_starts(self) -> list[int]:
-        """Where each column of tiles begins."""
+        """Return where each column of tiles begins."""
         return _starts(self.width, self.columns)
 
 
 def fade_weights(starts: list[int], length: int, *, scale: int) -> list[Tensor]:
-    """How much each of the tiles along one side counts at each of its places, float32 in [0, 1].
+    """Return how much each of the tiles along one side counts at each of its places, float32 in [0, 1].
 
     Wherever tiles overlap, their weights sum to 1; elsewhere a weight is exactly 1. None jumps.
 

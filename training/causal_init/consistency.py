@@ -93,7 +93,7 @@ class ConsistencyObjective:
 
     @torch.no_grad()
     def _target(self, batch: Examples, x: Tensor, sigma: Tensor, following: Tensor) -> Tensor:
-        """What the average makes of the point one ODE step of the teacher's from x; [B, T] both noise levels."""
+        """Return what the average makes of the point one ODE step of the teacher's from x; [B, T] both noise levels."""
         negative = self._texts.negative(len(x)).to(x.device)
         flow = guided(
             lambda text: self._causal.after_clean(self._teacher, batch.clips, x, sigma, text),
@@ -113,7 +113,7 @@ class ConsistencyObjective:
         return flow_to_x0(x, flow.float(), over_latents(sigma))
 
     def _numbers(self, batch: Examples, step: int) -> Tensor:
-        """Which step of the ODE each chunk takes, uniform; [B, chunks]."""
+        """Return which step of the ODE each chunk takes, uniform; [B, chunks]."""
         chunks = batch.clips.shape[2] // self._chunk
         generators = [generator_for(self._seed, "ode step", step, sample) for sample in batch.samples]
         drawn = [torch.randint(self._settings.steps, (chunks,), generator=generator) for generator in generators]

@@ -34,7 +34,7 @@ class Objective(Protocol):
         ...
 
     def loss(self, batch: Any, step: int) -> Loss:
-        """What it costs; see `supervised.LossTask.loss`."""
+        """Return what it costs; see `supervised.LossTask.loss`."""
         ...
 
 

@@ -249,7 +249,7 @@ class Conditioning:
         return torch.stack([self._padded(self._texts.embedding(index)) for index in indices])
 
     def text_of(self, prompts: Sequence[str]) -> Tensor:
-        """The same by wording.
+        """Return the same by wording.
 
         Raises:
             ConfigError: one of them is none of `prompts`.

@@ -124,7 +124,7 @@ class ShardFolder:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """What a shard says of itself."""
+    """Return what a shard says of itself."""
     with safe_open(path, framework="pt") as file:
         return {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
 

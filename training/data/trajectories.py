@@ -66,7 +66,7 @@ class OdeTrajectories:
             return file.get_slice("states")[row].float()
 
     def clip(self, index: int) -> Tensor:
-        """Where a trajectory ends, [C, T, H, W], float32."""
+        """Return where a trajectory ends, [C, T, H, W], float32."""
         path, row = self._places[index]
         with safe_open(path, framework="pt") as file:
             return file.get_slice("states")[row, -1].float()
@@ -77,7 +77,7 @@ class OdeTrajectories:
         return self.prompts[index]
 
     def numbers_of(self, sigmas: Sequence[float]) -> list[int]:
-        """Which of the states are at these noise levels.
+        """Return which of the states are at these noise levels.
 
         Raises:
             ConfigError: the trajectories were made for a student of other steps or another shift.

@@ -140,7 +140,7 @@ def _with_tensors(value: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _reason(problem: CheckpointException) -> str:
-    """What went wrong first, without the traces of every process."""
+    """Return what went wrong first, without the traces of every process."""
     rank, (error, _) = min(problem.failures.items())
     return f"process {rank}: {error}" if DistContext.current().size > 1 else str(error)
 

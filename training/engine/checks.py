@@ -32,7 +32,7 @@ _TOLD = re.compile(r"\(os error (\d+)\)")
 
 
 def means_full_disk(error: OSError | SafetensorError) -> bool:
-    """Whether an error says that a disk, or what of it may be used, is full."""
+    """Return whether an error says that a disk, or what of it may be used, is full."""
     if isinstance(error, OSError):
         return error.errno in NUMBERS
     # It holds the system's error as text only.
@@ -103,7 +103,7 @@ class ExplosionGuard:
         return self._factor is not None and bool(self._norms) and 0 < self._factor * self._usual() < self._norms[-1]
 
     def state(self) -> Tensor:
-        """What `restore` needs."""
+        """Return what `restore` needs."""
         return torch.tensor(list(self._norms), dtype=torch.float64)
 
     def restore(self, norms: Tensor) -> None:

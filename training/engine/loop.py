@@ -153,7 +153,7 @@ class Task(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What else a stopped run needs to go on as if it had not been: nested dicts with text keys and lists.
+        """Return what else a stopped run needs to go on as if it had not been: nested dicts with text keys and lists.
 
         In them are tensors with this process's samples on their first axis, alike in shape in every process, and plain
         JSON values, the same in every process.
@@ -313,7 +313,7 @@ class _Trainer:
             self.export(self._folder.path / "steps" / f"{self.step:06d}")
 
     def _is_over(self, asked_to_stop: bool) -> bool:
-        """Whether this piece of the run ends here; saves when it is time to. All processes decide alike."""
+        """Return whether this piece of the run ends here; saves when it is time to. All processes decide alike."""
         run, now = self._config.run, time.monotonic()
         late = run.max_minutes is not None and now - self._started > 60 * run.max_minutes
         over, save = self._world.any(late or asked_to_stop, now - self._saved > 60 * run.save_minutes)
@@ -369,7 +369,7 @@ class _Trainer:
             self._task.watch(board, self.step)
 
     def _empty(self, path: tuple[str, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
-        """What to read an entry of the checkpoint into."""
+        """Return what to read an entry of the checkpoint into."""
         kind, *rest = path
         if kind == "task":
             return like_mine(shape, dtype)

@@ -66,7 +66,7 @@ def together(states: Sequence[Any]) -> Any:
 
 
 def apart(state: Any, count: int) -> list[Any]:
-    """What `together` made of `count` states."""
+    """Return what `together` made of `count` states."""
     if isinstance(state, Tensor):
         return list(state.chunk(count))
     if isinstance(state, dict):

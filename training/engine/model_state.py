@@ -124,7 +124,7 @@ class TrainableModel:
             yield
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs: tensors, by what they are and then by the name of their parameter."""
+        """Return what `restore` needs: tensors, by what they are and then by the name of their parameter."""
         return {
             "weights": self.network.state_dict(),
             "average": self._average.state() if self._average is not None else {},

@@ -125,7 +125,7 @@ class Optimizers:
         return {"gradient_norm": norm, "learning_rate": rate}
 
     def moments(self) -> dict[str, dict[str, Tensor]]:
-        """What the optimisers remember of each parameter, by its name; the rest of their state is configuration."""
+        """Return what the optimisers remember of each parameter, by name; the rest of their state is configuration."""
         found = {}
         for member in self._members:
             found |= {id(parameter): dict(state) for parameter, state in member.state.items()}

@@ -96,7 +96,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """What lies there under the name of a step; copies that somebody made under other names are not among them."""
+    """Return the checkpoints under the name of a step; copies that somebody made under other names are left out."""
     found = folder.glob(f"{CHECKPOINT_PREFIX}*")
     return [path for path in found if path.name.removeprefix(CHECKPOINT_PREFIX).isdecimal()]
 
@@ -218,7 +218,7 @@ class RunFolder:
         return {key: value for key, value in config.items() if key not in self._free_keys}
 
     def _steps_are_free(self, config: StageConfig, found: int) -> bool:
-        """Whether a run that was to have `found` steps, and is like `config` otherwise, may have those of `config`."""
+        """Return whether a run with `found` steps, and like `config` otherwise, may have the steps of `config`."""
         if not isinstance(config, TrainConfig):
             return False
         return all(self.step <= plan.steps_before_decay for plan in (config, replace(config, steps=found)))

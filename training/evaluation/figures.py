@@ -158,5 +158,5 @@ def baseline_of(kind: str) -> str | None:
 
 
 def is_signed(kind: str) -> bool:
-    """Whether figures are written with their sign, as 0 says that there is nothing between two videos."""
+    """Return whether figures are written with their sign, as 0 says that there is nothing between two videos."""
     return kind == CHANGE or baseline_of(kind) is not None

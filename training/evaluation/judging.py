@@ -144,7 +144,7 @@ _PICTURE_PX, _HEAD_PX, _MARGIN_PX = 128, 26, 8
 
 
 def strip_path(folder: Path, key: VideoKey) -> Path:
-    """Where the pictures of a video are kept."""
+    """Return where the pictures of a video are kept."""
     return folder / FOLDER / f"p{key.prompt:03d}_{key.take}_{key.arm}.png"
 
 

@@ -151,7 +151,7 @@ CPUINFO: Final = Path("/proc/cpuinfo")
 
 
 def machine_of(device: torch.device) -> dict[str, Any]:
-    """What decides times and last digits, JSON. device: where networks run."""
+    """Return what decides times and last digits, JSON. device: where networks run."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "processor": processor(),

@@ -81,7 +81,7 @@ class VideoRecord:
 
 
 def length_name(seconds: float) -> str:
-    """How a length is called in records: 5, 50, 0.5."""
+    """Return how a length is called in records: 5, 50, 0.5."""
     return f"{seconds:g}"
 
 

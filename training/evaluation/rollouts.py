@@ -208,7 +208,7 @@ class ArmConfig:
         return self.weights or str(weights_path("student" if self.kind == STUDENT else "teacher"))
 
     def rollout(self) -> RolloutConfig:
-        """How the student is rolled out: as its file says, with what this arm changes.
+        """Return how the student is rolled out: as its file says, with what this arm changes.
 
         Raises:
             ConfigError: the file says nothing about it, or the changes cannot work.
@@ -296,7 +296,7 @@ class EvalContext:
         return self.conditioning.negative(1).shape[-1]
 
     def video_seed(self, key: VideoKey) -> int:
-        """The same for a video in every arm, so that differences between arms are paired."""
+        """Return the same for a video in every arm, so that differences between arms are paired."""
         return int(torch.randint(2**31, (), generator=generator_for(self.seed, "film", key.prompt, key.take)))
 
     def cast(self, keys: Sequence[VideoKey], latent_frames: int) -> Cast:

@@ -51,7 +51,7 @@ _WAYS = {Motion.LEFT: "left", Motion.RIGHT: "right", Motion.BOUNCE: "up"}
 
 
 def attributes_in(prompt: str) -> Attributes:
-    """What a prompt of the procedural scenes names; any wording of `scenes.describe`.
+    """Return what a prompt of the procedural scenes names; any wording of `scenes.describe`.
 
     Raises:
         ConfigError: the prompt leaves an attribute open, or names two of a kind.
@@ -208,7 +208,7 @@ class PromptMetrics:
         return self._reader
 
     def truth(self, prompt: int) -> Truth:
-        """What is known of prompt number `prompt`."""
+        """Return what is known of prompt number `prompt`."""
         if prompt not in self._truths:
             attributes = self._attributes[prompt]
             windows = true_windows(

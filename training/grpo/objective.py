@@ -69,7 +69,7 @@ def divergence(x0: Tensor, reference: Tensor, sigma: float) -> Tensor:
 
 
 def advantages(rewards: Tensor) -> Tensor:
-    """How much better each video is than its group, in the group's standard deviations: [groups, G], float64.
+    """Return how much better each video is than its group, in the group's standard deviations: [groups, G], float64.
 
     (r - mean) / (std + SPREAD_FLOOR) with the deviation of the population; a group of equal rewards gets zeros. None is
     larger than sqrt(G - 1), whatever the rewards, so that there is nothing to clip.
@@ -90,7 +90,7 @@ def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
 
 
 def is_clipped(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """Whether a transition has gone as far as it may in the direction of its advantage, and has no gradient: [B]."""
+    """Return whether a transition has gone as far as its advantage may take it, and has no gradient: [B]."""
     return ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))
 
 
@@ -122,7 +122,7 @@ class Transition:
     """[B], float64: log-density per latent value under the network that acted."""
 
     def log_prob_of(self, x0: Tensor) -> Tensor:
-        """The same under a network that estimates x0, [B, C, T, H, W]; see grpo.log_prob."""
+        """Return the same under a network that estimates x0, [B, C, T, H, W]; see grpo.log_prob."""
         return log_prob(self.following.to(x0.device), x0, self.next_sigma)
 
 
@@ -220,7 +220,7 @@ class PolicyConfig:
         require(0 < share <= 1, f"policy.transitions is {share:g}; it must be above 0 and at most 1.")
 
     def choose(self, transitions: int, generator: torch.Generator) -> list[int]:
-        """Which of so many transitions are trained on, rising; the same for all videos of a batch."""
+        """Return which of so many transitions are trained on, rising; the same for all videos of a batch."""
         count = max(1, round(self.transitions * transitions))
         return sorted(torch.randperm(transitions, generator=generator)[:count].tolist())
 

@@ -92,7 +92,7 @@ def motion_floor(starting_flow: float, share: float) -> float:
 
 
 def flow_reward(flow: NDArray[np.float64], floor: float) -> float:
-    """How evenly a video moves, 0 to 1; the formula is at the head of this file.
+    """Return how evenly a video moves, 0 to 1; the formula is at the head of this file.
 
     flow: [F - 1], at least 8 of them. floor: above 0, in the unit of `flow`.
 

@@ -36,7 +36,7 @@ FORMATS = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
 def channels_last(x: Tensor) -> Tensor:
-    """The same tensor with its channels innermost in memory."""
+    """Return the same tensor with its channels innermost in memory."""
     return x.contiguous(memory_format=FORMATS[x.ndim])
 
 

@@ -29,7 +29,7 @@ INSTEAD: dict[TransformerKind, str] = {
 def check_transformer(
     path: str, *, key: str = "checkpoint", kind: TransformerKind | None = None, text_dim: int | None = None
 ) -> Checkpoint:
-    """What `open_transformer` opens, with its weights still in their file, which takes no time and no memory.
+    """Return what `open_transformer` opens, with its weights still in their file, which takes no time and no memory.
 
     key: what names the file, for refusals. kind: what is needed, if not either; files of others do not tell what they
     are and are taken at the word of who names them. text_dim: width of the texts that the network is to be told, if
@@ -82,7 +82,7 @@ def open_transformer(
 
 
 def check_autoencoder(path: str, *, key: str = "vae") -> WanVAE:
-    """What `open_autoencoder` opens, with its weights still in their file, which takes no time and no memory.
+    """Return what `open_autoencoder` opens, with its weights still in their file, which takes no time and no memory.
 
     key: what names the file, for refusals.
 

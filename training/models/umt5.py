@@ -73,7 +73,7 @@ class EncoderWeights:
 
 
 def find_encoder(path: Path) -> EncoderFiles:
-    """What is meant by a file, a folder of transformers, or a pipeline's folder of diffusers.
+    """Return what is meant by a file, a folder of transformers, or a pipeline's folder of diffusers.
 
     Raises:
         ConfigError: there is nothing.
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _belongs(name: str) -> bool:
-    """Whether a weight is the encoder's: a whole UMT5 also has a decoder, a file of ComfyUI also the tokenizer."""
+    """Return whether a weight is the encoder's: a whole UMT5 also has a decoder, ComfyUI's file the tokenizer."""
     return not name.startswith(("decoder.", "lm_head.")) and name != SPIECE_TENSOR
 
 

@@ -21,7 +21,7 @@ FOLDER = Path("docs/proof")
 
 @cache
 def report(evaluation: str) -> dict[str, Any]:
-    """What an evaluation found, as the evaluate stage wrote it."""
+    """Return what an evaluation found, as the evaluate stage wrote it."""
     return json.loads((FOLDER / f"{evaluation}.json").read_text(encoding="utf-8"))
 
 

@@ -106,7 +106,7 @@ class AttributeReader(nn.Module):
         return ReaderOutput(logits=logits, looks=self.looks(known).float())
 
     def header(self) -> dict[str, object]:
-        """What a weights file must say for `load_reader` to take it; more entries do no harm."""
+        """Return what a weights file must say for `load_reader` to take it; more entries do no harm."""
         return {"kind": KIND, "model": asdict(self.config)}
 
 

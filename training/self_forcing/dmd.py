@@ -102,7 +102,7 @@ def guided_score(
 
 
 def dmd_gradient(x0: Tensor, real_x0: Tensor, fake_x0: Tensor) -> Tensor:
-    """Where DMD pushes the clips x0 from: (fake - real) / mean |x0 - real|, float64 [B, C, T, H, W].
+    """Return where DMD pushes the clips x0 from: (fake - real) / mean |x0 - real|, float64 [B, C, T, H, W].
 
     Equations 7 and 8 of arXiv 2311.18828 in terms of clean clips. The mean is over all of a sample, frames that the
     loss masks included, and no sample feels another. Where the clip is the teacher's estimate itself, the divisor is

@@ -263,7 +263,7 @@ class WindowSource(Protocol):
         ...
 
     def state(self) -> dict[str, Any]:
-        """What a stopped run needs to roll the next window as if it had not been stopped."""
+        """Return what a stopped run needs to roll the next window as if it had not been stopped."""
         ...
 
     def restore(self, state: dict[str, Any]) -> None:

@@ -165,7 +165,7 @@ class WindowSampler:
         )
 
     def _dropped_steps(self, step: int, *names: str | int) -> int:
-        """How many denoising steps before the last one the gradient is taken through: the same in all processes."""
+        """Return how many last denoising steps the gradient leaves out: the same in all processes."""
         if self._config.gradient_step != "random":
             return 0
         choices = len(self._config.student.steps)

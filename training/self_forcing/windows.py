@@ -128,7 +128,7 @@ def draw_window(config: WindowConfig, *names: str | int, seed: int, rollout_fram
 
 
 def draw_beginning(config: WindowConfig, *names: str | int, seed: int) -> bool:
-    """Whether a step judges the video's beginning whatever else would be its turn: `first_window_probability`."""
+    """Return whether a step judges the video's beginning out of turn, by `first_window_probability`."""
     return torch.rand((), generator=generator_for(seed, *names, "beginning")).item() < config.first_window_probability
 
 

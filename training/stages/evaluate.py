@@ -296,6 +296,6 @@ def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
 
 
 def _results(config: EvaluateStageConfig, records: list[VideoRecord], arms: list[str]) -> Results:
-    """What was found of some arms."""
+    """Return what was found of some arms."""
     truths = [arm.name for arm in config.arms if arm.kind == TRUTH and arm.name in arms]
     return Results(records, arms, truths=truths, prompts=config.prompts, takes=config.takes)

@@ -154,7 +154,7 @@ def _judge(videos: Tensor, judges: Judges) -> dict[str, float]:
 
 
 def _judge_vae(truth: Tensor, judges: Judges) -> dict[str, float]:
-    """What the autoencoder alone loses, in the precision of its weights, as videos are decoded."""
+    """Return what the autoencoder alone loses, in the precision of its weights, as videos are decoded."""
     device = next(judges.vae.parameters()).device
     with torch.autocast(device.type, enabled=False):
         latents = torch.cat([judges.vae.encode(clip.to(device)) for clip in truth.split(1)])

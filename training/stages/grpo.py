@@ -171,7 +171,7 @@ class GrpoTask:
         """Nothing to do."""
 
     def watch(self, board: MetricsLogger, step: int) -> None:
-        """The same videos of the first prompts every time, and how they move."""
+        """Log the same videos of the first prompts every time, and how they move."""
         prompts = range(min(WATCHED_VIDEOS, len(self._conditioning.prompts)))
         seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
         # One after the other: a video's cache is there at a time.
@@ -224,7 +224,7 @@ class GrpoTask:
         return [flow_reward(flow, floor) for flow, floor in zip(flows, floors, strict=True)]
 
     def _motion(self, flows: Sequence[NDArray[np.float64]], prompts: Sequence[int]) -> dict[str, float]:
-        """How much videos move, beside those of the starting student, and how evenly; means over videos."""
+        """Return how much videos move, beside those of the starting student, and how evenly; means over videos."""
         return {
             "flow": float(np.mean(flows)),
             "starting_flow": float(np.mean([self._starting_flow[prompt] for prompt in prompts])),

@@ -134,7 +134,7 @@ def run(config: OdePairsStageConfig) -> bool:
 
 
 def _made_by(config: OdePairsStageConfig, network: WanTransformer) -> dict[str, Any]:
-    """What a shard says of its making."""
+    """Return what a shard says of its making."""
     return {
         "teacher": {"file": Path(config.teacher).name, "fingerprint": fingerprint(network)},
         "usual_guidance": config.usual_guidance,

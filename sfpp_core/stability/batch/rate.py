@@ -99,7 +99,7 @@ def run_in_processes(
 
 
 def parent_is_alive() -> bool:
-    """Whether whoever wants the results of this worker is still there; True in a process that is no worker."""
+    """Return whether whoever wants the results of this worker is still there; True in a process that is no worker."""
     parent = multiprocessing.parent_process()
     return parent is None or parent.is_alive()
 

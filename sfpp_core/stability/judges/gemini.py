@@ -167,7 +167,7 @@ def _client(patience: Patience) -> Client:
 
 
 def _text(answer: GenerateContentResponse) -> str:
-    """What the model wrote, without its thoughts."""
+    """Return what the model wrote, without its thoughts."""
     if not answer.candidates:
         raise UnusableAnswer("It holds no text.")
     content = answer.candidates[0].content

@@ -156,7 +156,7 @@ class _Conversation:
     knows_schemas: bool = True
 
     def ask(self, text: str) -> str:
-        """What the model wrote."""
+        """Return what the model wrote."""
         answer = self._send(text)
         if answer is None:
             self.knows_schemas = False

@@ -213,7 +213,7 @@ class Line:
         self._deadline = time.monotonic() + patience.total_seconds
 
     def request(self, send: Callable[[], T], *, is_upload: bool = False) -> T:
-        """What `send` returns; sends again while failures may pass. An upload has all the time that is left.
+        """Return what `send` returns; sends again while failures may pass. An upload has all the time that is left.
 
         Raises:
             JudgeError: it did not succeed in the attempts and the time that there are.
@@ -319,7 +319,7 @@ def client_library(name: str, package: str) -> ModuleType:
 
 
 def transport_errors() -> tuple[type[Exception], ...]:
-    """What the HTTP libraries below the clients raise when a connection fails; a client brings one or both."""
+    """Return what the HTTP libraries below the clients raise when a connection fails; a client brings one or both."""
     modules = (_imported(name) for name in ("httpx2", "httpx"))
     return tuple(module.TransportError for module in modules if module)
 

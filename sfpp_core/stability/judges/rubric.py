@@ -64,7 +64,7 @@ class UnusableAnswer(ValueError):
 
 
 def question(video: VideoSpan, prompt: str) -> str:
-    """What is asked about one clip: its length, its place in a longer video, and the prompt that it was made from."""
+    """Return the question about one clip: its length, its place in a longer video, the prompt that it was made from."""
     lines = [f"The clip is {video.duration:.1f} seconds long."]
     if not video.is_whole:
         lines.append(
@@ -79,7 +79,7 @@ def question(video: VideoSpan, prompt: str) -> str:
 
 
 def complaint(reason: str) -> str:
-    """What is added to the question when it is asked again because the answer could not be used."""
+    """Return what is added to the question when it is asked again because the answer could not be used."""
     return f"\nAn earlier answer could not be used: {reason} {ANSWER_IN_WORDS}"
 
 

@@ -271,7 +271,7 @@ def _still(series: FrameSeries) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _is_abrupt(series: FrameSeries, first: int, last: int, usual: float) -> bool:
-    """Whether motion stopped from one frame to the next, and was whole until then."""
+    """Return whether motion stopped from one frame to the next, and was whole until then."""
     course = series.difference[max(1, first - window_frames(_COURSE_SECONDS, series.rate, least=3)) : first]
     before = course[-_LAST_FRAMES:].max()
     left = max(_NO_CHANGE, float(np.median(series.difference[first:last])))

@@ -70,12 +70,12 @@ class Assessment:
         return self.shots.series
 
     def without(self, kinds: Collection[Damage]) -> Assessment:
-        """The same, as if nothing of these kinds had been found."""
+        """Return the same, as if nothing of these kinds had been found."""
         nothing = np.zeros(len(self.series))
         return replace(self, severities={**self.severities, **dict.fromkeys(kinds, nothing)})
 
     def shares(self, frames: slice = slice(None)) -> dict[Damage, float]:
-        """What each kind takes of some frames, 0 (nothing) to 1: the root mean square of its severity.
+        """Return what each kind takes of some frames, 0 (nothing) to 1: the root mean square of its severity.
 
         So a moment that is lost counts for more than its length: one second of ten takes a third, half of the time
         70 %.
@@ -83,7 +83,7 @@ class Assessment:
         return {kind: float(np.sqrt(np.mean(severity[frames] ** 2))) for kind, severity in self.severities.items()}
 
     def quality(self, frames: slice = slice(None)) -> float:
-        """What is left of some frames, 1 (all) to 0: each kind takes its share of what the others leave."""
+        """Return what is left of some frames, 1 (all) to 0: each kind takes its share of what the others leave."""
         return float(np.prod([1 - share for share in self.shares(frames).values()]))
 
 
@@ -195,7 +195,7 @@ def _event(kind: Damage, assessment: Assessment, first: int, last: int) -> Event
 
 
 def _evidence(kind: Damage, assessment: Assessment, first: int, last: int) -> str:
-    """What was measured at the worst moment, and what it would have been without drift."""
+    """Return what was measured at the worst moment, and what it would have been without drift."""
     found = []
     for label, field, worst in _EVIDENCE.get(kind, ()):
         values = getattr(assessment.series, field)
@@ -263,7 +263,7 @@ class OfflineJudge:
         return Rating(explanation=_explanation(video, events_of(assessment, video.start, video.end)), rating=rating)
 
     def assessment(self, video: VideoSpan) -> Assessment:
-        """What was found in the whole video that `video` is a span of.
+        """Return what was found in the whole video that `video` is a span of.
 
         Raises:
             VideoFileError: the file is damaged or cut short.

@@ -155,28 +155,28 @@ class _Repetition:
         self._unlike = min(video.typical_distance(frames, lag) for lag in other_lags)
 
     def stands_apart(self) -> bool:
-        """Whether it is closer to what it repeats than the footage is to itself at other distances."""
+        """Return whether it is closer to what it repeats than the footage is to itself at other distances."""
         return self._unlike >= _UNLIKE * self._repeated
 
     def leaves_course(self) -> bool:
-        """Whether it begins with a jump, or what came before it did not repeat anything at that distance."""
+        """Return whether it begins with a jump, or what came before it did not repeat anything at that distance."""
         if self._is_jump(self._run.first):
             return True
         before = np.arange(self._run.first - _COURSE_FRAMES, self._run.first - 1)
         return self._video.typical_distance(before, self._run.lag + 1) > 2 * _UNLIKE * self._repeated
 
     def goes_on_from(self, periodic: list[Loop]) -> bool:
-        """Whether the frames before it belong to a repetition that kept its course: the motion was periodic."""
+        """Return whether the frames before it belong to a repetition that kept its course: the motion was periodic."""
         least = window_frames(_LEAST_SECONDS, self._video.rate)
         return any(run.first + least <= self._run.first <= run.last + _PATIENCE for run in periodic)
 
     def jumps_again(self) -> bool:
-        """Whether a jump is among what is repeated: footage that comes round again jumps each time."""
+        """Return whether a jump is among what is repeated: footage that comes round again jumps each time."""
         least = window_frames(_LEAST_SECONDS, self._video.rate)
         return any(self._is_jump(frame) for frame in range(self._run.first + least, self._run.last))
 
     def _is_jump(self, frame: int) -> bool:
-        """Whether a step is far above those around it.
+        """Return whether a step is far above those around it.
 
         Where everything moves fast, a step is nearly as far as any picture is from any other: a jump cannot be more.
         """

@@ -27,7 +27,7 @@ def severity(amount: np.ndarray, scale: float, power: float = 2.0) -> np.ndarray
 
 
 def combined(*severities: np.ndarray) -> np.ndarray:
-    """What several damages take together, each from what the others leave."""
+    """Return what several damages take together, each from what the others leave."""
     kept = np.ones_like(severities[0])
     for each in severities:
         kept = kept * (1 - each)
@@ -114,7 +114,7 @@ def structural_change(pictures: np.ndarray) -> np.ndarray:
 
 
 def stands_out(change: np.ndarray, frame: int, rate: float) -> bool:
-    """Whether a change is far above those around it: motion is as fast before and after, a jump is alone.
+    """Return whether a change is far above those around it: motion is as fast before and after, a jump is alone.
 
     It is compared with the two frames before and after it, and, because choppy videos move by jumps, with most of what
     is within a second.
@@ -145,7 +145,7 @@ def find_cuts(series: FrameSeries) -> list[Cut]:
 
 
 def _distance(before: np.ndarray, after: np.ndarray, change: float) -> float:
-    """How far a cut leads: a shift by half a picture changes the layout [K, C] more than one by a tenth."""
+    """Return how far a cut leads: a shift by half a picture changes the layout [K, C] more than one by a tenth."""
     layouts = standardised(255 * np.stack((before, after)).mean(axis=2))
     layout = float(structural_change(layouts)[1])
     # Relative to the mean of each, so that a video that is darker has cuts as hard as before.
