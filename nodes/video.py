@@ -18,8 +18,8 @@ from .comfy.model import Latent, video_latents
 from .comfy.progress import InterruptibleBar
 from .comfy.report import Report
 from .comfy.vae import Video, decode_video, encode_pictures
-from .comfy.video import Audio, ContinuedClip, behind, video_sound
-from .widgets import CATEGORY, Clip, search_aliases, side_input
+from .comfy.video import Audio, ContinuedVideo, behind, video_sound
+from .widgets import CATEGORY, SourceVideo, search_aliases, side_input
 
 AS_MADE = 0.0
 MAX_FPS = 240.0
@@ -85,14 +85,15 @@ class SFPPDecodeToVideo(io.ComfyNode):
                     "audio",
                     optional=True,
                     tooltip="Sound for the video, from its first frame on: cut where the video ends; if it is shorter, "
-                    "silence follows. Saved as AAC. Not connected: the sound of the clip in before, if it has any.",
+                    "silence follows. Saved as AAC. Not connected: the sound of the source video in before, if it "
+                    "has any.",
                 ),
-                Clip.Input(
+                SourceVideo.Input(
                     "before",
                     optional=True,
-                    tooltip="The clip that the video continues, from SFPP Continue Video: the file shows it first, in "
-                    "its own pictures and with its own sound, and goes on with what was made, in silence. If audio is "
-                    "wired, that is heard instead.",
+                    tooltip="The source video that this one continues, from SFPP Continue Video: the file shows it "
+                    "first, in its own pictures and with its own sound, and goes on with what was made, in silence. If "
+                    "audio is wired, that is heard instead.",
                 ),
             ],
             outputs=[
@@ -118,7 +119,7 @@ class SFPPDecodeToVideo(io.ComfyNode):
         fps: float = AS_MADE,
         thumbnail: bool = True,
         audio: Audio | None = None,
-        before: ContinuedClip | None = None,
+        before: ContinuedVideo | None = None,
     ) -> io.NodeOutput:
         samples = video_latents(latent, "latent")
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
@@ -158,7 +159,7 @@ class SFPPDecodeToVideo(io.ComfyNode):
         return io.NodeOutput(InputImpl.VideoFromFile(str(file.path)), ui=preview.as_dict() | report.ui())
 
 
-FITTED = "The clip is scaled to cover it and cut evenly. 0: the clip's own."
+FITTED = "The source video is scaled to cover it and cut evenly. 0: its own size."
 
 
 class SFPPContinueVideo(io.ComfyNode):
@@ -169,10 +170,12 @@ class SFPPContinueVideo(io.ComfyNode):
             display_name="SFPP Continue Video",
             category=CATEGORY,
             **search_aliases("video to video", "continue video", "extend clip", "self forcing", "long video"),
-            description="Encodes the end of a clip, so that SFPP Sampler goes on from it. Wire clip into SFPP Decode "
-            "To Video to get the clip and what follows as one video.",
+            description="Encodes the end of a video, so that SFPP Sampler goes on from it. Wire source video into SFPP "
+            "Decode To Video to get it and what follows as one video.",
             inputs=[
-                io.Video.Input("video", tooltip="The clip, from Load Video. Of any length, size and frame rate."),
+                io.Video.Input(
+                    "video", tooltip="The source video, from Load Video. Of any length, size and frame rate."
+                ),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, or the one of SFPP Load Tiny."),
                 io.Float.Input(
                     "seconds",
@@ -181,8 +184,8 @@ class SFPPContinueVideo(io.ComfyNode):
                     max=60.0,
                     step=0.5,
                     round=0.01,
-                    tooltip="How much of the clip's end the model sees. 5 fill the window of most models; less lets it "
-                    "forget how things moved. At 16 frames a second, whatever the clip's own rate.",
+                    tooltip="How much of the source video's end the model sees. 5 fill the window of most models; less "
+                    "lets it forget how things moved. At 16 frames a second, whatever the source video's own rate.",
                 ),
                 side_input("width", FITTED, default=0, least=0),
                 side_input("height", FITTED, default=0, least=0),
@@ -191,13 +194,13 @@ class SFPPContinueVideo(io.ComfyNode):
                 io.Latent.Output("start", display_name="start", tooltip="For start of SFPP Sampler."),
                 io.Int.Output("film_width", display_name="width", tooltip="For width of SFPP Sampler."),
                 io.Int.Output("film_height", display_name="height", tooltip="For height of SFPP Sampler."),
-                Clip.Output("clip", display_name="clip", tooltip="For before of SFPP Decode To Video."),
+                SourceVideo.Output("clip", display_name="source video", tooltip="For before of SFPP Decode To Video."),
             ],
         )
 
     @classmethod
     def execute(cls, video: Any, vae: Any, seconds: float, width: int, height: int) -> io.NodeOutput:
-        clip = ContinuedClip.of(video, seconds=seconds, width=width, height=height)
+        clip = ContinuedVideo.of(video, seconds=seconds, width=width, height=height)
         report = Report()
         report.add(
             f"The last {clip.num_given / FRAMES_PER_SECOND:.2f} of {clip.num_frames / FRAMES_PER_SECOND:.2f} s, "

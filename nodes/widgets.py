@@ -148,8 +148,8 @@ VideoState = io.Custom("SFPP_STATE")
 VideoReport = io.Custom("SFPP_STABILITY")
 """Whether a video holds up, and where it does not: a sfpp_core StabilityReport."""
 
-Clip = io.Custom("SFPP_CLIP")
-"""A clip that a video continues: a ContinuedClip."""
+SourceVideo = io.Custom("SFPP_CLIP")
+"""A video that another one continues: a ContinuedVideo."""
 
 
 def search_aliases(*words: str) -> dict[str, list[str]]:

@@ -87,7 +87,7 @@ class PreviewPlayer:
             self._has_something.set()
 
     def finished(self) -> None:
-        """Show that the running chunk is finished."""
+        """Take the running chunk into the finished video."""
         with self._lock:
             self._video.extend(self._at_work)
             self._at_work = ()

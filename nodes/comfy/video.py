@@ -140,7 +140,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class ContinuedClip:
+class ContinuedVideo:
     """A VIDEO at the video's rate and size."""
 
     video: Any
@@ -153,7 +153,7 @@ class ContinuedClip:
     """Of these, the last ones that the video begins with: one more than a multiple of 4."""
 
     @classmethod
-    def of(cls, video: Any, *, seconds: float, width: int, height: int) -> ContinuedClip:
+    def of(cls, video: Any, *, seconds: float, width: int, height: int) -> ContinuedVideo:
         """The clip, of whose end about `seconds` are given to the video. A side of 0 takes the video's own.
 
         Raises ValueError for a size that no video has, and as `footage_of`.
@@ -194,7 +194,7 @@ class ContinuedClip:
 
 
 @contextmanager
-def behind(clip: ContinuedClip, video: AbstractContextManager[Video]) -> Iterator[Video]:
+def behind(clip: ContinuedVideo, video: AbstractContextManager[Video]) -> Iterator[Video]:
     """A video that shows the clip's own pictures first; of what it is given, those that the clip has are left out.
 
     Raises ComfyUI's interrupt.
@@ -233,7 +233,7 @@ class Audio(TypedDict):
     sample_rate: int
 
 
-def video_sound(audio: Audio | None, before: ContinuedClip | None, seconds: float, report: Report) -> Sound | None:
+def video_sound(audio: Audio | None, before: ContinuedVideo | None, seconds: float, report: Report) -> Sound | None:
     """What is heard in a video of so many seconds: the AUDIO, or else the clip's own sound while the clip is seen.
 
     The report says what of them is not heard. Raises ValueError as `sound_of`.
@@ -245,8 +245,8 @@ def video_sound(audio: Audio | None, before: ContinuedClip | None, seconds: floa
         report.add(f"audio lasts {heard:.2f} s and the video {seconds:.2f} s: what is longer of audio is cut off.")
     if before is not None and _is_heard(before.video):
         report.add(
-            "The clip in before has sound of its own, which is dropped because audio is wired. Take audio off to keep "
-            "it, or mix the two before."
+            "The source video in before has sound of its own, which is dropped because audio is wired. Take audio off "
+            "to keep it, or mix the two before."
         )
     return sound
 
@@ -264,27 +264,28 @@ def sound_of(audio: Audio) -> Sound:
         raise ValueError(f"audio cannot be used: {error}") from error
 
 
-def _sound_of_clip(clip: ContinuedClip, report: Report) -> Sound | None:
+def _sound_of_clip(clip: ContinuedVideo, report: Report) -> Sound | None:
     """Return sound as long as the pictures; None if there is none that can be used, which stops no video."""
     try:
         recording = _recording_of(clip)
     except ValueError as error:
-        report.add(f"The sound of the clip in before is left out: {error}")
+        report.add(f"The sound of the source video in before is left out: {error}")
         return None
     if recording is None:
         return None
     if not recording.is_whole:
         report.add(
-            "The sound of the clip in before could not be decoded, and the video has none. Wire audio for another one."
+            "The sound of the source video in before could not be decoded, and the video has none. Wire audio for "
+            "another one."
             if recording.sound is None
-            else "Parts of the sound of the clip in before could not be decoded; there the video is silent."
+            else "Parts of the sound of the source video in before could not be decoded; there the video is silent."
         )
     if recording.goes_on:
-        report.add("The sound of the clip in before is longer than its pictures; what is longer is cut off.")
+        report.add("The sound of the source video in before is longer than its pictures; what is longer is cut off.")
     return recording.sound
 
 
-def _recording_of(clip: ContinuedClip) -> Recording | None:
+def _recording_of(clip: ContinuedVideo) -> Recording | None:
     """Raises ValueError with a text that says why a sound cannot be used."""
     seconds = clip.num_frames / FRAMES_PER_SECOND
     if isinstance(clip.video, InputImpl.VideoFromComponents):

@@ -190,7 +190,7 @@ def test_sound_that_is_wired_takes_the_place_of_the_clips_and_this_is_told(sound
 
     said, samples, _ = sounding.made(sounding.file("dropped.mp4"), audio=silence)
     assert samples.abs().max() < 0.01
-    assert "The clip in before has sound of its own, which is dropped because audio is wired" in said
+    assert "The source video in before has sound of its own, which is dropped because audio is wired" in said
     assert "audio lasts 10.00 s and the video 2.75 s: what is longer of audio is cut off" in said
     said, _, _ = sounding.made(sounding.file("silent.mp4", layouts=()), audio=silence)
     assert "dropped" not in said

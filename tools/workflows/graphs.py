@@ -119,20 +119,20 @@ video's width and height.
 
 **Longer videos:** set **seconds**, or wire `state` into **SFPP Extend**.""",
     "tiny_continue_video": """\
-## A video that continues a clip
+## A video that continues another
 
-**SFPP Continue Video** gives the end of a clip to the sampler, which goes on from there. **SFPP Decode To
+**SFPP Continue Video** gives the end of a video to the sampler, which goes on from there. **SFPP Decode To
 Video** writes
-both as one file: the clip in its own pictures, then what was made. Here the clip was made by the model itself, so that
-the workflow runs without a file.
+both as one file: the source video in its own pictures, then what was made. Here the source video was
+made by the model itself, so that the workflow runs without a file.
 
-**Your own clip:** double-click beside the nodes, add **Load Video**, choose a file, and drag its VIDEO to **SFPP
+**Your own video:** double-click beside the nodes, add **Load Video**, choose a file, and drag its VIDEO to **SFPP
 Continue Video**. The built-in model only understands its own toy world at 64x64 pixels: set **width** and **height** of
-SFPP Continue Video to 64. A causal Wan 2.1 student takes any clip.
+SFPP Continue Video to 64. A causal Wan 2.1 student takes any video.
 
-**Change first:** the prompt of what follows; it should fit the clip's end.
+**Change first:** the prompt of what follows; it should fit the source video's end.
 
-**Time:** about half a second a second of video on one CPU core, and some seconds to read the clip's end.
+**Time:** about half a second a second of video on one CPU core, and some seconds to read its end.
 
 **Longer videos:** set **seconds** of *What follows*, or wire its `state` into **SFPP Extend**.""",
     "tiny_film_with_stability_report": f"""\
@@ -379,7 +379,8 @@ def _image_to_video() -> Graph:
 
 
 def _continue_video() -> Graph:
-    clip = (_video(3, Wire(2, "CONDITIONING"), 5.0, title="The clip"), _mp4(4, Wire(3, "latent"), "video/tiny_clip"))
+    first = _video(3, Wire(2, "CONDITIONING"), 5.0, title="The source video")
+    clip = first, _mp4(4, Wire(3, "latent"), "video/tiny_clip")
     end = Node(id=5, type="SFPPContinueVideo", inputs={"video": Wire(4, "video"), "vae": VAE})
     size = {"width": Wire(5, "width"), "height": Wire(5, "height")}
     video = _video(6, Wire(8, "CONDITIONING"), 10.0, **size, start=Wire(5, "start"), vae=VAE, title="What follows")
@@ -392,17 +393,17 @@ def _continue_video() -> Graph:
                 BLUE,
                 MIDDLE,
                 TINY,
-                _prompt(2, "A red ball glides slowly to the left in the desert.", title="The clip's prompt"),
+                _prompt(2, "A red ball glides slowly to the left in the desert.", title="The source video's prompt"),
                 _prompt(8, "A red ball glides slowly to the left in the desert.", title="What follows"),
             ),
-            _group("2  A clip", BROWN, MIDDLE, *clip),
+            _group("2  A source video", BROWN, MIDDLE, *clip),
             _group("3  Its end", GOLD, NARROW, end),
             _group("4  What follows", GREEN, MIDDLE, video),
             _group(
                 "5  Both as one video",
                 PURPLE,
                 WIDE,
-                _mp4(7, Wire(6, "latent"), "video/tiny_continued", before=Wire(5, "clip")),
+                _mp4(7, Wire(6, "latent"), "video/tiny_continued", before=Wire(5, "source video")),
             ),
         ),
     )
