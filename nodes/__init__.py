@@ -1,6 +1,6 @@
-"""What an artist sees: one file per concept, each node only translating widgets and wires for `sfpp_core`.
+"""The nodes, one file a family: each translates widgets and wires for `sfpp_core`.
 
-This package and `host` below it are the only places that know ComfyUI.
+This package and `comfy` below it are the only places that know ComfyUI.
 """
 
 from __future__ import annotations

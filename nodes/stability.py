@@ -1,6 +1,6 @@
 """SFPP Visual Stability and SFPP Stability Report: whether a video holds up, and where it does not.
 
-Visual Stability as a node runs it: with ComfyUI's progress and interrupt, and ratings that outlive it.
+Rating runs with ComfyUI's progress and interrupt, and ratings are kept for later runs.
 """
 
 from __future__ import annotations

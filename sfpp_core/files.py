@@ -1,8 +1,8 @@
-"""Files that are either whole or not there, and unfinished ones that do not outlive the process that made them.
+"""Files that are either whole or not there, locks, and JSON of strangers.
 
 An unfinished file has a name of its own, in the folder where the whole one will be. Its process holds a lock beside it,
-which the system lets go of when the process ends, however it ends. So whoever writes to the folder next can tell what
-was left behind by the dead, and removes it; what a living process is at, here or in another program that shares the
+which the system releases when the process ends, however it ends. So whoever writes to the folder next can tell what a
+dead process left behind, and removes it. What a living process is writing, here or in another program that shares the
 folder, stays.
 """
 

@@ -1,9 +1,8 @@
-"""What something that somebody put into a MODEL does, as far as that can be told without calling it.
+"""Descriptions of what other packs put into a MODEL, without calling it.
 
-A description is equal on every start of the same program: it is made of names, of the versions of the programs that
-they come from, and of everything that a function closes over or an object holds.
-
-Which version of which program something comes from: of ComfyUI, of another pack, or of an installed package.
+A description is equal on every start of the same program. It is made of names, of the versions of the programs that
+they come from (ComfyUI, a pack, an installed package), and of everything that a function closes over or an object
+holds. None if what it does cannot be known.
 """
 
 from __future__ import annotations

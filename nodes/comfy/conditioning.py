@@ -1,7 +1,7 @@
-"""ComfyUI's CONDITIONING as the direction that a rollout follows.
+"""ComfyUI's CONDITIONING as the prompt schedule of a rollout.
 
-A prompt schedule travels as CONDITIONING too: one entry a prompt, with times beside the embedding. So stock nodes pass
-it on, and a plain prompt is a schedule of one.
+A schedule travels as CONDITIONING too: one entry a prompt, with times beside the embeds. So stock nodes pass it on, and
+a plain prompt is a schedule of one.
 """
 
 from __future__ import annotations

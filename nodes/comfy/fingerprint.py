@@ -1,6 +1,7 @@
-"""Which model is wired: what its weights say, whatever form they are held in, and what LoRAs are on them.
+"""Fingerprints of a MODEL and of its environment: both are part of the key of every finished chunk.
 
-What decides the bits of a video besides weights, settings and texts: where and how a MODEL computes.
+`model_identity` names the model by its weights, in whatever form they are held, and by its LoRAs. `environment_of`
+names where and how it computes: device, number format, kernels, and what other nodes have patched in.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""A ComfyUI MODEL behind the two calls that a rollout makes.
+"""A ComfyUI MODEL behind the two calls that a rollout makes, and LATENT to the latents that it works on.
 
-ComfyUI's LATENT (VAE space) and the latents a rollout works on (model space), both [B, C, T, H, W].
+LATENT is in VAE space, the rollout in model space, both [B, C, T, H, W].
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Progress bar, live preview, messages and interruption of long work, as ComfyUI does them.
+"""Progress bar, live preview, messages and interrupts of long work, as ComfyUI does them.
 
-The preview of a video at work: its latest seconds, played over and over in the place of ComfyUI's still pictures.
+The preview plays a video's latest seconds over and over, in the place of ComfyUI's still pictures.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""ComfyUI's VAE object run piece by piece through the core's streaming decoder, in tiles where memory is short.
-
-Pictures to latents through ComfyUI's VAE object, piece by piece through the core's streaming encoder.
-"""
+"""ComfyUI's VAE object behind the core's streaming decoder and encoder, in tiles where memory is short."""
 
 from __future__ import annotations
 

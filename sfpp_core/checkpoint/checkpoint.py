@@ -1,9 +1,8 @@
-"""Opening a checkpoint: from a file of any known layout to weights that are certainly a whole Wan 2.1 transformer.
+"""Opening a checkpoint: a file of any known layout becomes the weights of a whole Wan 2.1 transformer.
 
-The settings that this project's own files carry in their safetensors header, under `sfpp`.
-
-A JSON object: `kind` (`student` or `teacher`), `model` (the fields of WanConfig), and for a student `rollout` (the
-fields of RolloutConfig it was trained for). Other entries (seed, stage, ...) are the training's and not read here.
+This project's own files carry settings in their safetensors header, under `sfpp`, as a JSON object: `kind` (`student`
+or `teacher`), `model` (the fields of WanConfig), and for a student `rollout` (the fields of RolloutConfig that it was
+trained for). Other entries (seed, stage, ...) are the training's and are not read here.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 Training files keep the weights in a dictionary under a part's name (`generator`, `generator_ema`, ...), with the
 wrapper module's `model.` in front and, where FSDP, activation checkpointing or torch.compile was on, their markers
-anywhere inside. ComfyUI files put `diffusion_model.` in front. diffusers has names of its own.
-
-Naming files that are not a Wan 2.1 text-to-video transformer, so that an artist learns what to choose instead.
+anywhere inside. ComfyUI files put `diffusion_model.` in front. diffusers has names of its own. Files of other models
+are recognised too, so that an error can say what they are.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""Which folders of the spool are in use: by locks of the operating system, which end with their process.
+"""Cleaning the chunk store, and which of its folders are in use.
 
-Where a disk has no locks, or somebody else's cannot be had, videos are made all the same; only cleaning holds back.
+A folder in use is held by a lock of the operating system, which ends with its process. Where a disk has no locks, or
+another process's cannot be had, videos are made all the same; only cleaning holds back.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What a chunk is known by on disk: a digest of everything that decides it.
+"""Keys of finished chunks: a digest of everything that decides a chunk.
 
 A video's identity covers what holds for all of it: weights, settings, the form of its cache, seed, size, and the
-circumstances of the computation. From there a chain runs along the video: each chunk adds the text that ruled it and
-its own latents. A chunk is looked for under the chain up to it and the text that is to rule it. So videos that begin
-alike share their beginning, a later change of the prompts keeps what was made before it, and a chunk is only ever
-continued by what was made from these very latents.
+environment. From there a chain runs along the video: each chunk adds its prompt embeds and its own latents. A chunk is
+looked up under the chain up to it and the prompt that is active for it. So videos that begin alike share their
+beginning, a later change of the prompts keeps what was made before it, and a chunk is only ever continued by what was
+made from these very latents.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""The folder of finished chunks: one folder a video, one file a chunk.
+"""The chunk store: one folder a video, one safetensors file a chunk.
 
-    with Spool(root).video(state, circumstances) as video:
+    with ChunkStore(root).video(state, environment) as video:
         latents = video.find(text, recache=False)    # None: not made yet
         video.keep(chunk, state)
 
-Chunks are written by a thread while the next is made; no more than a few wait, and after the block all are on disk.
-Nothing here depends on a process ending well: files are whole or not there, and locks end with the process that holds
-them.
-
-One finished chunk as a safetensors file, whole or not there, and never believed without its checksum.
+Chunks are written by a thread while the next is made. No more than a few wait, and after the block all are on disk.
+Nothing depends on a process ending well: files are whole or not there, they are believed only if their checksum fits,
+and locks end with the process that holds them.
 """
 
 from __future__ import annotations

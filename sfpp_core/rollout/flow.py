@@ -1,6 +1,6 @@
-"""Rectified flow: x_t = (1 - sigma) x0 + sigma noise, the network predicts v = noise - x0, timestep = 1000 sigma.
+"""Rectified flow and its noise: x_t = (1 - sigma) x0 + sigma noise, v = noise - x0, timestep = 1000 sigma.
 
-Noise as a pure function of (seed, chunk, step): a seed gives the same video on every machine, in any pieces.
+Noise is a pure function of (seed, chunk, step): a seed gives the same video on every machine, in any pieces.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""The rolling KV cache: keys and values of the frames inside the window, in a ring that nothing ever moves in.
+"""The rolling KV cache: keys and values of the frames inside the window, in a ring in which nothing ever moves.
 
-Rings of frames, one a layer: on the network's device, or in CPU memory, from where a layer at a time is fetched.
-
-Every part of a frame (see `cache_form`) has the axes batch and frame in front. A ring does not know which frame lies in
-which slot.
+`RollingKVCache` decides which frame goes to which slot. Rings hold the frames, one ring a layer, on the network's
+device or in CPU memory, from which one layer at a time is fetched ahead. What is kept of a frame are tensors with the
+axes batch and frame in front (see kv_quantization.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""In which form keys and values of past frames are kept: as they were computed, or in eight bits.
+"""Forms of the KV cache: keys and values as they were computed, or in eight bits (int8, fp8).
 
 Axes: B batch, F frames, T tokens of a frame, N heads, D channels a head. What is kept of a tensor are its parts, each
 with the axes B and F in front, so that a ring of frames can hold them.

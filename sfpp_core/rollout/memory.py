@@ -1,7 +1,4 @@
-"""Where a cache's memory is, and how much of it, before any is taken.
-
-What to say when a video does not fit into memory: what it takes, what there is, and what to change.
-"""
+"""Memory of a rollout before any is taken, and what to change if it does not fit."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Which model a state belongs to, so that it can be told when other weights are wired to continue it.
+"""Identity of a model in a state: whether the weights at hand are those that made it.
 
-Weights in any floating-point format have one identity: it is made of their signs, which a cast keeps. Quantisation to
-integers keeps no sign of a value near zero. So an identity also carries a sketch, a few values of every linear layer,
-and two forms of which one at least is quantised are the same model if their sketches are as near to each other as that
-form's rounding explains. Two models that differ by less, a model and its lightly trained descendant in 4 bits, say,
-cannot be told apart that way; in one quantised form they are from 0.6 % on, in floating point always.
+Weights in any floating-point format have one identity. It is made of their signs, which a cast keeps. Quantisation to
+integers keeps no sign of a value near zero. So an identity also carries a sketch, a few values of every linear layer.
+Two forms, at least one of them quantised, are the same model if their sketches are as near to each other as that form's
+rounding explains. Two models that differ by less, such as a model and its lightly trained descendant in 4 bits, cannot
+be told apart that way. In one quantised form they are told apart from 0.6 % on, in floating point always.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 Per chunk: from noise, at each timestep predict x0 against the cache and, but for the last step, re-noise it to the
 next timestep. A finished chunk enters the cache by one more pass at the context timestep, made when the next chunk
-needs it: so a rollout that ends, is extended, saved, or rebuilt from its latents makes the very same calls.
+needs it. So a rollout that ends, is extended, saved, or rebuilt from its latents makes the very same calls.
+
+`past_of` plans the clean passes that rebuild a cache (`PrefillPlan`), `Rollout` runs them and denoises.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""What a rollout has made so far, as a value: extending a state makes a new one and leaves the old as it was.
+"""What a rollout has made so far, as a value, and its file.
 
-A rollout's state on disk: one safetensors file, its description as JSON in the header.
-
-The latents and texts are enough to continue bit for bit; a snapshot of the cache is written only if the state has one.
+Extending a state makes a new one and leaves the old as it was. On disk it is one safetensors file with its description
+as JSON in the header. Latents and prompt embeds are enough to continue bit for bit; a snapshot of the cache is written
+only if the state has one.
 """
 
 from __future__ import annotations

@@ -1,22 +1,12 @@
-"""One pass over a video that measures every frame, at memory that does not grow but for some 2 KB a frame.
+"""One pass over a video that measures every frame, in memory that grows by some 2 KB a frame only.
 
-Axes: H height, W width, C colours (RGB).
+`FrameSeries` holds what is measured: light, colour, sharpness, noise, and motion. Motion is optical flow from one frame
+to the next with OpenCV's dense inverse search (DIS, Kroeger et al., arXiv 1603.03590): no network and no weights, and
+fast on a CPU. VBench and the paper used RAFT, which is a network; lengths of the two agree where there is texture, and
+DIS sees less motion in plain areas. Sharpness and noise are each as blind to the other, and to brightness and contrast,
+as can be. Colour is CIELAB, in which distances are about as large as the eye sees them.
 
-What was measured in a video, frame by frame.
-
-Axes: F frames, H height, W width, K tiles, C colours (RGB).
-
-Optical flow from one frame to the next, with OpenCV's DIS, and how the light changed on what moved.
-
-Dense inverse search (Kroeger et al., arXiv 1603.03590): no network and no weights, and fast on a CPU. VBench and the
-paper used RAFT, which is a network; lengths of the two agree where there is texture, and DIS sees less motion in plain
-areas.
-
-Sharpness and noise of a grey picture, each as blind to the other and to brightness and contrast as can be.
-
-Axes: H height, W width.
-
-CIELAB, in which distances are about as large as the eye sees them. Axis: C colours (RGB, or L, a, b).
+Axes: F frames, H height, W width, K tiles, C colours (RGB, or L, a, b).
 """
 
 from __future__ import annotations

@@ -1,14 +1,7 @@
 """The figures of a long video: how it moves, flickers, drifts and repeats.
 
-How much a video moves, how evenly, and where it stands still.
-
-All of it is read from the optical flow between neighbouring sampled frames that motion_field.py measures. The
-benchmarks named below take theirs from RAFT, a network whose weights would have to be downloaded: figures of the two
-must not be mixed in one table.
-
-Axes: F frames, W windows. The first frame has none before it; its flow counts for nothing here.
-
-Whether a video plays its beginning again.
+Motion is read from the optical flow between neighbouring sampled frames that measure.py measures. The benchmarks named
+below take theirs from RAFT: figures of the two must not be mixed in one table.
 
 RIFLEx (arXiv 2502.15894) found that models which are run past the length they were trained on often start again from
 the first frame, and gives models a NoRepeat score: the percentage of videos that do not. We read its rule as: the part
@@ -26,7 +19,8 @@ from one that has come to rest, or shows little change at all. What is computed 
 A run in which nothing moves matches nothing, so a video that stands still or slows down does not repeat: that is a
 matter for the dynamic degree and the frozen spans. Real periodic motion, such as a pendulum's, does count.
 
-Axes: F frames, L later runs, E early runs, P pixels.
+Axes: F frames, L later runs, E early runs, P pixels, W windows. The first frame has none before it; its flow counts for
+nothing.
 """
 
 from __future__ import annotations

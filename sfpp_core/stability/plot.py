@@ -1,10 +1,7 @@
 """A stability report as one picture: ratings, damages and curves over the seconds of the video.
 
 Drawn through Matplotlib's objects on an Agg canvas: pyplot would share its state with everything else in the process.
-
-The four curves of a plot: exposure, detail, colour, motion. Each function fills axes whose unit is seconds.
-
-What the parts of a plot share: colours, type, and the size of a text before there is a picture.
+The curves are exposure, detail, colour and motion. Each function fills axes whose unit is seconds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The ways to compress pictures that a video may be written in, set so that equal frames give equal bytes.
+"""The codecs that a video may be written in, set so that equal frames give equal bytes, and its sound.
 
-The same frames shall give the same file on every machine, so nothing about an encoder may depend on the processor: not
-the number of its cores, nor the choice of an encoder's routines.
+The same frames give the same file on every machine, so nothing about an encoder may depend on the processor: not the
+number of its cores, nor the choice of an encoder's routines.
 """
 
 from __future__ import annotations

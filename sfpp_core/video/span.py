@@ -1,6 +1,4 @@
-"""Footage: a span of a video that is read as often as needed, a picture at a time.
-
-Where footage comes from: a file, or pictures in memory.
+"""A span of a video that is read as often as needed, one picture at a time: of a file, or of pictures in memory.
 
 Axes: T frames, H height, W width, C colours (RGB).
 """

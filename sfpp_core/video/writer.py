@@ -1,12 +1,11 @@
 """MP4 files, written frame by frame while the video is still being made.
 
+Pictures are turned into the planes that H.264 stores (BT.601 matrix, limited range, 4:2:0) here and not by the codec
+library, whose rounding differs between its versions: the same frames give the same bytes. BT.601 and not BT.709,
+because everything reads it right: players that heed a file's tags, players that go by the size of the picture, and PyAV
+before 17, which takes every file for BT.601 and in ComfyUI shifts the colours of others.
+
 Axes: T frames, H height, W width, C colours (RGB).
-
-RGB to the planes that H.264 stores: the BT.601 matrix, limited range, 4:2:0.
-
-Done here and not by the codec library, whose rounding differs between its versions: the same frames give the same
-bytes. BT.601 and not BT.709, because everything reads it right: players that heed a file's tags, players that go by the
-size of the picture, and PyAV before 17, which takes every file for BT.601 and in ComfyUI shifts the colours of others.
 """
 
 from __future__ import annotations

@@ -1,14 +1,12 @@
-"""Which kernel computes attention, and of what. Axes: B batch, L queries, S keys, H heads, D channels a head.
+"""Attention of Wan 2.1: kernels, which frames see which, and rotary positions.
 
-Which frames a frame may attend to when a whole clip passes through a causal network at once.
+A `Visibility` says in advance what the rolling cache does by eviction, so that a parallel pass equals a rollout: a
+frame sees its own chunk, the sink, and past frames no older than the window allows; the window counts sink and current
+chunk. Rotary positions run over time, height and width (Su et al. 2021, arXiv 2104.09864; three axes as in Wan 2.1).
+Their angles are computed for any position instead of being looked up, so nothing ends at Wan's table of 1024 frames: a
+score depends on the distance between query and key only, and distances stay within the window.
 
-It says in advance what the rolling cache does by eviction, so that a parallel pass equals a rollout: a frame sees its
-own chunk, the sink, and past frames no older than the window allows; the window counts sink and current chunk.
-
-Rotary positions over time, height and width (Su et al. 2021, arXiv 2104.09864; three axes as in Wan 2.1).
-
-Angles are computed for any position instead of being looked up, so nothing ends at Wan's table of 1024 frames:
-a score depends on the distance between query and key only, and distances stay within the window.
+Axes: B batch, L queries, S keys, H heads, D channels a head.
 """
 
 from __future__ import annotations

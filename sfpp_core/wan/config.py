@@ -1,12 +1,9 @@
-"""The sizes of a Wan 2.1 text-to-video transformer, and how they are read off its weights.
+"""Sizes of Wan 2.1: of its transformer and its VAE, read off their weights, and of latents.
 
-How pixels, latent frames and tokens of Wan 2.1 correspond. No other file writes these numbers down.
-
-The two scales of Wan 2.1 latents.
-
-VAE space is what the Wan VAE emits and what a ComfyUI LATENT holds. Model space is what the transformer sees: each of
-the 16 channels shifted and scaled to about zero mean and unit deviation. The numbers are Wan 2.1's own
-(wan/modules/vae.py of the published code); networks trained on them have them built in.
+How pixels, latent frames and tokens correspond is written down here and nowhere else. VAE space is what the Wan VAE
+emits. Model space is what the transformer sees: each of the 16 channels shifted and scaled to about zero mean and unit
+deviation. The numbers are Wan 2.1's own (wan/modules/vae.py of the published code); networks trained on them have them
+built in.
 """
 
 from __future__ import annotations

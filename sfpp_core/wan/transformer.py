@@ -1,10 +1,9 @@
-"""The Wan 2.1 text-to-video transformer as PyTorch modules: teacher, student and critic are all this class.
+"""The Wan 2.1 text-to-video transformer: teacher, student and critic are all `WanTransformer`.
 
-The transformer's forward pass, as functions over any module tree that carries Wan 2.1's names.
-
-Ours (`WanTransformer`) is one such tree, ComfyUI's own Wan model another. The pass calls modules and never reads their
-weights, so LoRAs, quantisation and offloading that a host has put into its modules act here too; only the bare
-`modulation` parameters, which belong to no module that could be called, are read and cast to the input.
+The forward pass is a set of functions over any module tree that carries Wan 2.1's names. Ours is one such tree, a
+host's own Wan model another. The pass calls modules and never reads their weights, so LoRAs, quantisation and
+offloading that a host has put into its modules act here too. Only the bare `modulation` parameters, which belong to no
+module that could be called, are read and cast to the input.
 
 What tells a bidirectional teacher from a causal student is only what a token may attend to: everything, what a
 `Visibility` lets it see, or a cache. Axes: B batch, C latent channels, T latent frames, H and W latent cells, L tokens,

@@ -1,10 +1,7 @@
-"""How a picture is cut into tiles that overlap, and how they are laid together again without seams.
+"""Decoding in tiles, where a whole picture is too much for the device's memory: overlapping, joined without seams.
 
-Sizes are in latents, sides of 8 pixels.
-
-Latents to pixels in tiles, where a whole picture is too much for the device's memory.
-
-Axes: B batch, C channels, F pixel frames, T latent frames, H height, W width, as in vae.py.
+Sizes are in latents, sides of 8 pixels. Axes: B batch, C channels, F pixel frames, T latent frames, H height, W width,
+as in vae.py.
 """
 
 from __future__ import annotations

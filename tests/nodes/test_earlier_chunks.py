@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,10 @@ VIDEOS = {
 def earlier(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Comfy]:
     base = tmp_path_factory.mktemp("earlier")
     shutil.copytree(DATA, base / "output" / "sfpp_spool")
-    with ComfyServer(ServerConfig(base_directory=base)) as server:
+    with pytest.MonkeyPatch.context() as environment, ExitStack() as resources:
+        # The server that other tests share is told to keep nothing.
+        environment.delenv("SFPP_SPOOL_GB", raising=False)
+        server = resources.enter_context(ComfyServer(ServerConfig(base_directory=base)))
         comfy = Comfy(server)
         found = {
             "torch": torch.__version__,

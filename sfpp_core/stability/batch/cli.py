@@ -1,6 +1,6 @@
-"""Visual Stability of video files from the command line.
+"""The command line of Visual Stability: `python -m sfpp_core.stability`.
 
-Results as text for a terminal: fixed columns, with the names, which may be long, at the end of the line.
+Results are printed in fixed columns, with the names, which may be long, at the end of the line.
 """
 
 from __future__ import annotations

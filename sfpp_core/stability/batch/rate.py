@@ -1,8 +1,7 @@
 """Many videos, rated side by side in processes.
 
-One video of many: rated unless it has been, plotted if wanted, and whatever goes wrong put into words.
-
-One function over many tasks, in processes of which each may die without taking another task with it.
+Each is rated unless it has been, plotted if wanted, and whatever goes wrong with it is put into words. A process that
+dies takes no other task with it.
 """
 
 from __future__ import annotations

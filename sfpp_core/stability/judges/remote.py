@@ -1,6 +1,7 @@
-"""Requests to a judge over the network: repeated if trouble may pass, limited in time, and open to an interrupt.
+"""Requests to a judge over the network: repeated if trouble may pass, limited in time, open to an interrupt.
 
-The client libraries of judges on the network: optional, and imported when such a judge is chosen.
+API keys come from the environment, go to the server, and show up nowhere else. Client libraries are optional, and
+imported when such a judge is chosen.
 """
 
 from __future__ import annotations

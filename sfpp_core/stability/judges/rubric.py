@@ -1,4 +1,4 @@
-"""What a language model is asked about a video, and what of its answer counts.
+"""The question that a language model is asked about a video, and what of its answer counts.
 
 The protocol is the paper's (arXiv 2510.02283, section 4): the model sees the video and the prompt that made it,
 explains what it sees of exposure and degradation, and only then gives a whole number from 0 to 5. The wording is ours.

@@ -1,7 +1,8 @@
-"""Exposure and contrast against the first seconds, and against what a picture can hold.
+"""Detectors of damage: how severe it is in each frame, by kind (light, colour, detail, flicker, freeze).
 
-Amounts are in display values (0 black, 1 white), which are nearly even to the eye: 0.01 is about one unit of CIE
-lightness, and two to three of those are just noticeable side by side.
+Exposure, contrast and colour are compared with the first seconds, and with what a picture can hold. Amounts are in
+display values (0 black, 1 white), which are nearly even to the eye: 0.01 is about one unit of CIE lightness, and two to
+three of those are just noticeable side by side.
 """
 
 from __future__ import annotations

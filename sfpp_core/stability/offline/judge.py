@@ -1,8 +1,7 @@
 """The offline judge: rates from measured pixels, with no model and no network. It is not the paper's judge.
 
-How severe each kind of damage is in each frame of a video.
-
-Axes: F frames.
+Detectors give the severity of each kind of damage in each frame (`Assessment`). Events are the spans where it is above
+a threshold, and the rating follows from both. Axes: F frames.
 """
 
 from __future__ import annotations
