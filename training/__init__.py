@@ -1,1 +1,1 @@
-"""How the built-in family is trained: `python -m training STAGE --config FILE [key=value ...]`."""
+"""Training: `python -m training STAGE --config FILE [key=value ...]`, for the built-in family and for Wan 2.1."""

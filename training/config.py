@@ -1,11 +1,8 @@
-"""What every stage is told, and how it is read: a YAML file, then `key=value` words of the command line.
+"""Configuration of every stage, and how it is read: a YAML file, then `key=value` words of the command line.
 
-A stage's configuration is a frozen dataclass that extends `StageConfig` or `TrainConfig`. Keys that it does not have
-and values that it refuses are reported in a sentence.
-
-The layers of a configuration: what YAML files and `key=value` words say goes over a dataclass's own values.
-
-A file or a word that cannot be used is named in a sentence.
+A stage's configuration is a frozen dataclass that extends `StageConfig` or `TrainConfig`. YAML files and words go over
+its own values. Keys that it does not have, values that it refuses, and files that cannot be used are reported in a
+sentence (`ConfigError`).
 """
 
 from __future__ import annotations

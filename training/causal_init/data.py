@@ -1,6 +1,6 @@
-"""What a causal student can be started off with: each objective makes its own batches and says what they cost.
+"""Data and protocol of the objectives that start a causal student: each makes its own batches and its loss.
 
-Whole clips through a causal network at once: a chunk sees what the rolling cache would show it.
+Whole clips pass through the causal network at once: a chunk sees what the rolling cache would show it.
 """
 
 from __future__ import annotations

@@ -1,16 +1,10 @@
-"""The text encoders that prompts are prepared with, behind one face: embeddings of words, without their padding.
+"""Prompts and their embeds, equal to what inference gives the networks.
 
-Wan 2.1 pads text with zeros after the encoder and lets attention see the padding, so how far to pad belongs to the
-encoder: 512 tokens for UMT5, 32 for the built-in family's.
-
-Prompts with their embeddings: made in memory, or once and for all in a folder that is read as it is needed.
-
-Padding is not stored: a prompt of 100 tokens takes 0.8 MB of UMT5's bfloat16, and 4.2 MB with it.
-
-Prompts and what the networks are told of them, equal to what inference tells them.
-
-From a text file of prompts, encoded at the start of the run, or from a folder of embeddings made before: UMT5-XXL is
-11 GB and takes longer for ten thousand prompts than a run wants to wait at every start.
+Prompts come from a text file, encoded at the start of the run, or from a folder of embeds made before: UMT5-XXL is 11
+GB and takes longer for ten thousand prompts than a run wants to wait at every start. Wan 2.1 pads embeds with zeros
+after the encoder and lets attention see the padding, so how far to pad belongs to the encoder: 512 tokens for UMT5, 32
+for the built-in family's. Padding is not stored: a prompt of 100 tokens takes 0.8 MB of UMT5's bfloat16, and 4.2 MB
+with it.
 """
 
 from __future__ import annotations

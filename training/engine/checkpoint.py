@@ -2,12 +2,8 @@
 
 torch.distributed.checkpoint stores the tensors, each process its parts. Everything else goes with them as JSON, and
 the index that torch pickles is read by an unpickler that knows nothing but what belongs there: opening a checkpoint
-runs no code from it.
-
-What a task keeps from step to step, as a checkpoint takes it: all processes' samples together.
-
-A tensor of a task's state has this process's samples on its first axis, so that a run saved by some number of
-processes goes on in any other that shares the batch out; plain values are the same in every process.
+runs no code from it. A tensor of a task's own state has a process's samples on its first axis, so that a run saved by
+some number of processes goes on in any other that shares the batch out. Plain values are the same in every process.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""What holds no numbers, told where it is made: as bytes NaN is black, and a student learns from NaN in silence."""
+"""Checks that stop a run in time: values that are not finite, gradients that explode, a full disk.
+
+NaN or infinity is reported where it first appears: as uint8 it becomes black, and training on it raises no error.
+"""
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
-"""One process or many: who handles which samples of a step, what all must agree on, and joining and leaving.
+"""One process or many: which samples of a step a process handles, sharding, and joining and leaving.
 
 Under torchrun every process runs the same stage on a part of each batch (gloo on CPUs, NCCL on GPUs, one GPU a
 process). Alone there is no process group, and everything here answers without one.
 
-Networks where they are trained: on a device, and cut up among processes.
-
 A network with transformer blocks is sharded (FSDP2, torch's `fully_shard`): each process keeps a part of every weight,
 gradient and moment, in float32, and a block's weights are gathered while it computes, in the dtype that it computes
 in. Other networks are small; every process keeps all of them and gradients are averaged. Either way a step is that of
-one process, to rounding.
+one process, to rounding. Activation checkpointing is here too.
 """
 
 from __future__ import annotations

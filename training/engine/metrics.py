@@ -1,4 +1,4 @@
-"""What a run shows while it goes: TensorBoard scalars, contact sheets, and videos as MP4 beside them."""
+"""Metrics of a run: TensorBoard scalars, contact sheets, videos as MP4 beside them, and their copy in wandb."""
 
 from __future__ import annotations
 

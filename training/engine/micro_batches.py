@@ -1,6 +1,6 @@
 """Gradient accumulation: a batch in parts that fit into memory.
 
-What parts of a process's share of a batch remember, as one: as a checkpoint takes it, whatever the parts.
+State of the parts is merged and split, so that checkpoints do not depend on `accumulate`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Optimisers and their learning rate.
 
-Muon: momentum whose update is orthogonalised, for matrices and for convolutions read as matrices.
-
-Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); the scale that lets it share AdamW's learning rate is
-Liu et al. 2025 (arXiv 2502.16982). PyTorch's own takes matrices only; a convolutional autoencoder has next to none.
+Muon is momentum whose update is orthogonalised, for matrices and for convolutions read as matrices (Jordan et al. 2024,
+https://kellerjordan.github.io/posts/muon); the scale that lets it share AdamW's learning rate is Liu et al. 2025 (arXiv
+2502.16982). PyTorch's own takes matrices only; a convolutional autoencoder has next to none.
 """
 
 from __future__ import annotations

@@ -1,11 +1,8 @@
-"""The folder of a run: whose it is, its checkpoint, and writing both so that a killed process loses nothing.
+"""The folder of a run: its configuration, its checkpoint, and the files that it began with.
 
-The files that a run begins with, known again when it goes on.
-
-A configuration names files by their paths, and other content may come to lie there: a teacher that was trained further,
-prompts that were edited. What a run is held to, and what it is resumed with, would then change in its middle.
-
-Reading the folder of a run that another command trained: what it was told, and what it has learnt so far.
+Both are written so that a killed process loses nothing. A configuration names files by their paths, and other content
+may come to lie there: a teacher that was trained further, prompts that were edited. So a run keeps fingerprints of its
+inputs and refuses to go on with others. Folders of finished runs are read here as well.
 """
 
 from __future__ import annotations

@@ -6,8 +6,6 @@ is *by then*, whatever went before: a drift that comes to rest shows in both, on
 first. Everything at a length is computed of the frames up to it, so a video has the same figures at 50 s whether it
 ends there or goes on for 20 minutes.
 
-Lengths at which a video is judged, and the last seconds before each, cut out while the video is made.
-
 Axes: B video, F frame, H height, W width.
 """
 

@@ -1,18 +1,11 @@
-"""From the making of some videos to what was found of them, in one pass that keeps no pictures.
+"""Judging videos while they are made, in one pass that keeps no pictures but those of a few to look at.
+
+Pictures go in piece by piece, a measurement of every frame comes out. The core measures by reading a `VideoSpan`, and
+videos are made side by side, so each video has a thread of its own, which reads what is pushed and waits for more;
+OpenCV works without the interpreter's lock, so the threads use many cores where there are many. Nothing is kept of a
+video but its measurements, 2 kB a frame, and of some an MP4 and a strip of pictures at the lengths that are judged.
 
 Axes: B video, F frame, H height, W width, C colour.
-
-Videos that are measured while they are made: pictures go in piece by piece, a measurement of every frame comes out.
-
-The core measures by reading a `VideoSpan`, and videos are made side by side. So each video has a thread of its own,
-which reads what is pushed and waits for more; OpenCV works without the interpreter's lock, so the threads use many
-cores where there are many. Nothing is kept of a video but its measurements, 2 kB a frame.
-
-Axes: B video, F frame, H height, W width, C colour.
-
-What is kept of some videos to look at: an MP4, and a strip of the pictures at the lengths that are judged.
-
-Axes: F frame, H height, W width, C colour.
 """
 
 from __future__ import annotations

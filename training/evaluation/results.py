@@ -1,19 +1,11 @@
-"""All videos of an evaluation as arrays, and what they say of the arms.
-
-Axes: P prompt, S take.
-
-What was found of each video, one JSON object a line, in files that a killed run goes on with.
+"""Results of an evaluation: one JSON line a video, then arrays, means with intervals, and distances.
 
 Every process appends to a file of its own, so no two ever write to one; all are read. A line carries the identity of
-all that decided it, so that a video is judged again when its student was trained on, and not otherwise.
+all that decided it, so that a video is judged again when its student was trained on, and not otherwise. Prompts are a
+sample of all prompts, and the videos of one are alike: intervals are over prompts. How far a set of videos is from the
+truth as a whole is a Frechet distance.
 
-Means over videos with their uncertainty. Prompts are a sample of all prompts, and the videos of one are alike.
-
-Axes: P prompt, S take of a prompt. NaN marks a video without a figure.
-
-How far a set of videos is from the truth as a whole: what is missing, too frequent, or too much alike.
-
-Axes: N window, D feature.
+Axes: P prompt, S take of a prompt, N window, D feature. NaN marks a video without a figure.
 """
 
 from __future__ import annotations

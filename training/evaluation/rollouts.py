@@ -1,8 +1,4 @@
-"""Who makes the videos of an arm, and what decides how they look.
-
-Axes: B video, F frame, H height, W width.
-
-Videos of a student as pictures, piece by piece, in the ways of going on that are compared.
+"""Generators of the videos that are compared: students in several ways of going on, the teacher, the truth.
 
 A video's noise depends on its own seed alone, so it is the same video in whatever batch it is made, up to the rounding
 of batched kernels; alone it is what the pack's sampler makes of that seed.

@@ -1,8 +1,6 @@
-"""What videos of a prompt really look like: the scenes are procedural, so their distribution is known.
+"""The truth of a prompt, and how a video's last seconds compare with it.
 
-Axes: B video, F frame, H height, W width.
-
-What a video's last seconds show of its prompt, and how far they are from what videos of that prompt look like.
+Scenes are procedural, so the distribution of a prompt's videos is known.
 
 Axes: B video or window, F frame, H height, W width.
 """

@@ -10,18 +10,14 @@ Two choices, both forced by numbers:
   the 1.3B model at 832x480 has 299,520 of them; a ratio of the plain densities is 0 or infinite after the smallest
   update. The log-density of the paper is that of each transition here times the number of values, summed over them.
 - Ratios are per transition, not per video, and averaged: so a transition's gradient can be taken, and its graph
-dropped,
-  before the next one is looked at, and memory does not grow with the video.
+  dropped, before the next one is looked at, and memory does not grow with the video.
 
 Axes: B videos, G videos of one prompt; chunks are [B, C, T, H, W].
 
-What an update of GRPO sends back through the student: the clipped objective of every transition of its videos.
-
-Videos as a policy's trajectories: rolled out as inference does and recorded, then played again with gradients.
-
-`record` listens to a `Rollout`, so a recorded video is the video of its seed, bit for bit. `replay` asks a network,
-which may have learnt since, about the same transitions: the noisy chunks are those of the record, and so is the clean
-past, but its keys and values are the network's own. No gradient flows through the past, as in Self-Forcing.
+An update sends the clipped objective of every transition of its videos back through the student. `record` listens to
+a `Rollout`, so a recorded video is the video of its seed, bit for bit. `replay` asks a network, which may have learnt
+since, about the same transitions: the noisy chunks are those of the record, and so is the clean past, but its keys and
+values are the network's own. No gradient flows through the past, as in Self-Forcing.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""How training looks at what it has made: the teacher's sampler, the student's rollout, and latents to pixels.
+"""Samples of networks in training: the teacher's, the student's, and latents to pixels.
 
-The teacher's probability-flow ODE, dx / dsigma = v (rectified flow, arXiv 2209.03003), in Euler steps.
+The teacher follows its probability-flow ODE, dx / dsigma = v (rectified flow, arXiv 2209.03003), in Euler steps.
 
-Decoding many small videos side by side, three quarters of an evaluation: faster than the pack decodes one.
-
-With the built-in autoencoder, 8 videos of 64x64 and bfloat16 on one core of a Xeon, a latent frame of a video takes 21
-ms as the pack does it, 17.5 in portions of three frames with weights laid out channels last, and 9.5 compiled besides.
+`VideoDecoder` decodes many small videos side by side, three quarters of an evaluation. With the built-in autoencoder, 8
+videos of 64x64 and bfloat16 on one core of a Xeon, a latent frame of a video takes 21 ms as the pack does it, 17.5 in
+portions of three frames with weights laid out channels last, and 9.5 compiled besides.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """UMT5-XXL, the text encoder of Wan 2.1, as Wan and ComfyUI use it.
 
-Text is cut into SentencePiece's tokens and an end token, at most 512, and encoded in bfloat16; there is no
-prefix. The network is Hugging Face's, the weights are taken from whatever an artist has on disk.
-
-Where each publisher keeps UMT5's encoder and its tokenizer, and the way to Hugging Face's names.
+Text is cut into SentencePiece's tokens and an end token, at most 512, and encoded in bfloat16; there is no prefix. The
+network is Hugging Face's, the weights are those of any publisher:
 
 | publisher | weights | tokenizer |
 |---|---|---|

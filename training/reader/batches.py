@@ -1,4 +1,4 @@
-"""What the reader learns from: scenes, roughened the way a small autoencoder or a generator roughens them."""
+"""Batches and loss of the reader: scenes, roughened as a small autoencoder or a generator roughens them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a Self-Forcing run is told."""
+"""Configuration of a Self-Forcing run, and what all stages share that train on the student's own rollouts."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""Where recorded windows come from: videos that restart at every step, or videos that go on from step to step.
+"""Recorded windows of the student's rollouts, and where they come from.
 
-A window of a rollout, recorded so that the gradient can be sent through denoising steps of each of its chunks.
-
-The window is first rolled as inference rolls it, without gradients. Once its gradient is known, each chunk's step, or
-all of its steps, are run again, with gradients, against the cache as it was, and back-propagated at once: one chunk's
-graph lives at a time, whatever the window, and the past has no gradient (Self-Forcing, arXiv 2506.08009, section 3.2).
+Videos restart at every step (`Restarting`, as the paper does) or go on from step to step (`Streaming`, as LongLive
+does). A window is first rolled as inference rolls it, without gradients. Once its gradient is known, each chunk's step,
+or all of its steps, are run again, with gradients, against the cache as it was, and back-propagated at once: one
+chunk's graph lives at a time, whatever the window, and the past has no gradient (Self-Forcing, arXiv 2506.08009,
+section 3.2).
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
 """Windows of the student's own videos, made what teacher and critic can judge.
 
-Backward noise initialisation as algorithm 1 of Self-Forcing++ (arXiv 2510.02283) writes it.
-
-A finished window is noised again to one of the student's timesteps and denoised once more, all of its chunks in one
-parallel pass: each sees the clean chunks before it, those of the window beside it and those before the window in the
-cache. What is clean comes from the rollout and has no gradient.
+Backward noise initialisation is that of algorithm 1 of Self-Forcing++ (arXiv 2510.02283): a finished window is noised
+again to one of the student's timesteps and denoised once more, all of its chunks in one parallel pass. Each chunk sees
+the clean chunks before it, those of the window beside it and those before the window in the cache. What is clean comes
+from the rollout and has no gradient.
 """
 
 from __future__ import annotations

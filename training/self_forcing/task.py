@@ -1,6 +1,6 @@
-"""One step: a window of the student's own videos, its distribution-matching gradient, and the critic's updates.
+"""One step of Self-Forcing(++): a window of self-rollouts, its DMD gradient, and the critic's updates.
 
-How a Self-Forcing run is looked at: the same few videos again and again, and how far their light drifts.
+A run is watched by the same few videos again and again, and by how far their light drifts.
 """
 
 from __future__ import annotations

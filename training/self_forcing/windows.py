@@ -1,4 +1,4 @@
-"""Which frames of a rollout teacher and critic judge, and how they are made a valid short clip for them.
+"""Windows: which frames of a rollout teacher and critic judge, and how they become a valid short clip.
 
 A window here is the K latent frames that are judged, K the teacher's horizon; what attention sees is another one. In
 Self-Forcing++ (arXiv 2510.02283) the student makes N >> K frames and one window, anywhere in them, is judged. Frames

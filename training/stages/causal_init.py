@@ -2,9 +2,9 @@
 
 It starts the student off, by one of three objectives:
 
-- `flow`: flow matching with teacher forcing, on clips (`objectives.flow`);
-- `ode`: regression along trajectories of the teacher's ODE (`objectives.ode`), which the ode_pairs stage makes;
-- `consistency`: causal consistency distillation (`objectives.consistency`), on clips or on where trajectories end.
+- `flow`: flow matching with teacher forcing, on clips (`causal_init.flow`);
+- `ode`: regression along trajectories of the teacher's ODE (`causal_init.ode`), which the ode_pairs stage makes;
+- `consistency`: causal consistency distillation (`causal_init.consistency`), on clips or on where trajectories end.
 """
 
 from __future__ import annotations

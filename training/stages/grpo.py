@@ -1,8 +1,8 @@
 """GRPO: the student's own videos of a prompt compared with one another, and those that move evenly made more likely.
 
-A step takes `groups` prompts and rolls out `group_size` videos of each, exactly as inference would from their seeds;
-rewards each video by its optical flow (see flow_reward); then takes `policy.updates` optimiser steps on that one batch:
-the videos are played again chunk by chunk, and each transition's part of the clipped objective (see grpo) is
+A step takes `groups` prompts and rolls out `group_size` videos of each, exactly as inference would from their seeds. It
+rewards each video by its optical flow (grpo/reward.py), then takes `policy.updates` optimiser steps on that one batch:
+the videos are played again chunk by chunk, and each transition's part of the clipped objective (grpo/objective.py) is
 back-propagated at once. Memory is that of one network call's graph, one cache, and the videos' latents.
 
 `steps` counts batches of videos; `optimizer.warmup` and `optimizer.decay` count updates.

@@ -1,11 +1,9 @@
-"""What a prompt names: five independent attributes, each drawn uniformly from its enumeration.
+"""Scenes as values: what a prompt names, how scenes are drawn, and the sentences for them.
 
-One scene as a value, and the distribution that scenes are drawn from.
-
-`SceneSpec` holds every number a video is made of; a frame is a closed-form function of the spec and the frame index.
-The distribution below is all there is to know about the data: every field is independent and uniform.
-
-Sentences for a scene: the wording varies, every attribute is always named, and by one word each.
+A prompt names five independent attributes, each drawn uniformly from its enumeration. `SceneSpec` holds every number a
+video is made of; a frame is a closed-form function of the spec and the frame index. The distribution below is all there
+is to know about the data: every field is independent and uniform. The wording of prompts varies; every attribute is
+always named, and by one word each.
 """
 
 from __future__ import annotations

@@ -1,16 +1,12 @@
-"""Antialiased painting with signed distances.
+"""Drawings of the four places and the four objects: antialiased painting with signed distances.
+
+Places are still pictures in scene light, [3, H, W] with values in about [0, 1]: only the object moves, and everything
+else that changes is an error. Objects are layers over a developed picture. A silhouette is given in object coordinates,
+u to the right and v downwards, both in [-1, 1] over the object's extent.
 
 Axes: F frame, H row, W column. Coordinates are picture heights from the upper left corner, y downwards, at pixel
 centres. Whatever depends on the frame uses only + - * / sqrt, abs, min, max and floor: these round alike wherever an
 element lies in a vector register, so a frame has the same bits in whatever batch of frames it is rendered.
-
-The four places: still pictures in scene light, [3, H, W] with values in about [0, 1].
-
-The ground does not move: in a video of this family only the object does, and everything else that changes is an error.
-
-The four objects, as layers over a developed picture.
-
-A silhouette is given in object coordinates: u to the right and v downwards, both in [-1, 1] over the object's extent.
 """
 
 from __future__ import annotations
