@@ -129,7 +129,7 @@ class Sound:
         if self.rate < 1:
             raise ValueError(f"the sound's rate is {self.rate} samples a second; it must be at least 1.")
         if not self.samples.isfinite().all():
-            raise ValueError("the sound holds values that are no numbers (NaN or infinite); what made it overflowed.")
+            raise ValueError("the sound holds non-finite values (NaN or infinite); what made it overflowed.")
 
 
 class SoundTrack:

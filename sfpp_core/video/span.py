@@ -95,7 +95,7 @@ class ImageSource:
     """Pictures T H W C in memory, floating point in [0, 1]; what lies beyond is clamped, a fourth channel left out.
 
     Raises:
-        ValueError: `images` has another shape or no pictures in it, holds what are no numbers, or `fps` is not above 0.
+        ValueError: `images` has another shape or no pictures in it, holds NaN or infinity, or `fps` is not above 0.
     """
 
     name = "the images"
@@ -109,7 +109,7 @@ class ImageSource:
         if not (fps > 0 and math.isfinite(fps)):
             raise ValueError(f"fps is {fps}; it must be above 0, e.g. 16.")
         if not torch.isfinite(images).all():
-            raise ValueError("the images hold values that are no numbers (NaN or infinity); what made them overflowed.")
+            raise ValueError("the images hold non-finite values (NaN or infinity); what made them overflowed.")
         self._images = images
         self._fps = float(fps)
         self.size = (images.shape[1], images.shape[2])
@@ -184,7 +184,7 @@ class VideoSpan:
         """Pictures in memory, T H W C in [0, 1], one every 1 / `fps` seconds; they must not change while in use.
 
         Raises:
-            ValueError: `images` has another shape or no pictures in it, holds what are no numbers, or `fps` is not
+            ValueError: `images` has another shape or no pictures in it, holds NaN or infinity, or `fps` is not
                 above 0.
         """
         return cls._whole_of(ImageSource(images, fps))

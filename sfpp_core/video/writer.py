@@ -250,7 +250,7 @@ class VideoWriter:
         frame = frame.detach().float().cpu()
         if frame.isnan().any():
             raise ValueError(
-                f"frame {self._num_given} holds values that are no numbers (NaN); what made it overflowed. "
+                f"frame {self._num_given} holds non-finite values (NaN); what made it overflowed. "
                 "Run the VAE in float32 or bfloat16."
             )
         return frame.clamp(0.0, 1.0)

@@ -24,7 +24,7 @@ def require_numbers(name: str, made: Tensor) -> None:
     """Raise NotNumbers if a tensor holds a NaN or an infinity. name: what the message begins with."""
     if not made.isfinite().all():
         raise NonFiniteError(
-            f"{name} hold values that are no numbers (NaN). If run.compile is on, write run.compile=false, as compiled "
+            f"{name} hold non-finite values (NaN). If run.compile is on, write run.compile=false, as compiled "
             "autoencoders fail on some processors; otherwise what made them overflowed, so try precision=float32."
         )
 

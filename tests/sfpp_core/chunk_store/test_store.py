@@ -91,7 +91,7 @@ def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(tmp_path: Path) 
 
     rollout, made = Rollout(Overflowing(), empty_state(CONFIG), SEA), []
     with (
-        pytest.raises(ValueError, match=r"chunk 2 holds values that are not finite .* All 1 before it are safe"),
+        pytest.raises(ValueError, match=r"chunk 2 holds non-finite values .* All 1 before it are safe"),
         torch.inference_mode(),
         ChunkStore(tmp_path).video(empty_state(CONFIG), HERE) as spool,
     ):

@@ -127,7 +127,7 @@ def test_equal_sound_gives_equal_bytes_however_frames_arrive(tmp_path: Path) -> 
         (torch.zeros(10), 44100, r"\(10,\), torch.float32; expected \(channels, samples\)"),
         (torch.zeros(2, 10, dtype=torch.int16), 44100, "torch.int16; expected"),
         (torch.zeros(2, 10), 0, "rate is 0"),
-        (torch.full((2, 10), torch.nan), 44100, "no numbers"),
+        (torch.full((2, 10), torch.nan), 44100, "non-finite"),
     ),
 )
 def test_sounds_that_cannot_be_are_refused(samples: Tensor, rate: int, message: str) -> None:

@@ -242,7 +242,7 @@ def test_impossible_videos_are_refused_before_a_file_is_made(
         (torch.zeros(1, HEIGHT, WIDTH + 2, 3), r"are \(1, 48, 66, 3\); this video takes \(number, 48, 64, 3\)"),
         (torch.zeros(HEIGHT, WIDTH, 3), "this video takes"),
         (torch.zeros(1, HEIGHT, WIDTH, 3, dtype=torch.int64), r"torch.int64; a video takes floating point"),
-        (torch.full((1, HEIGHT, WIDTH, 3), torch.nan), r"frame 2 holds values that are no numbers"),
+        (torch.full((1, HEIGHT, WIDTH, 3), torch.nan), r"frame 2 holds non-finite values"),
     ),
 )
 def test_frames_that_do_not_fit_are_refused(tmp_path: Path, frames: Tensor, message: str) -> None:

@@ -44,7 +44,7 @@ def test_a_video_that_holds_no_numbers_is_no_black_one(
         *(f"conditioning.prompts={files}/prompts.txt", f"run.out={tmp_path}/out", "height=16", "width=16"),
     ]
     assert main(words) == 1
-    assert "mine, prompt 0, take 0: its pictures hold values that are no numbers" in caplog.records[-1].getMessage()
+    assert "mine, prompt 0, take 0: its pictures hold non-finite values" in caplog.records[-1].getMessage()
     assert not read_records(tmp_path / "out")
 
 
