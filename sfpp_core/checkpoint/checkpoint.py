@@ -56,11 +56,8 @@ def read_header(path: Path, metadata: Mapping[str, str]) -> Header | None:
             found=f"a {HEADER_KEY} header that cannot be used ({type(error).__name__}: {error})",
             remedy="The file was edited, or is of a newer version of this pack: then update the pack.",
         ) from error
-    raise CheckpointError(
-        path,
-        found=f"this project's own {kind}",
-        remedy="Choose a student file.",
-    )
+    remedy = "Choose a student file; this part is loaded with the rest of the built-in model."
+    raise CheckpointError(path, found=f"this project's own {kind}", remedy=remedy)
 
 
 def _rollout(entries: dict | None) -> RolloutConfig | None:

@@ -138,6 +138,16 @@ def test_other_files_in_our_loader(studio: Studio, file: str):
     assert file in refusal(studio, graph, graph.video(model, graph.text(clip))[0])
 
 
+def test_a_file_that_another_loader_reads_is_refused_with_the_way_round(comfy, studio: Studio):
+    name = "blocks.safetensors"
+    (comfy.server.models_directory("diffusion_models") / name).write_bytes(b"GGUF\x03\x00\x00\x00" + bytes(64))
+    graph = Graph()
+    _, clip, _ = graph.tiny()
+    model = [graph.add("SFPPLoadModel", model_name=name, weight_dtype="default", prefer_ema=True, preset="auto"), 0]
+    said = refusal(studio, graph, graph.video(model, graph.text(clip))[0])
+    assert "a GGUF file" in said and "the MODEL of any loader node, ComfyUI's own Load Diffusion Model" in said
+
+
 def test_conditioning_of_another_model(studio: Studio):
     graph = Graph()
     model, _, _ = graph.tiny()
