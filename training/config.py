@@ -66,14 +66,16 @@ def with_words(config: DictConfig, words: Sequence[str], *, example: str) -> Dic
     Raises:
         ConfigError: a word is none of these, cannot be read, or says what the configuration does not take.
     """
-    said, result = OmegaConf.create(), config
     for word in words:
         require("=" in word, f"{word!r} is no override; write key=value, e.g. {example}.")
+    try:
+        return OmegaConf.merge(config, OmegaConf.from_dotlist(list(words)))
+    except Exception:
         # One after the other, so that a refusal can name its word.
-        with _readable(repr(word), instead=f"write key=value, e.g. {example}, with lists as [1, 2]"):
-            said.merge_with_dotlist([word])
-            result = OmegaConf.merge(config, said)
-    return result
+        for end, word in enumerate(words, start=1):
+            with _readable(repr(word), instead=f"write key=value, e.g. {example}, with lists as [1, 2]"):
+                OmegaConf.merge(config, OmegaConf.from_dotlist(list(words[:end])))
+        raise
 
 
 def as_dataclass(config: DictConfig, *, named: str) -> Any:

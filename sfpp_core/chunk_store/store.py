@@ -222,8 +222,7 @@ class NonFiniteChunkError(ValueError):
     def __init__(self, number: int) -> None:
         """number: the chunk's place in the video, from 1."""
         super().__init__(
-            f"chunk {number} holds non-finite values (NaN): the model overflowed. All {number - 1} before it "
-            "are safe."
+            f"chunk {number} holds non-finite values (NaN): the model overflowed. All {number - 1} before it are safe."
         )
         self.number = number
 

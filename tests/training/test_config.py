@@ -15,7 +15,7 @@ from training.config import ConfigError, load_config
 from training.data.clips import ClipSource
 from training.engine.optimizer import rate_factor
 from training.scaling.__main__ import read_config
-from training.scaling.config import ScalingConfig
+from training.scaling.counting import ScalingConfig
 from training.stages import causal_init, evaluate_tiny, latents, ode_pairs, teacher, vae
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs" / "tiny"
@@ -98,10 +98,10 @@ def test_a_word_that_cannot_be_read_is_named(word: str, caplog: pytest.LogCaptur
     )
 
 
-@pytest.mark.parametrize("word", ["batch=[1", "[=5", "gpus={a: 1}"])
+@pytest.mark.parametrize("word", ["width=[1", "[=5", "gpus={a: 1}"])
 def test_so_it_is_where_costs_are_counted(word: str) -> None:
     with pytest.raises(
-        ConfigError, match=rf"^{re.escape(repr(word))} cannot be used .*; write key=value, e\.g\. batch="
+        ConfigError, match=rf"^{re.escape(repr(word))} cannot be used .*; write key=value, e\.g\. height="
     ):
         read_config(ScalingConfig(), ["height=480", word])
 

@@ -145,7 +145,8 @@ def test_clips_that_hold_no_numbers_are_not_written(
     words = ["clips=2", "shard=2", "batch=1", "frames=6", "size=32", f"vae={tmp_path}/vae.safetensors"]
     command = ["latents", "--config", str(CONFIGS / "latents.yaml"), *words, f"run.out={tmp_path}/latents"]
     assert main(command) == 1
-    assert "clips-00000.safetensors was not written: its latents hold non-finite values (NaN)" in caplog.records[-1].getMessage()
+    said = caplog.records[-1].getMessage()
+    assert "clips-00000.safetensors was not written: its latents hold non-finite values (NaN)" in said
     assert not list((tmp_path / "latents").glob("*.safetensors"))
 
 
