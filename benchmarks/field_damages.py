@@ -20,7 +20,7 @@ NUM_WAYS: Final = 4
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Video:
-    """What is to be damaged, and how."""
+    """A video that is to be damaged, and how."""
 
     frames: Frames
     fps: float

@@ -41,7 +41,7 @@ EARLY_SECONDS, LATE_SECONDS = 1.0, 0.3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What the judge makes of a whole video."""
+    """The judge's ratings of a whole video."""
 
     rating: float
     events: list[Event]
@@ -58,13 +58,13 @@ class Ladder:
 
     @property
     def correlation(self) -> float:
-        """Of strength and loss of rating over the five strengths; 0 where all are rated alike."""
+        """The correlation of strength and loss of rating over the five strengths; 0 where all are rated alike."""
         losses = [-rating for rating in self.ratings[1:]]
         return float(spearmanr(range(NUM_STRENGTHS), losses).statistic) if len(set(losses)) > 1 else 0.0
 
     @property
     def holds(self) -> bool:
-        """Whether the judge can be relied on here."""
+        """Return whether the judge can be relied on here."""
         return self.correlation >= LEAST_CORRELATION - 1e-9 and all(self.timed[-MUST_BE_NAMED:])
 
 
@@ -115,7 +115,7 @@ def climb(name: str, kind: str, frames: Frames, fps: float, other: Frames) -> La
 
 
 def _is_timed(verdict: Verdict, kind: str, onset: float, known: list[float]) -> bool:
-    """Whether a damage is seen after its onset and, but for what the undamaged video has of it, not long before."""
+    """Return whether a damage is seen after its onset and not long before, the undamaged video's own share apart."""
     events = [event for event in verdict.events if event.kind.value == kind]
     new = [event for event in events if not any(abs(event.start - start) < LATE_SECONDS for start in known)]
     seen = any(event.end >= onset - LATE_SECONDS for event in events)

@@ -235,7 +235,7 @@ class SFPPExtend(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> int:
-        """As SFPP Sampler's."""
+        """Do the same as SFPP Sampler's."""
         del inputs
         return unfinished_deliveries()
 

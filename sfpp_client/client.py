@@ -59,7 +59,7 @@ _QUEUE_INTERVAL_S = 5.0
 
 
 class Records(Protocol):
-    """What a server knows about its runs."""
+    """The records that a server has of its runs."""
 
     def result(self, prompt_id: str) -> RunResult | None:
         """The result of a run that ended well, None for one that has not ended; raises for one that failed."""
@@ -166,7 +166,7 @@ class RunFollower:
         return None
 
     def _gone(self) -> Exception:
-        """Why the server has no record of the run. A restart, by which it forgets everything, cuts the websocket."""
+        """Say why the server has no record of the run. A restart, which forgets everything, cuts the websocket."""
         if self._events.was_cut:
             return RunLost(f"the server does not know the run {self._prompt_id} any more: it was restarted meanwhile")
         return RunInterrupted(

@@ -35,7 +35,7 @@ class StrangeAnswer(ComfyError):
 
 
 class Unsendable(ComfyError):
-    """What is to be sent is no JSON, for it holds a number such as NaN."""
+    """A workflow is no JSON, for it holds a number such as NaN."""
 
 
 class ResultGone(ComfyError):
@@ -117,7 +117,7 @@ def refusal(answer: Mapping[str, Any], status: str) -> WorkflowRefused:
 
 
 def is_passing(status: int) -> bool:
-    """Whether an HTTP status that is an error may be gone on the next try: too many requests, or trouble behind it."""
+    """Return whether an HTTP error may be gone on the next try: too many requests, or trouble behind the server."""
     return status == 429 or status >= 500
 
 

@@ -51,7 +51,7 @@ class ServerAddress:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether this is our own machine: no proxy can reach it for us, whatever the environment names."""
+        """Return whether this is our own machine: no proxy can reach it for us, whatever the environment names."""
         return self.host in _LOOPBACK_HOSTS
 
 
@@ -69,7 +69,7 @@ def _authorization(parts: SplitResult) -> str | None:
 
 
 def _without_secrets(url: str) -> str:
-    """What may be shown of something that was to be an address: no name and password, and of a query only that."""
+    """Return what may be shown of a would-be address: no name and password, and of a query only that."""
     return re.sub(r"([?#]).+", r"\1...", re.sub(r"^([a-z]+://)?.*@", r"\1", url))
 
 

@@ -137,7 +137,7 @@ class Workplace:
 
     @contextmanager
     def replacing(self, name: str) -> Iterator[Path]:
-        """As `replacing`, for the file `name` of the folder, without looking for what others left."""
+        """Do as `replacing` does, for the file `name` of the folder, without looking for what others left."""
         with self.unfinished(name, _HIDDEN) as temporary:
             yield temporary
             with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
@@ -198,7 +198,7 @@ def _lock_path(folder: Path, token: str) -> Path:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """As json.loads; nesting that exhausts Python's stack is a ValueError like every other text that is no JSON."""
+    """Parse as json.loads does; nesting that exhausts Python's stack is a ValueError too, as all that is no JSON."""
     try:
         return json.loads(text)
     except RecursionError as error:

@@ -244,3 +244,23 @@ def _exists(word: str) -> bool:
     word = word.rstrip(".,;:").split("::")[0]
     pattern = re.sub(r"\{[^}]*\}|<[^>]*>|\b[A-Z]{2,}\b(?=[/.]|$)", "*", word)
     return (ROOT / word).exists() or any(ROOT.glob(pattern))
+
+
+NO_BEGINNING = set("What Who Where How Which Whether When Of As Those Why For From In".split())
+
+
+def test_docstrings_begin_with_a_verb_or_name_the_thing() -> None:
+    """Ruff sees to their punctuation; a clause without its main clause it lets pass."""
+    documented = [
+        (_name(path), node, ast.get_docstring(node))
+        for path in _python_files(*OWN)
+        for node in ast.walk(_tree(path))
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+    ]
+    assert sum(docstring is not None for _, _, docstring in documented) > 1000
+    clauses = [
+        f"{name}:{node.lineno}: {docstring.splitlines()[0]}"
+        for name, node, docstring in documented
+        if docstring and docstring.split()[0] in NO_BEGINNING
+    ]
+    assert clauses == []

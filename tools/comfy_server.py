@@ -46,7 +46,7 @@ def default_comfyui() -> Path:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServerConfig:
-    """What a server is started with."""
+    """The options that a server is started with."""
 
     base_directory: Path
     """Folder for everything the server reads and writes; made if missing, kept when the server stops."""
@@ -112,12 +112,12 @@ class ComfyServer:
 
     @property
     def output_directory(self) -> Path:
-        """Where the server's output nodes write."""
+        """The folder that the server's output nodes write to."""
         return self.base_directory / "output"
 
     @property
     def input_directory(self) -> Path:
-        """Where the server's load nodes read."""
+        """The folder that the server's load nodes read."""
         return self.base_directory / "input"
 
     def models_directory(self, kind: str) -> Path:

@@ -31,7 +31,7 @@ GAP = 2
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Thumbnail:
-    """What a workflow's picture shows."""
+    """The content of a workflow's picture."""
 
     workflow: str
     shots: tuple[tuple[str, float], ...]

@@ -155,7 +155,7 @@ def phase_at(phases: Sequence[PhaseT], step: int) -> PhaseT:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunConfig:
-    """How a run is carried out.
+    """The settings of how a run is carried out.
 
     Nothing here changes what is learnt, except for the rounding of `compile` and `device`. A resumed run may change
     it.
@@ -260,7 +260,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageConfig:
-    """What every stage has."""
+    """The settings that every stage has."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = frozenset({"run"})
     """Keys that change nothing of what is learnt or made, but for rounding: a resumed run may have others."""
@@ -279,7 +279,7 @@ class StageConfig:
 
     @property
     def device(self) -> torch.device:
-        """Where networks run."""
+        """The device of the networks."""
         has_gpu = torch.cuda.is_available()
         name = self.run.device if self.run.device != "auto" else "cuda" if has_gpu else "cpu"
         require(
@@ -290,7 +290,7 @@ class StageConfig:
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """What the network computes in."""
+        """The dtype that the network computes in."""
         return PRECISIONS[self.precision]
 
     def autocast(self) -> torch.autocast:
@@ -301,7 +301,7 @@ class StageConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainConfig(StageConfig):
-    """What every stage that takes optimiser steps has."""
+    """The settings of every stage that takes optimiser steps."""
 
     FREE_KEYS: ClassVar[frozenset[str]] = StageConfig.FREE_KEYS | {"accumulate"}
 

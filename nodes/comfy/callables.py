@@ -65,7 +65,7 @@ def comfyui_version() -> str:
 
 @cache
 def kernel_versions() -> tuple[str, ...]:
-    """Of the packages that bring kernels of their own, as far as they are installed."""
+    """Return the versions of the packages that bring kernels of their own, as far as they are installed."""
     found = []
     for name in ("comfy-kitchen", "flash-attn", "sageattention", "sageattn3", "triton", "xformers"):
         with suppress(PackageNotFoundError):
@@ -263,7 +263,7 @@ def _named(thing: Any) -> str:
 
 
 def _code_digest(code: CodeType) -> str:
-    """Of what a function does by itself, the functions in it included."""
+    """Digest what a function does by itself, the functions in it included."""
     constants = [_constant(part) for part in code.co_consts]
     return hashlib.sha256(code.co_code + repr((code.co_names, constants)).encode()).hexdigest()[:16]
 

@@ -62,7 +62,7 @@ def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0
 
 
 def prefix_problem(prefix: str) -> str | None:
-    """Why no file of the output folder can be named by this prefix; None if it can.
+    """Say why no file of the output folder can be named by this prefix; None if it can.
 
     Touches no file, so that nodes can ask before anything is sampled: ComfyUI itself would only say so afterwards.
     """
@@ -108,7 +108,7 @@ def workflow_metadata(prompt: Any, extra_pnginfo: Mapping[str, Any] | None) -> d
 
 
 def _states_below(root: Path) -> list[Path]:
-    """All of them, those behind links that SFPP Save State could have written through, too."""
+    """List the states below a folder, those behind links that SFPP Save State could have written through, too."""
     return sorted(
         Path(folder, name)
         for folder, names in _walked(str(root), str(root), frozenset({os.path.realpath(root)}))

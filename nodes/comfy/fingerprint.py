@@ -245,7 +245,7 @@ SMALL = 65536
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Environment:
-    """How a MODEL computes."""
+    """The settings and software that a MODEL computes with."""
 
     parts: dict[str, str]
     """By name; equal on every start of the same program on the same device."""

@@ -38,7 +38,7 @@ _EFFECTS = (
 
 
 def cache_storage_input() -> io.Input:
-    """For a node that begins a video."""
+    """Make the widget of a node that begins a video."""
     return io.Combo.Input(
         "cache_storage",
         options=list(CACHE_STORAGES),
@@ -49,7 +49,7 @@ def cache_storage_input() -> io.Input:
 
 
 def continued_cache_storage_input() -> io.Input:
-    """For a node that continues a video."""
+    """Make the widget of a node that continues a video."""
     return io.Combo.Input(
         "cache_storage",
         options=[AS_BEFORE, *CACHE_STORAGES],

@@ -65,7 +65,7 @@ class HostNetwork:
 
 
 class Latent(TypedDict):
-    """What travels between nodes as LATENT."""
+    """The dictionary that travels between nodes as LATENT."""
 
     samples: Tensor
 

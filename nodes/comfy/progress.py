@@ -93,7 +93,7 @@ class PreviewPlayer:
             self._at_work = ()
 
     def stands_at(self, done: float, total: int) -> None:
-        """Where the node's bar is, which the message repeats."""
+        """Set where the node's bar is, which the message repeats."""
         self._position = (done, total)
 
     @torch.inference_mode()
@@ -220,7 +220,7 @@ class SamplingProgress:
         self._projector.__exit__(*error)
 
     def called(self, progress: CallProgress) -> None:
-        """As an OnCall. Raises ComfyUI's interrupt."""
+        """Report a call, as an OnCall. Raises ComfyUI's interrupt."""
         done = progress.chunk - len(self._before.chunks) + progress.call / progress.num_calls
         self._projector.stands_at(done, self._num_chunks)
         if progress.x0 is not None:

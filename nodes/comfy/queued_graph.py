@@ -89,7 +89,7 @@ def _holds_nan(value: Any) -> bool:
 
 
 def _folders() -> list[str]:
-    """All folders that ComfyUI looks for files in."""
+    """List the folders that ComfyUI looks for files in."""
     kinds = folder_paths.folder_names_and_paths
     folders = {folder for kind in kinds for folder in folder_paths.get_folder_paths(kind)}
     return sorted(folders | {folder_paths.get_input_directory(), folder_paths.get_output_directory()})

@@ -142,7 +142,7 @@ MOST_NAMED = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunOptions:
-    """How a video is to be made, as far as that does not change it."""
+    """The choices of how a video is made that do not change it."""
 
     offloaded: bool
     """Whether the cache rests in CPU memory."""
@@ -237,7 +237,7 @@ class _Video:
         return self._rollout.state
 
     def latent(self) -> Latent:
-        """All of it as LATENT, with the live video that was made of it."""
+        """Return the whole video as LATENT, with the live video that was made of it."""
         latent = to_latent(self._model, self.state.latents)
         return latent if self._live is None else latent | self._live.record(latent["samples"])
 

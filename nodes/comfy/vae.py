@@ -60,7 +60,7 @@ def as_frames(pixels: Tensor) -> Tensor:
 
 
 class Video(Protocol):
-    """What takes the frames."""
+    """A writer that takes the frames."""
 
     def write(self, frames: Tensor) -> None: ...
 

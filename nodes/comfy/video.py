@@ -176,7 +176,7 @@ class ContinuedVideo:
         return self._pictures(self.num_frames - self.num_given, self.num_given)
 
     def all(self) -> Iterator[np.ndarray]:
-        """All pictures, uint8 H W C."""
+        """Yield all frames, uint8 [H, W, C]."""
         return self._pictures(0, self.num_frames)
 
     def _pictures(self, first: int, count: int) -> Iterator[np.ndarray]:
@@ -227,14 +227,14 @@ def _from(footage: VideoSpan, start: float) -> Iterator[tuple[float, np.ndarray]
 
 
 class Audio(TypedDict):
-    """What travels between nodes as AUDIO: waveform [B, channels, samples]."""
+    """The dictionary that travels between nodes as AUDIO: waveform [B, channels, samples]."""
 
     waveform: Tensor
     sample_rate: int
 
 
 def video_sound(audio: Audio | None, before: ContinuedVideo | None, seconds: float, report: Report) -> Sound | None:
-    """What is heard in a video of so many seconds: the AUDIO, or else the clip's own sound while the clip is seen.
+    """Return the sound of a video of so many seconds: the AUDIO, or else the source's own while the source is seen.
 
     The report says what of them is not heard. Raises ValueError as `sound_of`.
     """

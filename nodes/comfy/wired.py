@@ -51,17 +51,17 @@ class Weight:
 
     @property
     def is_packed(self) -> bool:
-        """Whether only the layer knows what numbers the value stands for."""
+        """Return whether only the layer knows what numbers the value stands for."""
         return self.value is None or not self.value.is_floating_point()
 
     @property
     def is_quantised(self) -> bool:
-        """Whether it is one of ComfyUI's own quantised tensors, which look like floating-point ones."""
+        """Return whether it is one of ComfyUI's own quantised tensors, which look like floating-point ones."""
         return hasattr(self.value, "_qdata")
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """What it has as a matrix; packed bytes have another one."""
+        """The shape as a matrix; packed bytes have another one."""
         if self.is_packed and self.name.endswith(".weight") and (sizes := linear_sizes(self.layer)):
             return sizes
         return tuple(self.value.shape)

@@ -42,7 +42,7 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def _add_job(parser: argparse.ArgumentParser) -> None:
-    """What is to be made, where, and where to."""
+    """Add the arguments of what is to be made, where, and where to."""
     add = parser.add_argument
     add("workflow", type=Path, metavar="WORKFLOW.json", help="the workflow in API format")
     add(
@@ -61,7 +61,7 @@ def _add_job(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_conduct(parser: argparse.ArgumentParser) -> None:
-    """What to tell, and how long to try."""
+    """Add the arguments of what to print, and how long to try."""
     add = parser.add_argument
     add("--list", action="store_true", help="print what the workflow lets you set, with present values, and end")
     add("--json", action="store_true", help="print one JSON object on stdout in place of paths")
@@ -121,7 +121,7 @@ def _count(text: str) -> int:
 
 @dataclass(kw_only=True, slots=True)
 class Record:
-    """What `--json` prints when all is over, well or not."""
+    """The record that `--json` prints when all is over, well or not."""
 
     workflow: str
     server: str
@@ -238,7 +238,7 @@ def _run(arguments: argparse.Namespace, workflow: Workflow, record: Record) -> R
 
 
 def _print_inputs(arguments: argparse.Namespace) -> None:
-    """What can be set, one input a line: its shortest name, its present value as JSON, and what it takes."""
+    """Print what can be set, one input a line: its shortest name, its present value as JSON, and what it takes."""
     workflow = _read(arguments.workflow)
     settable = Settable(workflow, arguments.server.object_info())
     rows = [(settable.short_name(one), one) for one in settable.inputs]

@@ -34,7 +34,7 @@ from sfpp_core.files import first_free
 
 
 class ExitCode(IntEnum):
-    """From <sysexits.h> where it has the case, for schedulers know it; 124 is timeout(1)'s, 128 + n a signal's."""
+    """Exit statuses, from <sysexits.h> where it has the case; 124 is timeout(1)'s, 128 + n a signal's."""
 
     DONE = 0
     USAGE = 2

@@ -39,7 +39,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Setting:
-    """What was asked for: one NAME=VALUE."""
+    """One NAME=VALUE that was asked for."""
 
     name: str
     text: str
@@ -55,7 +55,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Value:
-    """What one input is to be."""
+    """The value that one input is to have."""
 
     target: Input
     value: Any

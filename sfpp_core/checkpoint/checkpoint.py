@@ -33,7 +33,7 @@ TRANSFORMER_KINDS: tuple[TransformerKind, ...] = get_args(TransformerKind)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Header:
-    """What an own file says of itself."""
+    """The description that an own file carries."""
 
     kind: TransformerKind
     model: WanConfig

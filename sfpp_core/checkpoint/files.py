@@ -141,7 +141,7 @@ def _refuse_container(path: Path, head: bytes) -> NoReturn:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Archive:
-    """What a checkpoint holds before it is understood. Tensors are views of the mapped file: nothing is read yet."""
+    """A checkpoint before it is understood. Tensors are views of the mapped file: nothing is read yet."""
 
     path: Path
     """What the user asked for; named in every error."""

@@ -32,7 +32,7 @@ FORMAT_VERSION = "1.0"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QuantFormat:
-    """What a linear layer of a format consists of besides its weight and bias."""
+    """The tensors of a linear layer in a format, besides its weight and bias."""
 
     scales: tuple[str, ...] = ("weight_scale",)
     """Ends of names of tensors without which the weight means nothing."""

@@ -49,7 +49,7 @@ def in_use(folder: Path) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cleaned:
-    """What a cleaning did."""
+    """The result of a cleaning."""
 
     folders: int
     """Removed."""

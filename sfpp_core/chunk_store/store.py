@@ -134,7 +134,7 @@ class VideoChunks:
 
     @property
     def folder(self) -> Path:
-        """Where the chunks are."""
+        """The folder of the chunks."""
         return self._workplace.folder
 
     def find(self, text: Tensor, *, recache: bool = False) -> Tensor | None:

@@ -14,7 +14,7 @@ from .flow import NUM_TIMESTEPS, warp_steps
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolloutConfig:
-    """How a causal student samples; the defaults are Self-Forcing's and Self-Forcing++'s."""
+    """The settings that a causal student samples with; the defaults are Self-Forcing's and Self-Forcing++'s."""
 
     chunk: int = 3
     """Latent frames denoised together."""

@@ -46,7 +46,7 @@ MAX_SEED = 2**64 - 1
 
 
 class NoiseSource(Protocol):
-    """Where a rollout takes its noise from."""
+    """The source of a rollout's noise."""
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
         """Unit normal noise of `shape`, float32 on the CPU. Step 0 starts a chunk, step i > 0 re-noises for step i."""

@@ -34,7 +34,7 @@ class CopyStream:
 
     @property
     def runs_beside(self) -> bool:
-        """Whether there is a second queue: only then may a copy be asked for without waiting for it."""
+        """Return whether there is a second queue: only then may a copy be asked for without waiting for it."""
         return self._queues is not None
 
     def after_computation(self) -> AbstractContextManager[object]:
@@ -97,7 +97,7 @@ class CacheRing(Protocol):
         ...
 
     def whole(self, layer: int) -> Parts:
-        """All slots of a layer where they rest, with nothing under way to or from them."""
+        """Return all slots of a layer where they rest, with nothing under way to or from them."""
         ...
 
     def forget_fetched(self) -> None:

@@ -15,7 +15,7 @@ from .kv_quantization import CacheForm, codecs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheStorage:
-    """How the past is kept."""
+    """The form of the KV cache and the memory that holds it."""
 
     form: CacheForm = "computed"
     """Decides the video's bits."""
@@ -58,7 +58,7 @@ class CacheMemory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryEstimate:
-    """What was tried."""
+    """The memory that a rollout asks for."""
 
     model: WanConfig
     config: RolloutConfig
@@ -101,7 +101,7 @@ class MemoryAvailable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a front end calls what can be changed, for sentences to those who use it."""
+    """The names that a front end has for what can be changed, for sentences to those who use it."""
 
     storage: str
     """The setting that chooses where and in which form the cache is kept."""

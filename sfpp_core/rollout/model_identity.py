@@ -31,7 +31,7 @@ SEPARATOR = ":"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """What tells a model from another one."""
+    """The facts that tell one model from another."""
 
     exact: str
     """Hexadecimal digest of the weights' signs, or of a quantised form's values, and of the LoRAs on them."""
@@ -46,7 +46,7 @@ class ModelIdentity:
     form; empty where none were taken."""
 
     def __str__(self) -> str:
-        """As states carry it."""
+        """Write the identity as states carry it."""
         if not self.sketch:
             return self.exact
         sketch = base64.b64encode(self.sketch).decode("ascii")

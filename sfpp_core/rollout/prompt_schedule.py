@@ -109,7 +109,7 @@ def spoken_time(seconds: float) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ScheduledPrompt:
-    """From when on a text rules."""
+    """A prompt and the moment from which on it is followed."""
 
     text: Tensor
     """[1, L, text_dim]."""
@@ -129,7 +129,7 @@ class ScheduledPrompt:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ActivePrompt:
-    """What a chunk follows."""
+    """The prompt embeds that a chunk follows."""
 
     text: Tensor
     recache: bool

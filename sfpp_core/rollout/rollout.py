@@ -42,7 +42,7 @@ class PrefillStep:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrefillPlan:
-    """What an empty cache has to be shown, in order."""
+    """The steps that fill an empty cache, in order."""
 
     event: int
     """Index of the chunk before which the past was last encoded anew; 0 if it never was."""
@@ -107,7 +107,7 @@ class CausalNetwork(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CallProgress:
-    """Where the making of a chunk stands after a network call."""
+    """The progress within a chunk after a network call."""
 
     chunk: int
     """The chunk's place in the video, from 0; given ones count."""

@@ -83,7 +83,7 @@ class RolloutState:
 
     @property
     def latents(self) -> Tensor:
-        """All latents so far in model space, float32 on the CPU, [B, C, T, H, W]."""
+        """Return all latents so far in model space, float32 on the CPU, [B, C, T, H, W]."""
         if not self.chunks:
             batch, channels, height, width = self.shape
             return torch.empty(batch, channels, 0, height, width)

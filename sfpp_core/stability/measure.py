@@ -112,7 +112,7 @@ _OTHER_THING: Final = 0.25
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FrameStep:
-    """What happened from one picture to the next."""
+    """The change from one frame to the next."""
 
     flow: float
     """Mean speed in picture heights a second."""

@@ -150,7 +150,7 @@ class Repetition:
 
     @property
     def repeats(self) -> bool:
-        """Whether that is close enough to call the video repeating."""
+        """Return whether that is close enough to call the video repeating."""
         return self.match >= SAME_RUN
 
 
@@ -213,7 +213,7 @@ def exposure_drift(series: FrameSeries) -> NDArray[np.float64]:
 
 
 def color_drift(series: FrameSeries) -> NDArray[np.float64]:
-    """How far the mean colour has moved from that of the first seconds: [F], in units of CIELAB, exposure left out.
+    """Measure how far the mean colour is from that of the first seconds: [F], in units of CIELAB, exposure left out.
 
     The CIE 1976 colour difference without its lightness, sqrt(da^2 + db^2), so that a video that only gets brighter has
     little of it. The channel means are means of display values: their colour stands for the picture's cast and is no

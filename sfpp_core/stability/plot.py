@@ -82,7 +82,7 @@ _SPACE_PX: Final = 5
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Label:
-    """Where an event is drawn; pixels from the left edge of the panels."""
+    """The place of an event's label; pixels from the left edge of the panels."""
 
     event: Event
     row: int

@@ -38,7 +38,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """Who judges, with everything that changes its ratings (model, version of the rubric): the key of caches."""
+        """The judge, with everything that changes its ratings (model, version of the rubric): the key of caches."""
         ...
 
     def rate(self, video: VideoSpan, prompt: str) -> Rating:
@@ -79,7 +79,7 @@ class VisualStability:
 
     @property
     def explanation(self) -> str:
-        """What the judge said, one line a segment with its time and rating."""
+        """The judge's words, one line a segment with its time and rating."""
         return "\n".join(
             f"{clock(part.start)}-{clock(part.end)}  {part.rating:.1f}/{MAX_RATING}  {part.explanation}"
             for part in self.segments

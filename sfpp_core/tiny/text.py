@@ -70,7 +70,7 @@ class TinyTokenizer:
 
     @property
     def num_tokens(self) -> int:
-        """How many token numbers there are, padding included."""
+        """The number of token numbers, padding included."""
         return self._first_bucket + self.config.num_buckets
 
     def tokenize(self, prompt: str) -> list[int]:

@@ -33,7 +33,7 @@ class VideoFileError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeline:
-    """When the pictures of a stream are shown, in seconds on the stream's own clock, which need not start at 0."""
+    """The times at which frames are shown, in seconds on the stream's own clock, which need not start at 0."""
 
     start: float
     end: float
@@ -83,7 +83,7 @@ class VideoReader:
         self._container.close()
 
     def chunks(self, max_frames: int) -> Iterator[Tensor]:
-        """All frames from the start, as float32 T H W C in [0, 1]; T is `max_frames`, in the last chunk maybe less."""
+        """Yield all frames, float32 [T, H, W, C] in [0, 1]; T is `max_frames`, in the last chunk maybe less."""
         if max_frames < 1:
             raise ValueError(f"max_frames is {max_frames}; a chunk has at least 1 frame.")
         frames: list[Tensor] = []
@@ -116,7 +116,7 @@ class VideoReader:
             yield time, picture.to_ndarray()
 
     def timeline(self) -> Timeline:
-        """When pictures are shown. The file is read, but nothing decoded: milliseconds for minutes of video."""
+        """Read when frames are shown; nothing is decoded: milliseconds for minutes of video."""
         start, end, num_frames, base = math.inf, -math.inf, 0, self._stream.time_base
         self._container.seek(0)
         try:

@@ -31,7 +31,7 @@ NOTICED_SECONDS: Final = 0.1
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Recording:
-    """What a video file has to be heard in a span of it, as long as the span."""
+    """The sound of a video file in a span of it, as long as the span."""
 
     sound: Sound | None
     """None if nothing could be decoded. Where the file has no sound, or none that can be decoded, it is silent."""
@@ -139,7 +139,7 @@ class _Decoding:
             self._next += values.shape[1]
 
     def _converted(self, frame: AudioFrame) -> list[AudioFrame]:
-        """In the form of the first frame; a stream may change its own on the way."""
+        """Convert to the form of the first frame; a stream may change its own on the way."""
         kind = (frame.format.name, frame.layout.name, frame.sample_rate)
         if kind != self._kind:
             self._kind = kind

@@ -195,7 +195,7 @@ class VideoSpan:
 
     @property
     def name(self) -> str:
-        """What messages call it: the file's name."""
+        """The name that messages use: the file's."""
         return self.source.name
 
     @property
@@ -220,7 +220,7 @@ class VideoSpan:
 
     @property
     def is_whole(self) -> bool:
-        """Whether nothing is left out."""
+        """Return whether nothing is left out."""
         return self == self.whole
 
     def segment(self, start: float, end: float) -> VideoSpan:

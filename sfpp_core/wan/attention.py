@@ -48,7 +48,7 @@ class Visibility:
 
 
 def chunk_causal(frames: range, *, chunk: int, window: int, sink: int = 0) -> Visibility:
-    """Of a clip with absolute indices `frames`, cut into chunks from its first: own chunk, sink, the window's past."""
+    """Return what a clip's chunks see, at absolute indices `frames`: own chunk, sink, the window's past."""
     chunks = _chunks(frames, chunk)
     seen = [_seen(frames, own, own.start - frames.start, window=window, sink=sink) for own in chunks]
     return _in_pieces(chunks, seen, num_keys=len(frames))
@@ -60,7 +60,7 @@ def num_past(num_frames: int, *, chunk: int) -> int:
 
 
 def teacher_forcing(frames: range, *, chunk: int, window: int, sink: int = 0, past: Sequence[int] = ()) -> Visibility:
-    """Of a clip's clean frames, but those of the last chunk, then its noisy frames; `frames`: their absolute indices.
+    """Return it for a clip's clean frames but the last chunk's, then its noisy frames; `frames`: absolute indices.
 
     A clean chunk sees clean chunks up to itself; a noisy chunk sees itself and earlier clean chunks, exactly as the
     chunk being denoised sees the cache in a rollout. Nobody would see the last chunk clean. Queries are those frames;

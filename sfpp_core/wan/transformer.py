@@ -29,7 +29,7 @@ NUM_MODULATIONS = 6
 
 
 class KeyValueCache(Protocol):
-    """What the pass needs of a cache of past frames: where the chunk stands and what it attends to."""
+    """The part of a cache of past frames that the pass needs: where the chunk stands and what it attends to."""
 
     def positions(self, num_frames: int) -> tuple[int, ...]:
         """Absolute indices of the next `num_frames` latent frames."""
@@ -50,7 +50,7 @@ class TextContext:
 
 @dataclass(frozen=True, slots=True)
 class BlockContext:
-    """What every block of one forward pass shares."""
+    """The tensors that every block of one forward pass shares."""
 
     modulation_BTKD: Tensor
     rotary: tuple[Tensor, Tensor]

@@ -32,7 +32,7 @@ INITIAL_LOGVAR = -6.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reconstruction:
-    """What the VAE's training losses need of a clip."""
+    """The tensors that the VAE's training losses need of a clip."""
 
     video: Tensor
     """B 3 F H W, not clamped."""
@@ -269,7 +269,7 @@ class EncodeStream(_Stream):
         return torch.cat(means, dim=2)
 
     def _latent_shape(self, video: Tensor) -> tuple[int, ...]:
-        """Of no latent frames of this video."""
+        """Return the shape of no latent frames of this video."""
         config = self._vae.config
         batch, _, _, height, width = video.shape
         return batch, config.z_dim, 0, height // config.spatial_stride, width // config.spatial_stride

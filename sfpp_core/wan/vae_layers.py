@@ -318,7 +318,7 @@ class Decoder(CausalLayer, nn.Module):
 
     @property
     def picture_context(self) -> int:
-        """How many frames of the past decide a picture, of those that `expand` gives."""
+        """Return how many frames of the past decide a picture, of those that `expand` gives."""
         layers = (*self.upsamples[self._num_expanding :].modules(), *self.head)
         return CONTEXT_FRAMES * sum(isinstance(layer, CausalConv3d) for layer in layers)
 

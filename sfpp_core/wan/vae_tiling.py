@@ -105,7 +105,7 @@ class _Tile:
 
 
 class TiledDecodeStream:
-    """What `DecodeStream` does, tile by tile; every tile is a video of its own, which goes on from piece to piece.
+    """A `DecodeStream` tile by tile; every tile is a video of its own, which goes on from piece to piece.
 
     The device holds the layers' activations and past of one tile at a time; the past of the others waits in CPU memory.
     Pictures differ from those decoded whole: a tile sees no more than itself, and near its rim other tiles fade in. So

@@ -75,7 +75,7 @@ class Graph:
     """From left to right; the groups of a column stand below each other."""
 
     def nodes(self) -> Iterator[Node]:
-        """All nodes but the note."""
+        """Return all nodes but the note."""
         for column in self.columns:
             for group in column:
                 for stack in group.stacks:

@@ -43,7 +43,7 @@ MANY_WORDINGS = 2**20
 
 
 class Clips(Protocol):
-    """What examples are drawn from: `LatentClips`, or the ends of `OdeTrajectories`."""
+    """The source of examples: `LatentClips`, or the ends of `OdeTrajectories`."""
 
     def __len__(self) -> int: ...
 
@@ -57,7 +57,7 @@ class Clips(Protocol):
 
 
 class Texts(Protocol):
-    """What tells networks of prompts: `Conditioning`, or `TextsOnDemand`."""
+    """The source of prompt embeds: `Conditioning`, or `TextsOnDemand`."""
 
     def text_of(self, prompts: Sequence[str]) -> Tensor:
         """[B, L, text_dim], float32 on the CPU."""
@@ -82,7 +82,7 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draw:
-    """What a sample is of."""
+    """The random choices of a sample."""
 
     index: int
     """Of a clip."""

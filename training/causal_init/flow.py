@@ -49,7 +49,7 @@ def stratified_uniform(count: int, generator: torch.Generator) -> Tensor:
 
 
 def draw_steps(rollout: RolloutConfig, chunks: int, seed: int, step: int, *, samples: Sequence[int]) -> Tensor:
-    """For every sample and chunk the number of one of the student's steps, uniform; [len(samples), chunks].
+    """Draw for every sample and chunk the number of one of the student's steps, uniform; [len(samples), chunks].
 
     The first chunk may have steps of its own, see `RolloutConfig.first_chunk_steps`.
     """

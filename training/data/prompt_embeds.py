@@ -29,7 +29,7 @@ ENCODERS = ("tiny", "umt5")
 
 
 class TextEncoder(Protocol):
-    """What preparing prompts needs."""
+    """The part of a text encoder that preparing prompts needs."""
 
     length: int
     """Tokens that an embedding is padded to."""

@@ -34,7 +34,7 @@ TOTAL = "shards"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Shard:
-    """What a shard holds."""
+    """The content of a shard."""
 
     tensors: Mapping[str, Tensor]
     header: Mapping[str, Any]
@@ -60,7 +60,7 @@ class ShardFolder:
         return dict(sorted((int(number), path) for number, path in numbers.items() if number.isdecimal()))
 
     def whole(self, *, stage: str) -> list[Path]:
-        """All shards in order, or none where there is not one. stage: which stage makes them.
+        """Return all shards in order, or none where there is not one. stage: which stage makes them.
 
         Raises:
             ConfigError: shards are missing, or some belong to another run. Of shards of earlier versions, which do not

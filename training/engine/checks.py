@@ -99,7 +99,7 @@ class ExplosionGuard:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the latest norm alone is out of proportion: a wild batch, or the beginning of an explosion.
+        """Return whether the latest norm alone is out of proportion: a wild batch, or the beginning of an explosion.
 
         It does not last: after so many updates that have it, gradients have exploded, or it has become usual.
         """

@@ -51,7 +51,7 @@ class DistContext:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes and logs."""
+        """Return whether this process is the one that writes and logs."""
         return self.rank == 0
 
     def samples(self, batch: int, *, key: str = "batch") -> range:
@@ -78,7 +78,7 @@ class DistContext:
         return dict(zip(values, (total / self.size).tolist(), strict=True))
 
     def any(self, *flags: bool) -> tuple[bool, ...]:
-        """For each flag, whether it is set in at least one process; all processes wait for one another here."""
+        """Return for each flag whether it is set in at least one process; all processes wait for one another here."""
         if self.size == 1:
             return flags
         raised = torch.tensor(flags, dtype=torch.int32)
@@ -90,7 +90,7 @@ class DistContext:
         self.any(False)
 
     def mesh(self, device_type: str) -> DeviceMesh:
-        """All processes in a row, for tensors that are split among them. Only where there are several."""
+        """Return all processes in a row, for tensors that are split among them. Only where there are several."""
         return _mesh(device_type, self.size)
 
 
@@ -196,7 +196,7 @@ def place_frozen(network: nn.Module, config: TrainConfig) -> None:
 
 
 def rollout_weights(network: nn.Module, config: TrainConfig) -> AbstractContextManager[None]:
-    """For many calls in a row without gradients: weights stay gathered between them if run.gather_rollouts says so."""
+    """Keep weights gathered between many calls in a row without gradients, if run.gather_rollouts says so."""
     return gathered(network) if config.run.gather_rollouts else nullcontext()
 
 

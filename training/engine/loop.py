@@ -54,7 +54,7 @@ def stop_requests() -> Iterator[threading.Event]:
 
 
 def leave_stopping_alone(worker: int) -> None:
-    """In a worker: such a signal often goes to a whole process group, but the run still needs its batch to end well."""
+    """Ignore such a signal in a worker: it often goes to the whole process group, and the run needs its batch."""
     del worker
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
@@ -126,7 +126,7 @@ Batch = Any
 
 
 class Task(Protocol):
-    """What a stage brings to the loop; `Supervised` makes one of a network and a loss."""
+    """The parts that a stage brings to the loop; `Supervised` makes one of a network and a loss."""
 
     networks: Mapping[str, TrainableModel]
     """What is trained, by name, where it is trained."""

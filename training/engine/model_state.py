@@ -108,7 +108,7 @@ class TrainableModel:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the latest gradient was out of proportion, so that these weights may be exploding.
+        """Return whether the latest gradient was out of proportion, so that these weights may be exploding.
 
         The same in every process.
         """

@@ -39,7 +39,7 @@ def orthogonalize(matrix: Tensor, dtype: torch.dtype = torch.bfloat16) -> Tensor
 
 
 class Muon(Optimizer):
-    """For parameters of two dimensions or more; the first is a matrix's rows, the others together its columns.
+    """Orthogonalised momentum for parameters of two dimensions or more: rows are the first, columns the others.
 
     A sharded parameter's momentum is sharded like it. Its update needs the whole matrix, so every process gathers it
     and computes the same.
@@ -132,7 +132,7 @@ class Optimizers:
 
     @property
     def in_doubt(self) -> bool:
-        """Whether the latest gradient was out of proportion, see `ExplosionGuard`; the same in every process."""
+        """Return whether the latest gradient was out of proportion, see `ExplosionGuard`; the same in every process."""
         return self._guard.in_doubt
 
     def norms(self) -> Tensor:

@@ -18,7 +18,7 @@ from .model_state import TrainableModel
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Loss:
-    """What one step minimises, and what it reports."""
+    """The loss of one step, and the metrics that it reports."""
 
     total: Tensor
     """Scalar."""
@@ -27,7 +27,7 @@ class Loss:
 
 
 class LossTask(Protocol):
-    """What such a stage brings."""
+    """The parts that such a stage brings."""
 
     model: nn.Module
     """The network; parameters that require no gradient are left alone. It is put where it is trained."""

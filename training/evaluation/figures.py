@@ -64,7 +64,7 @@ class Ends:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoFigures:
-    """What the pixels say, whatever the prompt; None where a video is too short or too still to tell."""
+    """The measures of the pixels, whatever the prompt; None where a video is too short or too still to tell."""
 
     stability: float
     """Visual Stability of the video up to the length by the offline judge, 0 to 100, one rating for the whole."""

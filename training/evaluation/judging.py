@@ -212,7 +212,7 @@ Measured = tuple[VideoSpan, FrameSeries]
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Session:
-    """What judging takes, the same for all videos of an arm."""
+    """The parts that judging takes, the same for all videos of an arm."""
 
     maker: VideoMaker
     bench: EvalContext

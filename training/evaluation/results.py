@@ -32,7 +32,7 @@ FILES = "films-*.jsonl"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class VideoKey:
-    """Which video."""
+    """The key of a video: prompt and take."""
 
     arm: str
     prompt: int
@@ -88,7 +88,7 @@ def hash_of_text(embeddings: Tensor) -> str:
 
 
 def read_records(folder: Path) -> dict[tuple[VideoKey, str], VideoRecord]:
-    """All videos of a folder by key and identity.
+    """Read all videos of a folder by key and identity.
 
     Raises:
         ConfigError: a line that is no record, except a last one that a dying process has not written to its end.

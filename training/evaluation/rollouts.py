@@ -268,7 +268,7 @@ class SamplerConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class EvalContext:
-    """What all arms share."""
+    """The parts that all arms share."""
 
     conditioning: Conditioning
     vae: WanVAE

@@ -170,7 +170,7 @@ class ContentFigures:
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Truth:
-    """What is known of a prompt's videos."""
+    """The known facts of a prompt's videos."""
 
     attributes: Attributes
     light: Tensor

@@ -78,7 +78,7 @@ def advantages(rewards: Tensor) -> Tensor:
 
 
 def clipped_objective(ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
-    """What an update maximises (PPO, arXiv 1707.06347, equation 7): min(r A, clamp(r, 1 - clip, 1 + clip) A), [B].
+    """Return PPO's objective (arXiv 1707.06347, equation 7): min(r A, clamp(r, 1 - clip, 1 + clip) A), [B].
 
     ratio: new over old density of a transition, [B]. advantage: [B].
     """
@@ -141,7 +141,7 @@ class _Recorder:
         self.transitions: list[Transition] = []
 
     def on_call(self, progress: CallProgress) -> None:
-        """As an `OnCall`. What a chunk's second call is given is what its first one's estimate was re-noised to."""
+        """Record a call, as an `OnCall`. A chunk's second call is given its first one's estimate, re-noised."""
         before, self._before = self._before, progress
         if before is None or before.x0 is None or before.chunk != progress.chunk:
             return
@@ -193,7 +193,7 @@ def replay(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PolicyConfig:
-    """How a batch of videos is learnt from."""
+    """The settings of how a batch of videos is learnt from."""
 
     updates: int = 2
     """Optimiser steps on it. With 1 ratios are always 1, which is plain REINFORCE."""
@@ -262,7 +262,7 @@ def backpropagate_lessons(
 
 
 def _weights(lesson: PolicyBatch, config: PolicyConfig) -> list[float]:
-    """Of the objectives of the chosen transitions; over all transitions of the video they average 1."""
+    """Return weights of the objectives of the chosen transitions; over all transitions of the video they average 1."""
     sigmas = [transition.next_sigma for transition in lesson.trajectory.transitions]
     weights = even_weights(sigmas) if config.even else [1.0] * len(sigmas)
     return [weights[index] for index in lesson.chosen]

@@ -73,7 +73,7 @@ class StudentConfig:
         return RolloutConfig.from_json(self.header())
 
     def header(self) -> dict[str, object]:
-        """As the header of the weights says it."""
+        """Return the settings as the header of the weights has them."""
         return asdict(self)
 
 

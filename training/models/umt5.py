@@ -52,7 +52,7 @@ WAN_LAYER = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EncoderFiles:
-    """Where an encoder lies."""
+    """The files of an encoder."""
 
     weights: Path
     """A file, or a folder with one set of weights."""

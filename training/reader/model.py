@@ -47,7 +47,7 @@ class ReaderConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ReaderOutput:
-    """What the network says about a batch of videos."""
+    """The network's output for a batch of videos."""
 
     logits: dict[str, Tensor]
     """Per attribute, [B, number of its choices]."""
@@ -158,7 +158,7 @@ def _at_reading_size(video: Tensor) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reading:
-    """What the reader says of one video."""
+    """The reader's answer for one video."""
 
     attributes: Attributes
     confidence: dict[str, float]

@@ -83,7 +83,7 @@ class ScalingConfig:
         return torch.empty(1, self.text_tokens, self.student.text_dim, device=META)
 
     def latents(self, frames: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Of one video, [1, C, T, H, W], without storage."""
+        """Return the latents of one video, [1, C, T, H, W], without storage."""
         size = WAN21.latent_size(self.height, self.width)
         return torch.empty(1, self.student.in_channels, frames, *size, device=META, dtype=dtype)
 
@@ -173,7 +173,7 @@ def count_vae(config: ScalingConfig) -> dict[str, Cost]:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call takes."""
+    """The FLOPs and bytes of a call."""
 
     flops: float
     """PyTorch's own count (torch.utils.flop_counter): 2 m n k a product; element-wise work is left out."""

@@ -56,7 +56,7 @@ def _require_one_of(name: str, value: str, known: tuple[str, ...]) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CriticConfig:
-    """How the critic, the score of the student's own clips, keeps up with the student."""
+    """The settings of the critic, the score of the student's own clips."""
 
     optimizer: OptimizerConfig
     init: str | None = None

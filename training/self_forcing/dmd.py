@@ -142,7 +142,7 @@ def dmd_loss(x0: Tensor, gradient: Tensor, mask: Tensor) -> Tensor:
 
 
 def gradient_metrics(gradient: Tensor, mask: Tensor) -> dict[str, float]:
-    """For the log: mean size of the gradient where it counts, and how many of all its entries are NaN or infinite."""
+    """Return for the log the mean size of the gradient where it counts, and how many of its entries are non-finite."""
     return {
         "dmd_gradient": masked_mean(gradient.abs(), mask).item(),
         "dmd_non_finite": float(gradient.numel() - gradient.isfinite().sum().item()),

@@ -38,7 +38,7 @@ casts of weights that were made without gradients until its context ends (pytorc
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RolloutInputs:
-    """What a batch of rollouts needs besides its state."""
+    """The inputs of a batch of rollouts besides its state."""
 
     text: Tensor
     """[B, L, text_dim]."""
@@ -175,7 +175,7 @@ def _without_last_steps(config: RolloutConfig, dropped: int) -> RolloutConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RolloutPlan:
-    """What all videos of a run share."""
+    """The choices that all videos of a run share."""
 
     conditioning: Conditioning
     config: RolloutConfig

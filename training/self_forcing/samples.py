@@ -81,7 +81,7 @@ def denoise_again(network: WanTransformer, recording: RecordedWindow, noise: Ten
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class JudgedClips:
-    """What teacher and critic get to see of a batch, or of a part of it."""
+    """The part of a batch, or of a part of it, that teacher and critic get to see."""
 
     clip: Clip
     """Where the networks are."""

@@ -35,7 +35,7 @@ from .samples import JudgedClips, Sample, WindowSampler
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Networks:
-    """Who rolls out, and who judges."""
+    """The networks: who rolls out, and who judges."""
 
     student: WanTransformer
     teacher: WanTransformer

@@ -31,7 +31,7 @@ lose 0.22 between decoder and encoder. After 12 the worst are windows that start
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WindowConfig:
-    """How long rollouts are and which part of them is judged. Lengths are in latent frames."""
+    """The length of rollouts and the part of them that is judged. Lengths are in latent frames."""
 
     frames: int = 21
     """K, of a window: what the teacher was trained on."""
@@ -95,7 +95,7 @@ class Window:
 
     @property
     def with_warmup(self) -> slice:
-        """Where in the video lies what `as_clip` takes."""
+        """Return where in the video lies what `as_clip` takes."""
         return slice(self.start - self.warmup, self.end)
 
 

@@ -91,7 +91,7 @@ class EvaluateTinyStageConfig(StageConfig):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Judges:
-    """What every measurement needs."""
+    """The parts that every measurement needs."""
 
     prompts: list[str]
     expected: list[Attributes]

@@ -154,7 +154,7 @@ class GrpoTask:
         return prompts, [derived_seed(seed, "film", step, video) for video in videos]
 
     def videos(self, step: int) -> list[Trajectory]:
-        """Those videos, by the student as it is now, in the parts that they are handled in."""
+        """Make those videos, by the student as it is now, in the parts that they are handled in."""
         network = self._student.network
         prompts, seeds = self.drawn(step)
         with rollout_weights(network, self._config):
@@ -191,7 +191,7 @@ class GrpoTask:
         write_student(folder / "student.safetensors", self._student.network, self._config.student, record)
 
     def _open_student(self, dtype: torch.dtype) -> WanTransformer:
-        """As it starts."""
+        """Open the student as it starts."""
         text_dim = self._conditioning.negative(1).shape[-1]
         return open_transformer(self._config.init, key="init", kind="student", text_dim=text_dim, dtype=dtype)
 

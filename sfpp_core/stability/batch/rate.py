@@ -47,7 +47,7 @@ _SPAWN: SpawnContext = multiprocessing.get_context("spawn")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class WorkerDied:
-    """What there is instead of a result if a worker's process ended in the middle of a task."""
+    """The outcome of a task whose worker's process ended in the middle of it."""
 
     exit_code: int
     """As `multiprocessing.Process.exitcode`: minus the signal's number if a signal ended it."""
@@ -193,7 +193,7 @@ class ScoringTask:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scored:
-    """What came out."""
+    """The outcome of a task."""
 
     result: VideoResult
     is_new: bool
@@ -339,7 +339,7 @@ def draw(video: VideoSpan, result: VideoResult, judge: Judge, path: Path) -> Non
 
 
 def _drawn_result(path: Path) -> str | None:
-    """Of which result the file is the plot; None if it is none, or not there."""
+    """Return the result that the file is the plot of; None if it is none, or not there."""
     try:
         with Image.open(path) as image:
             return image.info.get(RESULT_KEY)

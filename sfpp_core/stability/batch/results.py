@@ -22,7 +22,7 @@ class ResultFileError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Question:
-    """Which video is to be rated, and how. Two results answer the same question if these are equal."""
+    """A video that is to be rated, and how. Two results answer the same question if these are equal."""
 
     path: str
     """As it was asked for, so that a relative path is found again from the same folder."""

@@ -176,7 +176,7 @@ def _text(answer: GenerateContentResponse) -> str:
 
 
 def _refusal(answer: GenerateContentResponse) -> str | None:
-    """Why the question or the answer was blocked, in the server's word (SAFETY, ...); None if it was not."""
+    """Return why the question or the answer was blocked, in the server's word (SAFETY, ...); None if it was not."""
     feedback = answer.prompt_feedback
     if feedback and feedback.block_reason:
         message = f": {shortened(feedback.block_reason_message)}" if feedback.block_reason_message else ""

@@ -13,7 +13,7 @@ from ..score import Judge
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class JudgeKind:
-    """Where a judge is found, the module relative to this package.
+    """A kind of judge and its module, relative to this package.
 
     It is imported when it is chosen, since the clients of remote judges are optional.
     """

@@ -86,7 +86,7 @@ PASSING_STATUSES: Final = (408, 429)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Failure:
-    """Why a request failed, in words that hold no key. The client's exception, which may, stays behind."""
+    """The reason why a request failed, in words that hold no key. The client's exception, which may, stays behind."""
 
     message: str
     may_pass: bool
@@ -166,7 +166,7 @@ def never() -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """How long a judge is waited for, and how often it is asked."""
+    """The time that a judge is waited for, and how often it is asked."""
 
     request_seconds: float = 300.0
     """A single request may take this long; models that think before they answer take minutes for a long video."""

@@ -57,7 +57,7 @@ _LOOP_WORST: Final = 0.8
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Assessment:
-    """What was found in a series."""
+    """The findings in a series."""
 
     shots: Shots
     severities: dict[Damage, np.ndarray]
@@ -65,7 +65,7 @@ class Assessment:
 
     @property
     def series(self) -> FrameSeries:
-        """What was assessed."""
+        """The series that was assessed."""
         return self.shots.series
 
     def without(self, kinds: Collection[Damage]) -> Assessment:

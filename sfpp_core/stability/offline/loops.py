@@ -133,7 +133,7 @@ class _Runs:
         self._matched[matches] = frame
 
     def finish(self) -> list[Loop]:
-        """All runs that were long enough."""
+        """Return all runs that were long enough."""
         self._close(self._first >= 0)
         return self._done
 

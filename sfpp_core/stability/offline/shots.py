@@ -95,7 +95,7 @@ class Cut:
 
     @property
     def excused_share(self) -> float:
-        """How much of a jump of light or colour the cut excuses: most of it where it leads to another scene."""
+        """Return how much of a jump of light or colour the cut excuses: most of it where it leads to another scene."""
         share = min(1.0, max(0.0, (self.change - _LEAST_CHANGE) / (_CHANGE_OF_SCENE - _LEAST_CHANGE)))
         return _MOST_EXCUSED * share * share * (3 - 2 * share)
 

@@ -26,7 +26,7 @@ class Choice(str, Enum):
 
 
 class Place(Choice):
-    """Where the scene plays; each place has a composition and a texture of its own."""
+    """A scene's place; each has a composition and a texture of its own."""
 
     DESERT = "desert"
     SEA = "sea"
@@ -55,7 +55,7 @@ class Colour(Choice):
 
 
 class Motion(Choice):
-    """How the object moves: across the picture and round again, or up and down on the spot."""
+    """A motion of the object: across the picture and round again, or up and down on the spot."""
 
     LEFT = "left"
     RIGHT = "right"
@@ -63,7 +63,7 @@ class Motion(Choice):
 
 
 class Speed(Choice):
-    """How fast it does so; the two ranges are far apart."""
+    """A speed of the motion; the two ranges are far apart."""
 
     SLOW = "slow"
     FAST = "fast"
