@@ -13,7 +13,7 @@ from ..sfpp_core.rollout.memory import CacheStorage
 from ..sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.config import WAN21
-from .comfy.conditioning import direction_of
+from .comfy.conditioning import schedule_of
 from .comfy.fingerprint import model_identity
 from .comfy.inactive import what_does_not_act
 from .comfy.memory import AS_BEFORE, AS_COMPUTED, CACHE_STORAGES, cache_storage_input, continued_cache_storage_input
@@ -144,8 +144,8 @@ class SFPPSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         report = Report()
         config = rollout_settings(preset_settings(model, report), **settings)
-        direction = direction_of(positive, wan_config(model).text_dim)
-        text = direction.first_text()
+        schedule = schedule_of(positive, wan_config(model).text_dim)
+        text = schedule.first_text()
         latent_size = _latent_size(height, width)
         storage = CACHE_STORAGES[cache_storage]
         state = RolloutState(
@@ -160,13 +160,13 @@ class SFPPSampler(io.ComfyNode):
         length = video_length(seconds, config, made=state.num_frames)
         report.add(str(length))
         report.add_all(what_does_not_act(model, positive, start))
-        wishes = RunOptions(
+        options = RunOptions(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,
             upstream=upstream_digest(cls.hidden.dynprompt, "model"),
             vae=vae,
         )
-        state, latent = sample_chunks(model, state, direction, length.num_chunks, wishes, report)
+        state, latent = sample_chunks(model, state, schedule, length.num_chunks, options, report)
         return io.NodeOutput(latent, state, ui=report.ui())
 
 
@@ -255,21 +255,21 @@ class SFPPExtend(io.ComfyNode):
         if not state.chunks:
             raise ValueError("this state holds no video yet; start one with SFPP Sampler.")
         if positive is None:
-            direction = PromptSchedule([ScheduledPrompt(text=state.texts[state.chunks[-1].text])])
+            schedule = PromptSchedule([ScheduledPrompt(text=state.texts[state.chunks[-1].text])])
         else:
-            direction = direction_of(positive, text_dim)
+            schedule = schedule_of(positive, text_dim)
         length = video_length(seconds, state.config, made=state.num_frames)
         report = Report()
         report.add(str(length))
         report.add_all(what_does_not_act(model, positive))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
-        wishes = RunOptions(
+        options = RunOptions(
             offloaded=storage.offloaded,
             deliver_on_interrupt=deliver_on_interrupt,
             upstream=upstream_digest(cls.hidden.dynprompt, "model"),
             vae=vae,
         )
         begun = state.with_cache_form(storage.form)
-        longer, whole = sample_chunks(model, begun, direction, length.num_chunks, wishes, report)
+        longer, whole = sample_chunks(model, begun, schedule, length.num_chunks, options, report)
         added = torch.cat([chunk.latents for chunk in longer.chunks[len(state.chunks) :]], dim=2)
         return io.NodeOutput(to_latent(model, added), whole, longer, ui=report.ui())

@@ -106,7 +106,7 @@ def rollout_settings(
     numbers = {"chunk": chunk, "window": window, "sink": sink, "shift": shift, "context_noise": context_noise}
     changes = {name: value for name, value in numbers.items() if value != AS_PRESET}
     if steps.strip().lower() != PRESET_WORD:
-        # What is typed rules every chunk, also where the preset gives the first one steps of its own.
+        # What is typed holds for every chunk, also where the preset gives the first one steps of its own.
         changes |= {"steps": parse_steps(steps), "first_chunk_steps": ()}
     return replace(preset, **changes)
 

@@ -189,7 +189,7 @@ class RunConfig:
     """Where networks run: cpu, cuda, cuda:1, ...; auto takes a GPU where there is one, under torchrun each process its
     own. Randomness is drawn on the CPU wherever they run."""
     wandb: str | None = None
-    """Project of Weights & Biases that the board is copied to, if any; the key comes from the environment."""
+    """Project of Weights & Biases that the log is copied to, if any; the key comes from the environment."""
 
     def __post_init__(self) -> None:
         require(bool(self.out), "run.out is empty; name the folder of the run, e.g. run.out=runs/vae.")

@@ -47,10 +47,10 @@ NEUTRAL = {"start_percent": 0.0, "end_percent": 1.0, "strength": 1.0, "mask_stre
 EXPECT = {
     "hooks": "Hooks on positive ({keys}) do not act: weights and prompt are the same at every step. Use a LoRA loader "
     "on MODEL to change them for the whole video.",
-    "area": "The area, mask or strength of positive ({keys}) does not act: a prompt rules the whole picture at full "
+    "area": "The area, mask or strength of positive ({keys}) does not act: a prompt acts on the whole picture at full "
     "strength.",
-    "range": "The range of steps of positive ({keys}) does not act: a prompt rules every step. To change prompts while "
-    "the video runs, wire SFPP Prompt Schedule.",
+    "range": "The range of steps of positive ({keys}) does not act: a prompt acts in every step. To change prompts "
+    "while the video runs, wire SFPP Prompt Schedule.",
     "control": "The ControlNet on positive ({keys}) does not act: this sampler has no control input. The video follows "
     "the text alone.",
     "picture": "The picture in positive ({keys}) does not act: the sampler runs text-to-video models. To begin from a "
@@ -89,7 +89,7 @@ def prompt_sentences(conditioning: list[list[Any]]) -> tuple[str, ...]:
     return tuple(said)
 
 
-def direction_of(conditioning: list[list[Any]], text_dim: int) -> PromptSchedule:
+def schedule_of(conditioning: list[list[Any]], text_dim: int) -> PromptSchedule:
     """Return what a video is to follow: one prompt, or a schedule of them.
 
     Raises ValueError if there is none, if several have no times, or if one was encoded for another model.

@@ -94,7 +94,7 @@ class PinnedMemory:
         return tensor
 
 
-def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> MemoryEstimate:
+def memory_estimate(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -> MemoryEstimate:
     """Return what the next chunks of a video need besides the MODEL's weights."""
     batch, channels, height, width = state.shape
     return MemoryEstimate(
@@ -110,18 +110,18 @@ def demand_of(model: ModelPatcher, state: RolloutState, storage: CacheStorage) -
     )
 
 
-def require_memory(device: torch.device, demand: MemoryEstimate) -> None:
+def require_memory(device: torch.device, estimate: MemoryEstimate) -> None:
     """Raise ValueError, saying what to change, if the video could not fit into all the memory that there is.
 
     Told beforehand, because not every system refuses: some promise more than they have, and end the program later.
     """
-    cache = demand.cache(demand.storage)
+    cache = estimate.cache(estimate.storage)
     if cache.device > memory.get_total_memory(device) or cache.cpu > memory.get_total_memory(CPU):
-        raise ValueError(_advice(device, demand))
+        raise ValueError(_advice(device, estimate))
 
 
 @contextmanager
-def answering_out_of_memory(device: torch.device, demand: MemoryEstimate) -> Iterator[None]:
+def answering_out_of_memory(device: torch.device, estimate: MemoryEstimate) -> Iterator[None]:
     """Say what to change if the body runs out of memory: the same type of error, with a text to act on.
 
     The body must keep what it allocates in frames of its own, so that it is gone when what is free is counted.
@@ -135,7 +135,7 @@ def answering_out_of_memory(device: torch.device, demand: MemoryEstimate) -> Ite
         traceback.clear_frames(error.__traceback__)
         # ComfyUI unloads its models for the type that it knows.
         kind = type(error) if isinstance(error, TYPES) else RuntimeError
-        raise kind(_advice(device, demand)) from error
+        raise kind(_advice(device, estimate)) from error
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -144,13 +144,13 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, TYPES) or is_untyped
 
 
-def _advice(device: torch.device, demand: MemoryEstimate) -> str:
+def _advice(device: torch.device, estimate: MemoryEstimate) -> str:
     is_cpu = device.type == CPU.type
-    supply = MemoryAvailable(
+    available = MemoryAvailable(
         device="This computer" if is_cpu else memory.get_torch_device_name(device),
         total=int(memory.get_total_memory(device)),
         free=int(memory.get_free_memory(device)),
         cpu_free=int(memory.get_free_memory(CPU)),
     )
     choices = {name: storage for name, storage in CACHE_STORAGES.items() if not (is_cpu and storage.offloaded)}
-    return memory_advice(demand, supply, choices, Settings(storage="cache_storage", beginning="in SFPP Sampler"))
+    return memory_advice(estimate, available, choices, Settings(storage="cache_storage", beginning="in SFPP Sampler"))

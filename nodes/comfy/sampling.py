@@ -28,7 +28,7 @@ from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.tiny.family import weights_path
 from .fingerprint import Environment, environment_of
 from .live_video import PREVIEWS_PER_SECOND, LiveVideo
-from .memory import PinnedMemory, answering_out_of_memory, demand_of, require_memory
+from .memory import PinnedMemory, answering_out_of_memory, memory_estimate, require_memory
 from .model import HostNetwork, Latent, to_latent
 from .progress import SamplingProgress
 from .report import Report
@@ -61,19 +61,19 @@ DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
 
 
 @contextmanager
-def video_spool(state: RolloutState, circumstances: Environment) -> Iterator[VideoChunks]:
+def kept_video(state: RolloutState, environment: Environment) -> Iterator[VideoChunks]:
     """The finished chunks of a video that go on from `state`; videos that nobody uses make room for it.
 
-    Where the circumstances do not tell all, none is kept or found. Raises ValueError for a limit in the environment
+    Where the environment does not tell all, none is kept or found. Raises ValueError for a limit in the environment
     that is no number.
     """
     root = Path(folder_paths.get_output_directory(), FOLDER)
     limits = _limit(GIGABYTES_VARIABLE, DEFAULT_GIGABYTES), _limit(DAYS_VARIABLE, DEFAULT_DAYS)
-    parts = dict(circumstances.parts)
-    if circumstances.untold:
+    parts = dict(environment.parts)
+    if environment.untold:
         # A folder of its own, for what grows beside the sampler.
         parts["untold"] = secrets.token_hex(16)
-    with ChunkStore(root).video(state, parts, keeps=not circumstances.untold) as video:
+    with ChunkStore(root).video(state, parts, keeps=not environment.untold) as video:
         # Now that it is held: this video may be the one that was not used for longest.
         _clean(root, *limits)
         yield video
@@ -84,11 +84,11 @@ def _clean(root: Path, gigabytes: float, days: float) -> None:
         cleaned = clean(root, most_bytes=int(gigabytes * 1e9), most_seconds=days * 86400)
     except OSError as problem:
         # A folder that somebody removes by hand meanwhile, or another user's: no reason to make no video.
-        logger.warning("The spool could not be cleaned: %s", problem)
+        logger.warning("The folder of kept chunks could not be cleaned: %s", problem)
         return
     if cleaned.folders:
         logger.info(
-            "Removed %d videos from the spool (%.2f GB); %.2f GB are left. %s and %s set its limits.",
+            "Removed %d videos from the folder of kept chunks (%.2f GB); %.2f GB are left. %s and %s set its limits.",
             cleaned.folders,
             cleaned.freed / 1e9,
             cleaned.left / 1e9,
@@ -157,9 +157,9 @@ class RunOptions:
 def sample_chunks(
     model: ModelPatcher,
     state: RolloutState,
-    direction: PromptSchedule,
+    schedule: PromptSchedule,
     num_chunks: int,
-    wishes: RunOptions,
+    options: RunOptions,
     report: Report,
 ) -> tuple[RolloutState, Latent]:
     """Make `num_chunks` more chunks on the MODEL's device, while ComfyUI manages its weights.
@@ -178,20 +178,20 @@ def sample_chunks(
     """
     model = castable(model)
     # Where the CPU computes, its memory is where the cache rests anyway.
-    storage = CacheStorage(form=state.cache_form, offloaded=wishes.offloaded and model.load_device.type != "cpu")
-    demand = demand_of(model, state, storage)
-    require_memory(model.load_device, demand)
-    with report.shown_on_failure(), answering_out_of_memory(model.load_device, demand):
+    storage = CacheStorage(form=state.cache_form, offloaded=options.offloaded and model.load_device.type != "cpu")
+    estimate = memory_estimate(model, state, storage)
+    require_memory(model.load_device, estimate)
+    with report.shown_on_failure(), answering_out_of_memory(model.load_device, estimate):
         # No name for the video here: it would keep the video's memory while what is free is counted.
-        return _made(_Video(model, state, direction, num_chunks, demand, wishes, report), wishes)
+        return _made(_Video(model, state, schedule, num_chunks, estimate, options, report), options)
 
 
-def _made(video: _Video, wishes: RunOptions) -> tuple[RolloutState, Latent]:
+def _made(video: _Video, options: RunOptions) -> tuple[RolloutState, Latent]:
     num_before = len(video.state.chunks)
     try:
         video.make()
     except memory.InterruptProcessingException:
-        if not wishes.deliver_on_interrupt or len(video.state.chunks) == num_before:
+        if not options.deliver_on_interrupt or len(video.state.chunks) == num_before:
             raise
         _count_unfinished_delivery()
     return video.state, video.latent()
@@ -204,30 +204,30 @@ class _Video:
         self,
         model: ModelPatcher,
         state: RolloutState,
-        direction: PromptSchedule,
+        schedule: PromptSchedule,
         num_chunks: int,
-        demand: MemoryEstimate,
-        wishes: RunOptions,
+        estimate: MemoryEstimate,
+        options: RunOptions,
         report: Report,
     ) -> None:
         self._model = model
-        self._demand = demand
-        self._upstream = wishes.upstream
+        self._estimate = estimate
+        self._upstream = options.upstream
         self._report = report
-        self._live = None if wishes.vae is None else LiveVideo(model, wishes.vae, state, report)
+        self._live = None if options.vae is None else LiveVideo(model, options.vae, state, report)
         self._cpu_memory = PinnedMemory()
-        self._direction = direction
+        self._schedule = schedule
         self._num_chunks = num_chunks
         self._progress = SamplingProgress(
-            model, state, num_chunks, report, previews_per_second=None if wishes.vae is None else PREVIEWS_PER_SECOND
+            model, state, num_chunks, report, previews_per_second=None if options.vae is None else PREVIEWS_PER_SECOND
         )
         self._rollout = Rollout(
             HostNetwork(model),
             state,
-            direction.ruling(state).text,
+            schedule.active_prompt(state).text,
             device=model.load_device,
             dtype=compute_dtype(model),
-            cache_memory=self._cpu_memory if demand.storage.offloaded else None,
+            cache_memory=self._cpu_memory if estimate.storage.offloaded else None,
             on_call=self._progress.called,
         )
 
@@ -249,22 +249,22 @@ class _Video:
             resources.callback(self._model.cleanup)
             # First of all: what decides the bits of a video is asked of the MODEL as it is when it is loaded.
             self._load()
-            circumstances = environment_of(self._model, self._upstream)
-            if circumstances.untold:
-                self._report.add(_not_kept(circumstances.untold))
-            spool = resources.enter_context(video_spool(self.state, circumstances))
+            environment = environment_of(self._model, self._upstream)
+            if environment.untold:
+                self._report.add(_not_kept(environment.untold))
+            kept = resources.enter_context(kept_video(self.state, environment))
             if self._live is not None:
-                self._live.grow_in(spool.folder, spool.plan(self._direction, self._num_chunks))
+                self._live.grow_in(kept.folder, kept.plan(self._schedule, self._num_chunks))
                 resources.enter_context(self._live)
             try:
-                self._make(spool)
+                self._make(kept)
             except BaseException:
-                self._progress.stopped(self.state, spool.num_kept())
+                self._progress.stopped(self.state, kept.num_kept())
                 raise
 
-    def _make(self, spool: VideoChunks) -> None:
+    def _make(self, kept: VideoChunks) -> None:
         try:
-            for stored in resume_rollout(self._rollout, self._direction, self._num_chunks, spool):
+            for stored in resume_rollout(self._rollout, self._schedule, self._num_chunks, kept):
                 pictures = () if self._live is None else self._live.push(stored.chunk.latents)
                 self._progress.finished(self.state, is_reused=stored.is_reused, pictures=pictures)
         except NonFiniteChunkError as error:
@@ -272,10 +272,10 @@ class _Video:
                 f"{error} Load the model in bfloat16 or float32 instead of float16 or fp8 (weight_dtype), or lower the "
                 "strength of its LoRAs, and queue again."
             ) from error
-        spool.finish()
+        kept.finish()
 
     def _load(self) -> None:
-        needed = self._demand.step + self._demand.cache(self._demand.storage).device
+        needed = self._estimate.step + self._estimate.cache(self._estimate.storage).device
         beside = 0 if self._live is None else self._live.memory_required()
         # The VAE first, which has to be whole; then both at once: models of one call do not move each other away.
         companions = [] if self._live is None else self._live.load()

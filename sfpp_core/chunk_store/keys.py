@@ -33,10 +33,10 @@ def tensor_digest(tensor: Tensor) -> str:
     return digest.hexdigest()
 
 
-def video_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str:
+def video_identity(state: RolloutState, environment: Mapping[str, str]) -> str:
     """Return what all chunks of a video share, hexadecimal.
 
-    circumstances: by name, what else decides the bits, such as the device and the number format of the computation.
+    environment: by name, what else decides the bits, such as the device and the number format of the computation.
     """
     return _digest(
         version=VERSION,
@@ -46,15 +46,15 @@ def video_identity(state: RolloutState, circumstances: Mapping[str, str]) -> str
         model_id=ModelIdentity.parse(state.model_id).exact,
         shape=state.shape,
         num_given=state.num_given,
-        circumstances=dict(circumstances),
+        circumstances=dict(environment),
     )
 
 
 class Chain:
     """A video's identity up to the chunk that comes next."""
 
-    def __init__(self, state: RolloutState, circumstances: Mapping[str, str]) -> None:
-        self.video = video_identity(state, circumstances)
+    def __init__(self, state: RolloutState, environment: Mapping[str, str]) -> None:
+        self.video = video_identity(state, environment)
         """Hexadecimal, the same for all chunks."""
         self._texts: dict[int, tuple[Tensor, str]] = {}
         self._position = self.video
@@ -71,16 +71,16 @@ class Chain:
         )
 
     def key(self, text: Tensor, *, recache: bool) -> str:
-        """Return what the next chunk is known by if `text` [1 or B, L, text_dim] rules it; hexadecimal."""
+        """Return what the next chunk is known by if it follows `text` [1 or B, L, text_dim]; hexadecimal."""
         return _digest(after=self._position, text=self._text(text), recache=recache)
 
-    def plan(self, direction: PromptSchedule, num_chunks: int) -> str:
-        """Return what `num_chunks` more chunks under a direction are known by, hexadecimal."""
-        cues = [[self._text(cue.text), cue.seconds, cue.crossfade, cue.recache] for cue in direction.cues]
+    def plan(self, schedule: PromptSchedule, num_chunks: int) -> str:
+        """Return what `num_chunks` more chunks under a schedule are known by, hexadecimal."""
+        cues = [[self._text(cue.text), cue.seconds, cue.crossfade, cue.recache] for cue in schedule.prompts]
         return _digest(after=self._position, cues=cues, num_chunks=num_chunks)
 
     def _text(self, text: Tensor) -> str:
-        """A text's digest; the latest ones are remembered, because one rules many chunks."""
+        """A text's digest; the latest ones are remembered, because many chunks follow one."""
         known = self._texts.get(id(text))
         if known is None or known[0] is not text:
             known = (text, tensor_digest(text.detach().to("cpu", torch.float32)))

@@ -88,14 +88,14 @@ class ChunkStore:
 
     @contextmanager
     def video(
-        self, state: RolloutState, circumstances: Mapping[str, str], *, keeps: bool = True
+        self, state: RolloutState, environment: Mapping[str, str], *, keeps: bool = True
     ) -> Iterator[VideoChunks]:
         """The chunks that continue `state`, held against cleaning until the block ends.
 
-        circumstances: see `video_identity`. keeps: whether chunks are written and found; not where nothing tells a
+        environment: see `video_identity`. keeps: whether chunks are written and found; not where nothing tells a
         video from another. Raises ChunkStoreError if there is no place for them.
         """
-        chain = Chain(state, circumstances)
+        chain = Chain(state, environment)
         _, _, height, width = state.shape
         folder = self.root / f"seed{state.seed}_{width}x{height}_{chain.video[:KEY_LENGTH]}"
         with ExitStack() as held:
@@ -108,7 +108,7 @@ class ChunkStore:
                     "space on that disk, or make the folder writable."
                 ) from problem
             # Behind the hold: what is still to be written when the block ends is written while the folder is held.
-            writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-spool"))
+            writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-chunks"))
             video = VideoChunks(workplace, chain, state, writer, keeps=keeps)
             yield video
             video.finish()
@@ -195,9 +195,9 @@ class VideoChunks:
                 f"{number} before it are safe: make space on that disk and queue the same workflow again."
             ) from problem
 
-    def plan(self, direction: PromptSchedule, num_chunks: int) -> str:
-        """A short name for what so many chunks under a direction make of this video, always the same."""
-        return self._chain.plan(direction, num_chunks)[:KEY_LENGTH]
+    def plan(self, schedule: PromptSchedule, num_chunks: int) -> str:
+        """A short name for what so many chunks under a schedule make of this video, always the same."""
+        return self._chain.plan(schedule, num_chunks)[:KEY_LENGTH]
 
     def _next_shape(self) -> tuple[int, ...]:
         batch, channels, height, width = self._state.shape
@@ -228,21 +228,21 @@ class NonFiniteChunkError(ValueError):
 
 
 def resume_rollout(
-    rollout: Rollout, direction: PromptSchedule, num_chunks: int, spool: VideoChunks
+    rollout: Rollout, schedule: PromptSchedule, num_chunks: int, video: VideoChunks
 ) -> Iterator[StoredChunk]:
-    """Continue the rollout's video by `num_chunks` chunks under the direction, yielding each on its way to disk.
+    """Continue the rollout's video by `num_chunks` chunks under the schedule, yielding each on its way to disk.
 
     The rollout's state holds every chunk that was yielded, whatever ends the iteration.
     Raises ChunkStoreError if a chunk cannot be kept, NonFiniteChunkError if one holds NaN or infinity, and whatever
     the network or the rollout's `on_call` raises.
     """
     for _ in range(num_chunks):
-        ruling = direction.ruling(rollout.state)
-        rollout.direct(ruling.text, recache=ruling.recache)
-        found = spool.find(ruling.text, recache=ruling.recache)
+        active = schedule.active_prompt(rollout.state)
+        rollout.set_prompt(active.text, recache=active.recache)
+        found = video.find(active.text, recache=active.recache)
         chunk = next(rollout.run(1)) if found is None else rollout.append(found)
         _require_finite(chunk, number=len(rollout.state.chunks))
-        spool.keep(chunk, rollout.state)
+        video.keep(chunk, rollout.state)
         yield StoredChunk(chunk=chunk, is_reused=found is not None)
 
 

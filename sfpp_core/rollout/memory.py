@@ -110,39 +110,39 @@ class Settings:
 
 
 def memory_advice(
-    demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
+    estimate: MemoryEstimate, available: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
 ) -> str:
     """Say what the video takes, what there is, and the smallest change that fits.
 
     choices: what `settings.storage` offers here, from the smallest change to the largest.
     """
-    now = demand.cache(demand.storage)
-    if _fits(demand, demand.storage, supply):
+    now = estimate.cache(estimate.storage)
+    if _fits(estimate, estimate.storage, available):
         # But it did not: so a step takes more than was left, whatever was estimated.
-        demand = replace(demand, step=supply.free - now.device + 1)
-    smaller = {name: storage for name, storage in choices.items() if _saves(demand.cache(storage), now)}
-    fitting = {name: storage for name, storage in smaller.items() if _fits(demand, storage, supply)}
-    width, height = demand.pixels
+        estimate = replace(estimate, step=available.free - now.device + 1)
+    smaller = {name: storage for name, storage in choices.items() if _saves(estimate.cache(storage), now)}
+    fitting = {name: storage for name, storage in smaller.items() if _fits(estimate, storage, available)}
+    width, height = estimate.pixels
     sentences = [
-        f"Not enough memory for {width}x{height} pixels with a window of {demand.config.window} latent frames.",
-        f"{supply.device} has {_size(supply.total)}, of which {_size(supply.free)} are free for this video. Its past "
-        f"needs {_described(now)}, and a step about {_size(demand.step)}.",
+        f"Not enough memory for {width}x{height} pixels with a window of {estimate.config.window} latent frames.",
+        f"{available.device} has {_size(available.total)}, of which {_size(available.free)} are free for this video. "
+        f"Its past needs {_described(now)}, and a step about {_size(estimate.step)}.",
     ]
     if smaller:
-        listed = "; ".join(f'"{name}" {_described(demand.cache(storage))}' for name, storage in smaller.items())
+        listed = "; ".join(f'"{name}" {_described(estimate.cache(storage))}' for name, storage in smaller.items())
         moved = any(storage.offloaded for storage in smaller.values())
-        free = f" ({_size(supply.cpu_free)} of CPU memory are free)" if moved else ""
+        free = f" ({_size(available.cpu_free)} of CPU memory are free)" if moved else ""
         sentences.append(f"With another {settings.storage} the past needs: {listed}{free}.")
     if fitting:
         sentences.append(_recommended(fitting, settings))
     else:
-        sentences.append(_smaller_video(demand, supply, choices, settings))
+        sentences.append(_smaller_video(estimate, available, choices, settings))
     return " ".join(sentences)
 
 
-def _fits(demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable) -> bool:
-    cache = demand.cache(storage)
-    return cache.device + demand.step <= supply.free and cache.cpu <= supply.cpu_free
+def _fits(estimate: MemoryEstimate, storage: CacheStorage, available: MemoryAvailable) -> bool:
+    cache = estimate.cache(storage)
+    return cache.device + estimate.step <= available.free and cache.cpu <= available.cpu_free
 
 
 def _saves(cache: CacheMemory, now: CacheMemory) -> bool:
@@ -169,45 +169,45 @@ def _effect(storage: CacheStorage) -> str:
 
 
 def _smaller_video(
-    demand: MemoryEstimate, supply: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
+    estimate: MemoryEstimate, available: MemoryAvailable, choices: Mapping[str, CacheStorage], settings: Settings
 ) -> str:
     """Say what fits if no storage does: the longest window or the largest picture, in a storage that allows it."""
-    windows = {name: _window_that_fits(demand, storage, supply) for name, storage in choices.items()}
-    sizes = {name: _latent_size_that_fits(demand, storage, supply) for name, storage in choices.items()}
+    windows = {name: _window_that_fits(estimate, storage, available) for name, storage in choices.items()}
+    sizes = {name: _latent_size_that_fits(estimate, storage, available) for name, storage in choices.items()}
     wishes = []
     if name := max((name for name in windows if windows[name]), key=windows.__getitem__, default=None):
         wishes.append(f'window to {windows[name]} with {settings.storage} "{name}"')
     if name := max((name for name in sizes if sizes[name]), key=sizes.__getitem__, default=None):
-        width, height = replace(demand, latent_size=sizes[name]).pixels
+        width, height = replace(estimate, latent_size=sizes[name]).pixels
         wishes.append(f'width to {width} and height to {height} with {settings.storage} "{name}"')
     if not wishes:
         return "Neither this nor a smaller video fits: free memory, or use a smaller model."
     wish = ", or ".join(wishes)
-    if demand.can_resize:
+    if estimate.can_resize:
         return f"None of these fits. Set {wish}."
     return (
         f"None of these fits, and a video keeps its size and window. For a new one, set {wish}, {settings.beginning}."
     )
 
 
-def _window_that_fits(demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable) -> int | None:
-    config = demand.config
+def _window_that_fits(estimate: MemoryEstimate, storage: CacheStorage, available: MemoryAvailable) -> int | None:
+    config = estimate.config
     # With less, a chunk would see nothing of the one before it.
     for window in range(config.window - 1, config.sink + 2 * config.chunk - 1, -1):
-        if _fits(replace(demand, config=replace(config, window=window)), storage, supply):
+        if _fits(replace(estimate, config=replace(config, window=window)), storage, available):
             return window
     return None
 
 
 def _latent_size_that_fits(
-    demand: MemoryEstimate, storage: CacheStorage, supply: MemoryAvailable
+    estimate: MemoryEstimate, storage: CacheStorage, available: MemoryAvailable
 ) -> tuple[int, int] | None:
     """The largest picture of nearly the same shape; a step's memory is taken to grow with its area."""
-    height, width = demand.latent_size
+    height, width = estimate.latent_size
     for patches in range(width // WAN21.patch - 1, 0, -1):
         size = max(1, round(patches * height / width)) * WAN21.patch, patches * WAN21.patch
         share = size[0] * size[1] / (height * width)
-        if _fits(replace(demand, latent_size=size, step=int(demand.step * share)), storage, supply):
+        if _fits(replace(estimate, latent_size=size, step=int(estimate.step * share)), storage, available):
             return size
     return None
 

@@ -1,4 +1,4 @@
-"""Which text rules which chunk: prompts with the times from which they rule."""
+"""Prompt schedules: prompts with the times from which chunks follow them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ class ScheduledPrompt:
     crossfade: float = 0.0
     """Seconds over which the text before gives way to this one; 0 changes at once."""
     recache: bool = False
-    """Whether the past is encoded anew under this text once it rules alone; see `Rollout.direct`."""
+    """Whether the past is re-encoded under this text once it is followed alone; see `Rollout.set_prompt`."""
 
     def __post_init__(self) -> None:
         for name in ("seconds", "crossfade"):
@@ -136,61 +136,63 @@ class ActivePrompt:
 
 
 class PromptSchedule:
-    """Texts and the times from which they rule, switched at the borders of chunks.
+    """Prompts and the times from which they are followed, switched at the borders of chunks.
 
-    A text rules the chunks whose middle lies at its time or later: the border nearest to the time is where it begins.
-    What rules a chunk depends on the schedule and on the video before it alone, so a video that is made in pieces with
-    the same schedule is the same video.
+    A prompt is active for chunks whose middle lies at its time or later: it begins at the border nearest to its time.
+    Which one a chunk follows depends on the schedule and on the video before it alone, so a video that is made in
+    pieces with the same schedule is the same video.
     """
 
-    def __init__(self, cues: Sequence[ScheduledPrompt]) -> None:
+    def __init__(self, prompts: Sequence[ScheduledPrompt]) -> None:
         """Check and keep the prompts in the order of their times.
 
         Raises:
             ValueError: there is none, two have the same time, a crossfade does not end before the next prompt begins,
                 or prompt embeds differ in width.
         """
-        if not cues:
+        if not prompts:
             raise ValueError("the schedule is empty; give at least one prompt.")
-        self.cues = tuple(sorted(cues, key=lambda cue: cue.seconds))
-        times = [cue.seconds for cue in self.cues]
+        self.prompts = tuple(sorted(prompts, key=lambda prompt: prompt.seconds))
+        times = [prompt.seconds for prompt in self.prompts]
         if twice := [time for time, following in pairwise(times) if time == following]:
             raise ValueError(f"two prompts begin at {spoken_time(twice[0])}; give each a time of its own.")
-        for cue, following in pairwise(self.cues[1:]):
-            if cue.seconds + cue.crossfade > following.seconds:
+        for prompt, following in pairwise(self.prompts[1:]):
+            if prompt.seconds + prompt.crossfade > following.seconds:
                 raise ValueError(
-                    f"the prompt of {spoken_time(cue.seconds)} takes {cue.crossfade:g} s to fade in, but the next "
-                    f"begins at {spoken_time(following.seconds)}; shorten crossfade, or let it begin later."
+                    f"the prompt of {spoken_time(prompt.seconds)} takes {prompt.crossfade:g} s to fade in, but the "
+                    f"next begins at {spoken_time(following.seconds)}; shorten crossfade, or let it begin later."
                 )
-        if len({cue.text.shape[-1] for cue in self.cues}) > 1:
+        if len({prompt.text.shape[-1] for prompt in self.prompts}) > 1:
             raise ValueError("the schedule's prompts were encoded by different text encoders; use one for all.")
 
     def first_text(self) -> Tensor:
-        """Return what a video begins with. Raises ValueError if nothing rules at its beginning."""
-        if self.cues[0].seconds > 0:
+        """Return what a video begins with. Raises ValueError if no prompt begins at 0."""
+        if self.prompts[0].seconds > 0:
             raise ValueError(
-                f"the first prompt begins at {spoken_time(self.cues[0].seconds)}; a video needs one at 0:00. Add it, "
-                "or change that time."
+                f"the first prompt begins at {spoken_time(self.prompts[0].seconds)}; a video needs one at 0:00. Add "
+                "it, or change that time."
             )
-        return self.cues[0].text
+        return self.prompts[0].text
 
-    def ruling(self, state: RolloutState) -> ActivePrompt:
-        """Return what the next chunk follows. Before the first cue the video's last text goes on.
+    def active_prompt(self, state: RolloutState) -> ActivePrompt:
+        """Return what the next chunk follows. Before the first prompt the video's last text goes on.
 
-        Raises ValueError if nothing rules at the beginning of an empty video.
+        Raises ValueError if no prompt begins at 0 and the video is empty.
         """
         latest = state.texts[state.chunks[-1].text] if state.chunks else None
         begins, ends = _span(state)
-        index = sum(cue.seconds <= (begins + ends) / 2 for cue in self.cues) - 1
+        index = sum(prompt.seconds <= (begins + ends) / 2 for prompt in self.prompts) - 1
         if index < 0:
             return ActivePrompt(text=self.first_text() if latest is None else latest, recache=False)
-        cue = self.cues[index]
-        if ends - cue.seconds < cue.crossfade:
-            before = self.cues[index - 1].text if index > 0 else _text_before(cue.seconds, state)
+        prompt = self.prompts[index]
+        if ends - prompt.seconds < prompt.crossfade:
+            before = self.prompts[index - 1].text if index > 0 else _text_before(prompt.seconds, state)
             if before is not None:
-                share = (ends - cue.seconds) / cue.crossfade
-                return ActivePrompt(text=_between(before, cue.text, share), recache=False)
-        return ActivePrompt(text=cue.text, recache=cue.recache and latest is not None and not _same(latest, cue.text))
+                share = (ends - prompt.seconds) / prompt.crossfade
+                return ActivePrompt(text=_between(before, prompt.text, share), recache=False)
+        return ActivePrompt(
+            text=prompt.text, recache=prompt.recache and latest is not None and not _same(latest, prompt.text)
+        )
 
 
 def _span(state: RolloutState) -> tuple[float, float]:
@@ -200,7 +202,7 @@ def _span(state: RolloutState) -> tuple[float, float]:
 
 
 def _text_before(seconds: float, state: RolloutState) -> Tensor | None:
-    """Return what ruled the video's last chunk whose middle lies before a time; None if there is none."""
+    """Return what the video's last chunk before a time followed, by its middle; None if there is none."""
     found, made = None, 0
     for chunk in state.chunks:
         begins, made = made, made + chunk.num_frames

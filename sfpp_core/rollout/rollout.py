@@ -4,7 +4,7 @@ Per chunk: from noise, at each timestep predict x0 against the cache and, but fo
 next timestep. A finished chunk enters the cache by one more pass at the context timestep, made when the next chunk
 needs it. So a rollout that ends, is extended, saved, or rebuilt from its latents makes the very same calls.
 
-`past_of` plans the clean passes that rebuild a cache (`PrefillPlan`), `Rollout` runs them and denoises.
+`prefill_plan` plans the clean passes that rebuild a cache (`PrefillPlan`), `Rollout` runs them and denoises.
 """
 
 from __future__ import annotations
@@ -44,50 +44,50 @@ class PrefillStep:
 class PrefillPlan:
     """The steps that fill an empty cache, in order."""
 
-    event: int
-    """Index of the chunk before which the past was last encoded anew; 0 if it never was."""
+    recache_point: int
+    """Index of the chunk before which the past was last re-encoded; 0 if it never was."""
     origin: int
     """Latent frame before which the cache is shown the sink alone; 0 for none."""
-    encodings: tuple[PrefillStep, ...]
+    steps: tuple[PrefillStep, ...]
 
     def since(self, num_frames: int) -> PrefillPlan:
         """Return what is left for a cache that has been shown everything before latent frame `num_frames`."""
-        left = tuple(encoding for encoding in self.encodings if encoding.start >= num_frames)
-        return replace(self, encodings=left)
+        left = tuple(step for step in self.steps if step.start >= num_frames)
+        return replace(self, steps=left)
 
-    def felt(self, oldest: int, sink: int) -> PrefillPlan:
-        """Without what no longer changes a bit: chunks that end before frame `oldest` and hold no part of the sink."""
-        left = tuple(encoding for encoding in self.encodings if encoding.start < sink or encoding.end > oldest)
-        return replace(self, encodings=left)
+    def relevant(self, oldest: int, sink: int) -> PrefillPlan:
+        """Leave out what changes no bit any more: chunks that end before `oldest` and hold no part of the sink."""
+        left = tuple(step for step in self.steps if step.start < sink or step.end > oldest)
+        return replace(self, steps=left)
 
 
-def past_of(state: RolloutState, *, recaching_for: int | None = None) -> PrefillPlan:
-    """The past as the next chunk sees it.
+def prefill_plan(state: RolloutState, *, recaching_for: int | None = None) -> PrefillPlan:
+    """Plan the clean passes that show an empty cache the past as the next chunk sees it.
 
-    recaching_for: the text under which it is to be encoded anew for the next chunk; None if it is not.
+    recaching_for: the text under which it is to be re-encoded for the next chunk; None if it is not.
     """
     starts = list(accumulate((chunk.num_frames for chunk in state.chunks), initial=0))
     own = [
         PrefillStep(start=start, chunk=chunk, text=chunk.text)
         for start, chunk in zip(starts, state.chunks, strict=False)
     ]
-    event = _latest_event(state, recaching_for)
-    if event == 0:
-        return PrefillPlan(event=0, origin=0, encodings=tuple(own))
-    if event < len(own):
-        text, num_frames = own[event].text, own[event].chunk.num_frames
+    recache_point = _latest_recache(state, recaching_for)
+    if recache_point == 0:
+        return PrefillPlan(recache_point=0, origin=0, steps=tuple(own))
+    if recache_point < len(own):
+        text, num_frames = own[recache_point].text, own[recache_point].chunk.num_frames
     else:
-        text, num_frames = recaching_for, state.config.chunk_frames(starts[event])
-    oldest_seen = starts[event] - (state.config.window - state.config.sink - num_frames)
-    sink = [encoding for encoding in own[:event] if encoding.start < state.config.sink]
-    seen = [encoding for encoding in own[len(sink) : event] if encoding.end > oldest_seen]
-    anew = [replace(encoding, text=text) for encoding in (*sink, *seen)]
-    first_seen = seen[0].start if seen else starts[event]
-    origin = first_seen if len(sink) + len(seen) < event else 0
-    return PrefillPlan(event=event, origin=origin, encodings=(*anew, *own[event:]))
+        text, num_frames = recaching_for, state.config.chunk_frames(starts[recache_point])
+    oldest_seen = starts[recache_point] - (state.config.window - state.config.sink - num_frames)
+    sink = [step for step in own[:recache_point] if step.start < state.config.sink]
+    seen = [step for step in own[len(sink) : recache_point] if step.end > oldest_seen]
+    reencoded = [replace(step, text=text) for step in (*sink, *seen)]
+    first_seen = seen[0].start if seen else starts[recache_point]
+    origin = first_seen if len(sink) + len(seen) < recache_point else 0
+    return PrefillPlan(recache_point=recache_point, origin=origin, steps=(*reencoded, *own[recache_point:]))
 
 
-def _latest_event(state: RolloutState, recaching_for: int | None) -> int:
+def _latest_recache(state: RolloutState, recaching_for: int | None) -> int:
     if recaching_for is not None and state.chunks:
         return len(state.chunks)
     return max((index for index, chunk in enumerate(state.chunks) if chunk.recached), default=0)
@@ -154,7 +154,7 @@ class Rollout:
         cache_memory: AllocateMemory | None = None,
         on_call: OnCall = _ignore,
     ) -> None:
-        """text: [1 or B, L, text_dim], rules the chunks to come. dtype: what the network computes in.
+        """text: prompt embeds [1 or B, L, text_dim] of the chunks to come. dtype: what the network computes in.
 
         noise: where noise comes from, the state's seed by default. cache_memory: makes the CPU memory that the cache
         is to rest in, which changes no bit of the video; by default it rests on the device. on_call: told after every
@@ -172,22 +172,22 @@ class Rollout:
         self._contexts: dict[int, TextContext] = {}
         self._recaches = False
         self._cache: RollingKVCache | None = None
-        self._event: int | None = None
-        """Which event of its past the cache is after; None while it is between two."""
+        self._recache_point: int | None = None
+        """The recache point that the cache was filled from; None while it is being filled again."""
 
-    def direct(self, text: Tensor, *, recache: bool = False) -> None:
-        """Let `text` [1 or B, L, text_dim] rule the chunks to come.
+    def set_prompt(self, text: Tensor, *, recache: bool = False) -> None:
+        """Have the chunks to come follow `text`, prompt embeds [1 or B, L, text_dim].
 
-        recache: encode what the next chunk sees of the past anew, under this text and as if nothing had been before it
+        recache: re-encode what the next chunk sees of the past, under this text and as if nothing had been before it
         but the sink. The old text then fades with what is seen of it, not with what was remembered (KV re-cache,
         LongLive, arXiv 2509.22622). Raises ValueError as the constructor.
         """
         self._check_text(text, self.state)
         self.state, self._text = self.state.with_text(text)
         self._recaches = recache and bool(self.state.chunks)
-        if self._event == len(self.state.chunks):
-            # What was encoded anew for the next chunk may have been under another text.
-            self._event = None
+        if self._recache_point == len(self.state.chunks):
+            # What was re-encoded for the next chunk may have been under another text.
+            self._recache_point = None
 
     def run(self, num_chunks: int) -> Iterator[Chunk]:
         """Generate `num_chunks` (at least 1) more chunks, yielding each as it is finished."""
@@ -210,16 +210,16 @@ class Rollout:
     def keep_cache(self) -> RolloutState:
         """The state together with a snapshot of the cache, so that continuing it needs no replay.
 
-        Without one if the cache is ahead of the state: encoded anew for a chunk that has not been made.
+        Without one if the cache is ahead of the state: re-encoded for a chunk that has not been made.
         """
-        if self._cache is None or self._event != past_of(self.state).event:
+        if self._cache is None or self._recache_point != prefill_plan(self.state).recache_point:
             return self.state
         return replace(self.state, cache=self._cache.snapshot())
 
     def _make(self) -> Chunk:
         """The next chunk, from noise."""
         missing = self._missing()
-        num_calls, calls = len(missing.encodings) + len(self._timesteps()), count(1)
+        num_calls, calls = len(missing.steps) + len(self._timesteps()), count(1)
 
         def report(timestep: float, noised: Tensor | None = None, x0: Tensor | None = None) -> None:
             self._on_call(
@@ -239,25 +239,25 @@ class Rollout:
     def _missing(self) -> PrefillPlan:
         """Return what the cache lacks and the next chunk can feel."""
         self._open_cache()
-        past = past_of(self.state, recaching_for=self._text if self._recaches else None)
-        past = past.felt(self._oldest_felt_frame(), self.state.config.sink)
-        return past.since(self._cache.num_frames) if past.event == self._event else past
+        past = prefill_plan(self.state, recaching_for=self._text if self._recaches else None)
+        past = past.relevant(self._oldest_relevant_frame(), self.state.config.sink)
+        return past.since(self._cache.num_frames) if past.recache_point == self._recache_point else past
 
     def _catch_up(self, missing: PrefillPlan, report: Report) -> None:
         """Show the cache what it lacks."""
-        is_anew = missing.event != self._event
-        if is_anew:
-            # Until all is encoded anew the cache is of no use, also to a run that begins after an interrupt.
-            self._event = None
+        is_recached = missing.recache_point != self._recache_point
+        if is_recached:
+            # Until all is re-encoded the cache is of no use, also to a run that begins after an interrupt.
+            self._recache_point = None
             self._cache.clear()
-        for encoding in missing.encodings:
-            if is_anew and encoding.start >= missing.origin:
+        for step in missing.steps:
+            if is_recached and step.start >= missing.origin:
                 self._begin_at(missing.origin)
-            self._cache.seek(encoding.start)
-            report(self._commit(encoding, given=encoding.start < self.state.num_given))
-        if is_anew:
+            self._cache.seek(step.start)
+            report(self._commit(step, given=step.start < self.state.num_given))
+        if is_recached:
             self._begin_at(missing.origin)
-        self._event = missing.event
+        self._recache_point = missing.recache_point
 
     def _begin_at(self, origin: int) -> None:
         """Leave out what lies between the sink and latent frame `origin`, if that is still to come."""
@@ -284,17 +284,17 @@ class Rollout:
         is_first = self.state.num_frames == self.state.num_given
         return config.first_chunk_timesteps if is_first else config.timesteps
 
-    def _commit(self, encoding: PrefillStep, *, given: bool) -> float:
+    def _commit(self, step: PrefillStep, *, given: bool) -> float:
         """The clean pass: write a finished chunk's keys and values to the cache. Given frames are told to be clean.
 
         Returns the timestep that the network was told.
         The past has no gradient, but the text's keys and values serve the chunks to come as well and keep theirs.
         """
         timestep = 0.0 if given else self.state.config.context_noise
-        text = self._context(encoding.text)
+        text = self._context(step.text)
         with torch.no_grad():
-            self._call(encoding.chunk.latents.to(self._device), timestep, text)
-        self._cache.commit(encoding.chunk.num_frames)
+            self._call(step.chunk.latents.to(self._device), timestep, text)
+        self._cache.commit(step.chunk.num_frames)
         return timestep
 
     def _call(self, x: Tensor, timestep: float, text: TextContext) -> Tensor:
@@ -322,13 +322,13 @@ class Rollout:
                 form=self.state.cache_form,
                 cpu_memory=self._cache_memory,
             )
-            self._event = 0
+            self._recache_point = 0
             if self.state.cache is not None:
                 self._cache.restore(self.state.cache)
-                self._event = past_of(self.state.before(self.state.cache.num_frames)).event
+                self._recache_point = prefill_plan(self.state.before(self.state.cache.num_frames)).recache_point
                 self.state = replace(self.state, cache=None)
 
-    def _oldest_felt_frame(self) -> int:
+    def _oldest_relevant_frame(self) -> int:
         """Oldest rolling frame that keys and values still in the window depend on.
 
         A frame's keys in layer l come from what layers below saw, each reaching one window further back; layer 0 sees

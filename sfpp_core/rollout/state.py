@@ -37,7 +37,7 @@ class Chunk:
     text: int
     """Which of the state's texts ruled it."""
     recached: bool = False
-    """Whether what it saw of the past was encoded anew under its text; see `Rollout.direct`."""
+    """Whether what it saw of the past was encoded anew under its text; see `Rollout.set_prompt`."""
 
     @property
     def num_frames(self) -> int:

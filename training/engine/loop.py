@@ -28,7 +28,7 @@ from ..config import TrainConfig, has_key
 from .checkpoint import from_all, like_mine, of_all
 from .checks import TrainingDiverged, require_finite
 from .distributed import DistContext, gathered
-from .metrics import MetricsLogger, board_of
+from .metrics import MetricsLogger, open_metrics
 from .model_state import TrainableModel
 from .run_folder import RunFolder
 
@@ -164,7 +164,7 @@ class Task(Protocol):
         """Go on from what `state` gave."""
         ...
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
+    def watch(self, log: MetricsLogger, step: int) -> None:
         """Log pictures, videos and measurements of the averaged weights.
 
         Every process does the same, with whole weights; only the main one writes.
@@ -207,8 +207,8 @@ def train(task: Task, config: TrainConfig, *, stage: str) -> bool:
     folder = RunFolder(config, stage=stage)
     trainer = _Trainer(task, config, folder)
     trainer.resume()
-    with board_of(config.run, step=trainer.step) as board:
-        finished = trainer.run(board)
+    with open_metrics(config.run, step=trainer.step) as log:
+        finished = trainer.run(log)
     if finished:
         trainer.export(folder.path)
         logger.info("%s is finished: %d steps, results in %s", stage, trainer.step, folder.path)
@@ -273,7 +273,7 @@ class _Trainer:
         with _averaged(self._task, whole=False):
             self._task.export(folder, steps=self.step)
 
-    def run(self, board: MetricsLogger) -> bool:
+    def run(self, log: MetricsLogger) -> bool:
         bar = tqdm(
             total=self._config.steps,
             initial=self.step,
@@ -291,7 +291,7 @@ class _Trainer:
                 bar.update()
                 if self.step % self._config.run.log_every == 0:
                     usage = {**pace.read(), **peak_memory(self._device)}
-                    board.scalars({**metrics, **usage}, self.step)
+                    log.scalars({**metrics, **usage}, self.step)
                     bar.set_postfix_str(" ".join(f"{name} {value:.4g}" for name, value in list(metrics.items())[:2]))
                 watched = self.step % self._config.run.watch_every == 0 or self.step == self._config.steps
                 # First of all: whatever goes wrong with looking must not cost what has been learnt.
@@ -299,7 +299,7 @@ class _Trainer:
                     self.save()
                 self._export_by_the_way()
                 if watched:
-                    self._watch(board)
+                    self._watch(log)
                 if self._is_over(stop.is_set()):
                     break
                 pace.start()
@@ -360,13 +360,13 @@ class _Trainer:
                 raise TrainingDiverged(f"{problem}; lower {rates}") from problem
 
     @torch.no_grad()
-    def _watch(self, board: MetricsLogger) -> None:
+    def _watch(self, log: MetricsLogger) -> None:
         for trained in self._task.networks.values():
             trained.network.eval()
         # A sample has shapes of its own, a rollout one a chunk: compiling them would take longer than they do.
         uncompiled = torch.compiler.set_stance("force_eager")
         with _averaged(self._task, whole=True), self._config.autocast(), uncompiled:
-            self._task.watch(board, self.step)
+            self._task.watch(log, self.step)
 
     def _empty(self, path: tuple[str, ...], shape: torch.Size, dtype: torch.dtype) -> Tensor:
         """Return what to read an entry of the checkpoint into."""

@@ -21,11 +21,11 @@ from ..config import ConfigError, RunConfig
 from .distributed import DistContext
 
 ID_NAME = "wandb_id.txt"
-"""In the board's folder: what makes its run one of its own, whatever other folders are called."""
+"""In the log's folder: what makes its run one of its own, whatever other folders are called."""
 
 
 def require_mirror(run: RunConfig) -> None:
-    """Raise ConfigError if a run's board is to be copied and what copies it is not installed."""
+    """Raise ConfigError if a run's log is to be copied and what copies it is not installed."""
     if run.wandb is not None:
         _wandb()
 
@@ -89,8 +89,8 @@ def save_video(videos: Tensor, path: Path) -> None:
             writer.write(frames)
 
 
-def board_of(run: RunConfig, *, step: int) -> MetricsLogger:
-    """The board of a run that goes on after `step`: its folder's in the main process, a blank one in the others."""
+def open_metrics(run: RunConfig, *, step: int) -> MetricsLogger:
+    """Open the log of a run that goes on after `step`: its folder's in the main process, a blank one in the others."""
     if not DistContext.current().is_main:
         return NoMetrics()
     folder = Path(run.out) / "board"
@@ -122,7 +122,7 @@ class MetricsLogger:
         self._writer.flush()
 
     def videos(self, name: str, videos: Tensor, step: int) -> None:
-        """Show videos, B 3 F H W in [-1, 1]: a contact sheet on the board and as PNG, and an MP4."""
+        """Show videos, B 3 F H W in [-1, 1]: a contact sheet in the log and as PNG, and an MP4."""
         sheet = contact_sheet(videos)
         self._writer.add_image(name, sheet, step)
         save_picture(sheet, self._folder / f"{name}_{step:06d}.png")

@@ -47,8 +47,8 @@ class LossTask(Protocol):
         """
         ...
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
-        """Put pictures, videos and measurements of the averaged weights on the board."""
+    def watch(self, log: MetricsLogger, step: int) -> None:
+        """Log pictures, videos and measurements of the averaged weights."""
         ...
 
     def export(self, folder: Path, *, steps: int) -> None:

@@ -205,7 +205,7 @@ def write_sheet(strips: dict[str, Path], lengths: list[float], title: str, path:
 
 
 Content = dict[float, list[tuple[ContentFigures, list[float]]]]
-"""By length, what the referee says of each video."""
+"""By length, what the prompt_metrics says of each video."""
 Measured = tuple[VideoSpan, FrameSeries]
 """A video that is over, and what was measured of every frame."""
 
@@ -215,8 +215,8 @@ class Session:
     """The parts that judging takes, the same for all videos of an arm."""
 
     maker: VideoMaker
-    bench: EvalContext
-    referee: PromptMetrics | None
+    context: EvalContext
+    prompt_metrics: PromptMetrics | None
     lengths: list[float]
     """Seconds, rising."""
     folder: Path
@@ -242,15 +242,15 @@ def judge_videos(session: Session, videos: dict[VideoKey, str]) -> list[VideoRec
 
 
 def _watch(session: Session, keys: list[VideoKey]) -> tuple[list[Measured], Content]:
-    """Measurements of every frame of the videos, and what the referee says of their ends."""
+    """Measurements of every frame of the videos, and what the prompt_metrics says of their ends."""
     longest = session.lengths[-1]
-    num_frames, size = frames_of(longest), (session.bench.height, session.bench.width)
+    num_frames, size = frames_of(longest), (session.context.height, session.context.width)
     ends, content = Ends(session.lengths), {}
     with ExitStack() as resources:
         measuring = resources.enter_context(
             Measuring([f"{key.arm} {key.prompt}/{key.take}" for key in keys], num_frames, size)
         )
-        keepsakes = {
+        artifacts = {
             index: resources.enter_context(Keepsake(session.folder, key, session.lengths, size))
             for index, key in enumerate(keys)
             if key.take == 0 and key.prompt < session.prompts_kept
@@ -260,11 +260,11 @@ def _watch(session: Session, keys: list[VideoKey]) -> tuple[list[Measured], Cont
                 require_numbers(f"{key.arm}, prompt {key.prompt}, take {key.take}: its pictures", video)
             pictures = _pictures(piece)
             measuring.push(pictures)
-            for index, keepsake in keepsakes.items():
-                keepsake.see(pictures[index])
+            for index, artifact in artifacts.items():
+                artifact.see(pictures[index])
             for length, window in ends.see(piece):
-                if session.referee:
-                    content[length] = session.referee.judge(window, [key.prompt for key in keys])
+                if session.prompt_metrics:
+                    content[length] = session.prompt_metrics.judge(window, [key.prompt for key in keys])
         return list(zip(measuring.footages, measuring.series(), strict=True)), content
 
 
@@ -277,7 +277,7 @@ def _record(
     index: int,
     seconds: float,
 ) -> VideoRecord:
-    text = session.bench.conditioning.prompts[key.prompt]
+    text = session.context.conditioning.prompts[key.prompt]
     figures, features = {}, {}
     for length in session.lengths:
         name = length_name(length)
@@ -289,7 +289,7 @@ def _record(
         key=key,
         identity=identity,
         text=text,
-        seed=session.bench.video_seed(key),
+        seed=session.context.video_seed(key),
         figures=figures,
         features=features,
         curves=drift_curves(measured[1], curve_edges(session.lengths[-1])),

@@ -22,7 +22,7 @@ DISTANCE_DIGITS = 2
 
 
 def findings(
-    results: Results, baselines: Sequence[str], referee: PromptMetrics | None, truth: str | None
+    results: Results, baselines: Sequence[str], prompt_metrics: PromptMetrics | None, truth: str | None
 ) -> dict[str, Any]:
     """Every estimate by measure, arm and length, JSON.
 
@@ -48,25 +48,28 @@ def findings(
             )
         if truth and measure.name.startswith("dynamic_degree"):
             found[measure.name][MULTIPLE] = table(lambda arm, length, of=measure: results.ratio(of, arm, truth, length))
-    if referee:
-        truths = [referee.truth(prompt).features.double().numpy() for prompt in range(results.shape[0])]
+    if prompt_metrics:
+        truths = [prompt_metrics.truth(prompt).features.double().numpy() for prompt in range(results.shape[0])]
         found["frechet_distance"] = {
             "title": "Frechet distance from the truth, last 5 s",
             "digits": DISTANCE_DIGITS,
             "mean": table(lambda arm, length: results.distance(truths, arm, length)),
         }
-        found["by_attribute"] = _by_attribute(results, referee)
+        found["by_attribute"] = _by_attribute(results, prompt_metrics)
     return found
 
 
-def _by_attribute(results: Results, referee: PromptMetrics) -> dict[str, Any]:
+def _by_attribute(results: Results, prompt_metrics: PromptMetrics) -> dict[str, Any]:
     """Bias of luminance, error of colour and dynamic degree, for each value of each attribute."""
     return {
         field: {
             name: {
                 arm: {
                     length: results.by_attribute(
-                        lambda prompt, of=name: str(getattr(referee.truth(prompt).attributes, of)), field, arm, length
+                        lambda prompt, of=name: str(getattr(prompt_metrics.truth(prompt).attributes, of)),
+                        field,
+                        arm,
+                        length,
                     )
                     for length in results.lengths
                 }
@@ -119,7 +122,7 @@ def _preface(results: Results, baselines: Sequence[str]) -> str:
         f"{prompts} prompts, {takes} videos of each, the same seeds in every arm. Columns are seconds of video; in "
         "brackets 95 % confidence intervals over prompts (bootstrap of prompts and of videos within them; of Frechet "
         f"distances, jackknife over prompts). Differences are of the same prompt and seed, from "
-        f"{', '.join(baselines)}. What each figure is: training/evaluation/figures.py and referee.py."
+        f"{', '.join(baselines)}. What each figure is: training/evaluation/figures.py and prompt_metrics.py."
     )
 
 

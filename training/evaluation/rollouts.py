@@ -318,7 +318,7 @@ class VideoMaker(Protocol):
         ...
 
 
-def check_arm(arm: ArmConfig, bench: EvalContext, *, prompts: int) -> None:
+def check_arm(arm: ArmConfig, context: EvalContext, *, prompts: int) -> None:
     """Find out whether an arm can make videos of the first `prompts`, with its weights still in their file.
 
     Raises:
@@ -326,24 +326,24 @@ def check_arm(arm: ArmConfig, bench: EvalContext, *, prompts: int) -> None:
             are none of procedural scenes.
     """
     if arm.kind == TRUTH:
-        check_square(bench.height, bench.width)
-        for prompt in bench.conditioning.prompts[:prompts]:
+        check_square(context.height, context.width)
+        for prompt in context.conditioning.prompts[:prompts]:
             attributes_in(prompt)
         return
-    check_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
+    check_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=context.text_dim)
     if arm.kind == STUDENT:
         arm.rollout()
 
 
-def open_maker(arm: ArmConfig, bench: EvalContext) -> VideoMaker:
+def open_maker(arm: ArmConfig, context: EvalContext) -> VideoMaker:
     """The maker of an arm's videos.
 
     Raises:
         ConfigError: its weights are missing, another model's, or cannot be rolled out so.
     """
     if arm.kind == STUDENT:
-        return StudentMaker(arm, bench)
-    return TruthMaker(arm, bench) if arm.kind != TEACHER else TeacherMaker(arm, bench)
+        return StudentMaker(arm, context)
+    return TruthMaker(arm, context) if arm.kind != TEACHER else TeacherMaker(arm, context)
 
 
 class StudentMaker:
@@ -351,15 +351,15 @@ class StudentMaker:
 
     reach = None
 
-    def __init__(self, arm: ArmConfig, bench: EvalContext) -> None:
+    def __init__(self, arm: ArmConfig, context: EvalContext) -> None:
         settings: RolloutConfig = arm.rollout()
-        network = _open_network(arm, bench)
-        self._bench = bench
+        network = _open_network(arm, context)
+        self._context = context
         self._student = Student(
             network=network,
-            vae=bench.vae,
+            vae=context.vae,
             settings=settings,
-            dtype=bench.dtype,
+            dtype=context.dtype,
             noisy_past=arm.cache_noise > 0,
             overlap=arm.overlap,
         )
@@ -372,28 +372,28 @@ class StudentMaker:
 
     def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
         """See VideoMaker."""
-        return self._student.video(self._bench.cast(keys, latent_frames))
+        return self._student.video(self._context.cast(keys, latent_frames))
 
 
 class TeacherMaker:
     """The bidirectional teacher: one clip of its horizon."""
 
-    def __init__(self, arm: ArmConfig, bench: EvalContext) -> None:
-        self._bench, self._sampler = bench, bench.sampler
-        self._network = _open_network(arm, bench)
+    def __init__(self, arm: ArmConfig, context: EvalContext) -> None:
+        self._context, self._sampler = context, context.sampler
+        self._network = _open_network(arm, context)
         self.reach = self._sampler.frames
         self.identity = {
             "weights": fingerprint(self._network),
             "sampler": asdict(self._sampler),
-            "negative": hash_of_text(bench.conditioning.negative(1)),
+            "negative": hash_of_text(context.conditioning.negative(1)),
         }
 
     def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
         """See VideoMaker; a clip is one piece."""
-        cast, sampler = self._bench.cast(keys, latent_frames), self._sampler
+        cast, sampler = self._context.cast(keys, latent_frames), self._sampler
         shape = (1, self._network.config.in_channels, sampler.frames, *cast.latent_size)
         noise = torch.cat([SeededNoise(seed)(0, 0, shape) for seed in cast.seeds])
-        negative = self._bench.conditioning.negative(len(keys)).to(self._bench.device)
+        negative = self._context.conditioning.negative(len(keys)).to(self._context.device)
         latents = sample_teacher(
             self._network,
             cast.text,
@@ -403,7 +403,7 @@ class TeacherMaker:
             shift=sampler.shift,
             guidance=sampler.guidance,
         )
-        yield VideoDecoder(self._bench.vae).push(latents)
+        yield VideoDecoder(self._context.vae).push(latents)
 
 
 class TruthMaker:
@@ -411,26 +411,26 @@ class TruthMaker:
 
     reach = None
 
-    def __init__(self, arm: ArmConfig, bench: EvalContext) -> None:
-        check_square(bench.height, bench.width)
-        self._bench, self._arm = bench, arm
+    def __init__(self, arm: ArmConfig, context: EvalContext) -> None:
+        check_square(context.height, context.width)
+        self._context, self._arm = context, arm
         self.identity = {"truth": "scenes", "autoencoded": arm.autoencoded}
         if arm.light_crossing is not None:
             self.identity["light_crossing"] = arm.light_crossing
 
     def video(self, keys: Sequence[VideoKey], latent_frames: int) -> Iterator[Tensor]:
         """See VideoMaker."""
-        prompts, seed = self._bench.conditioning.prompts, self._bench.seed
+        prompts, seed = self._context.conditioning.prompts, self._context.seed
         scenes = [true_scene(attributes_in(prompts[key.prompt]), seed, key.prompt, "film", key.take) for key in keys]
-        frames, size = WAN21.pixel_frames(latent_frames), self._bench.height
+        frames, size = WAN21.pixel_frames(latent_frames), self._context.height
         if self._arm.light_crossing is None:
             videos = true_videos(scenes, frames, size)
         else:
-            seeds = [self._bench.video_seed(key) for key in keys]
+            seeds = [self._context.video_seed(key) for key in keys]
             videos = videos_of_wandering_light(scenes, frames, size, self._arm.light_crossing, seeds)
-        return autoencoded(videos, self._bench.vae) if self._arm.autoencoded else videos
+        return autoencoded(videos, self._context.vae) if self._arm.autoencoded else videos
 
 
-def _open_network(arm: ArmConfig, bench: EvalContext) -> WanTransformer:
-    network = open_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=bench.text_dim)
-    return network.to(bench.device)
+def _open_network(arm: ArmConfig, context: EvalContext) -> WanTransformer:
+    network = open_transformer(arm.path, key=f"arm {arm.name}", kind=arm.kind, text_dim=context.text_dim)
+    return network.to(context.device)

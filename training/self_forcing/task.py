@@ -79,10 +79,10 @@ def watch_videos(
     conditioning: Conditioning,
     vae: WanVAE,
     config: SfppStageConfig,
-    board: MetricsLogger,
+    log: MetricsLogger,
     step: int,
 ) -> None:
-    """Put videos of the first prompts on the board, with how far their light is off in the last 5 s from the first."""
+    """Log videos of the first prompts, with how far their light is off in the last 5 s from the first."""
     count = min(WATCHED_PROMPTS, len(conditioning.prompts))
     latents = sample_one_by_one(
         student,
@@ -97,11 +97,11 @@ def watch_videos(
         # Videos are large: four of 84 latent frames at 832x480 take 6.4 GB.
         return
     videos = decode(vae, latents)
-    board.videos("films", videos, step)
+    log.videos("films", videos, step)
     # From [-1, 1] to the display values that exposure is told in; of the means, because the videos are large.
     light = videos.mean(dim=(1, 3, 4)) / 2 + 0.5
     drift = light[:, -COMPARED_FRAMES:].mean(dim=1) - light[:, :COMPARED_FRAMES].mean(dim=1)
-    board.scalars({"exposure_drift": drift.mean().item(), "exposure_drift_size": drift.abs().mean().item()}, step)
+    log.scalars({"exposure_drift": drift.mean().item(), "exposure_drift_size": drift.abs().mean().item()}, step)
 
 
 class SelfForcingTask:
@@ -158,9 +158,9 @@ class SelfForcingTask:
         for sampler, part in zip(self._samplers, apart(state, len(self._samplers)), strict=True):
             sampler.restore(part)
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
-        """Videos of fixed prompts and seeds, and how far their light drifts."""
-        watch_videos(self._student.network, self._conditioning, self._vae, self._config, board, step)
+    def watch(self, log: MetricsLogger, step: int) -> None:
+        """Log videos of fixed prompts and seeds, and how far their light drifts."""
+        watch_videos(self._student.network, self._conditioning, self._vae, self._config, log, step)
 
     def export(self, folder: Path, *, steps: int) -> None:
         """student.safetensors, as the nodes load it."""

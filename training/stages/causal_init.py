@@ -117,7 +117,7 @@ class CausalInitTask:
     def loss(self, batch: Any, step: int) -> Loss:
         return self._objective.loss(batch, step)
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
+    def watch(self, log: MetricsLogger, step: int) -> None:
         config, material = self._config, self._material
         text = material.texts.text_of(material.watched).to(config.device)
         latents = sample_one_by_one(
@@ -129,7 +129,7 @@ class CausalInitTask:
             size=material.latent_size,
             dtype=config.compute_dtype,
         )
-        board.videos("rollouts", decode(open_autoencoder(config.vae).to(config.device), latents), step)
+        log.videos("rollouts", decode(open_autoencoder(config.vae).to(config.device), latents), step)
 
     def export(self, folder: Path, *, steps: int) -> None:
         record = training_record(self._config, stage="causal_init", steps=steps)

@@ -128,8 +128,8 @@ class _Evaluation:
     config: EvaluateStageConfig
     world: DistContext
     folder: Path
-    bench: EvalContext
-    referee: PromptMetrics | None
+    context: EvalContext
+    prompt_metrics: PromptMetrics | None
     common: dict[str, Any]
     """What decides the videos and figures of all arms."""
 
@@ -164,7 +164,7 @@ def _open(config: EvaluateStageConfig, world: DistContext) -> _Evaluation:
     vae.requires_grad_(False)
     if config.run.compile:
         compile_decoder(vae)
-    bench = EvalContext(
+    context = EvalContext(
         conditioning=conditioning,
         vae=vae,
         sampler=config.teacher,
@@ -176,17 +176,19 @@ def _open(config: EvaluateStageConfig, world: DistContext) -> _Evaluation:
     )
     # All of them now: an arm's turn may come after hours of videos.
     for arm in config.arms:
-        check_arm(arm, bench, prompts=config.prompts)
-    referee = _open_referee(config, conditioning)
+        check_arm(arm, context, prompts=config.prompts)
+    prompt_metrics = _open_prompt_metrics(config, conditioning)
     folder = Path(config.run.out)
     folder.mkdir(parents=True, exist_ok=True)
     decisive = ("seed", "height", "width", "precision", "truth_scenes", "unheeded")
     common: dict[str, Any] = {name: getattr(config, name) for name in decisive}
-    common |= {"vae": fingerprint(vae), "reader": fingerprint(referee.reader) if referee else None}
-    return _Evaluation(config=config, world=world, folder=folder, bench=bench, referee=referee, common=common)
+    common |= {"vae": fingerprint(vae), "reader": fingerprint(prompt_metrics.reader) if prompt_metrics else None}
+    return _Evaluation(
+        config=config, world=world, folder=folder, context=context, prompt_metrics=prompt_metrics, common=common
+    )
 
 
-def _open_referee(config: EvaluateStageConfig, conditioning: Conditioning) -> PromptMetrics | None:
+def _open_prompt_metrics(config: EvaluateStageConfig, conditioning: Conditioning) -> PromptMetrics | None:
     if config.reader is None:
         return None
     check_square(config.height, config.width)
@@ -203,15 +205,15 @@ def _open_referee(config: EvaluateStageConfig, conditioning: Conditioning) -> Pr
 def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[VideoKey, str]:
     """Judge this process's videos of an arm that are not judged yet; all videos of the arm with their identities."""
     config, world = evaluation.config, evaluation.world
-    maker = open_maker(arm, evaluation.bench)
+    maker = open_maker(arm, evaluation.context)
     lengths = [length for length in config.lengths if maker.reach is None or latent_frames_of(length) <= maker.reach]
     videos = _videos(evaluation, arm, {"maker": maker.identity, "lengths": lengths})
     known = read_records(evaluation.folder)
     mine = [key for key in list(videos)[world.rank :: world.size] if (key, videos[key]) not in known]
     session = Session(
         maker=maker,
-        bench=evaluation.bench,
-        referee=evaluation.referee,
+        context=evaluation.context,
+        prompt_metrics=evaluation.prompt_metrics,
         lengths=lengths,
         folder=evaluation.folder,
         prompts_kept=config.prompts_kept,
@@ -227,7 +229,7 @@ def _judge_arm(evaluation: _Evaluation, arm: ArmConfig, started: float) -> dict[
 
 def _videos(evaluation: _Evaluation, arm: ArmConfig, of_arm: dict[str, Any]) -> dict[VideoKey, str]:
     """The videos of an arm with their identities: all prompts once, then all of them again."""
-    config, conditioning = evaluation.config, evaluation.bench.conditioning
+    config, conditioning = evaluation.config, evaluation.context.conditioning
     videos = {}
     for take in range(config.takes):
         for prompt in range(config.prompts):
@@ -261,7 +263,9 @@ def _finish(evaluation: _Evaluation, expected: dict[VideoKey, str]) -> bool:
 def _write_report(evaluation: _Evaluation, records: list[VideoRecord]) -> None:
     config, folder = evaluation.config, evaluation.folder
     results = _results(config, records, [arm.name for arm in config.arms])
-    found = findings(results, config.baselines, evaluation.referee, results.truths[0] if results.truths else None)
+    found = findings(
+        results, config.baselines, evaluation.prompt_metrics, results.truths[0] if results.truths else None
+    )
     report = {"config": as_plain(config), "machine": machine_of(config.device), "measures": found}
     report |= {"stability_of_films": results.stability_of_videos(), "prompts": results.texts()}
     write_json(folder / "report.json", report | {"seconds_a_film": results.seconds_a_video})
@@ -283,7 +287,7 @@ def _write_sheets(evaluation: _Evaluation, arms: list[str]) -> None:
         missing += [f"{arm} prompt {prompt}" for arm, strip in strips.items() if not strip.is_file()]
         shown = {arm: strips[arm] for arm in arms if strips[arm].is_file()}
         if shown:
-            title = evaluation.bench.conditioning.prompts[prompt]
+            title = evaluation.context.conditioning.prompts[prompt]
             write_sheet(shown, config.lengths, title, folder / f"sheet_{prompt:03d}.png")
     if missing:
         logger.warning(

@@ -170,7 +170,7 @@ class GrpoTask:
     def restore(self, state: dict[str, Any]) -> None:
         """Nothing to do."""
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
+    def watch(self, log: MetricsLogger, step: int) -> None:
         """Log the same videos of the first prompts every time, and how they move."""
         prompts = range(min(WATCHED_VIDEOS, len(self._conditioning.prompts)))
         seeds = [derived_seed(self._config.seed, "watch", prompt) for prompt in prompts]
@@ -179,11 +179,11 @@ class GrpoTask:
             self._videos(self._student.network, [prompt], [seed]) for prompt, seed in zip(prompts, seeds, strict=True)
         )
         latents = torch.cat([video.made.latents for video in videos])
-        board.videos("films", decode(self._vae, latents), step)
+        log.videos("films", decode(self._vae, latents), step)
         flows = decoded_flow(self._vae, latents)
         self._measure_start(prompts)
         figures = {"reward": float(np.mean(self._rewards(flows, prompts))), **self._motion(flows, prompts)}
-        board.scalars({f"watched/{name}": value for name, value in figures.items()}, step)
+        log.scalars({f"watched/{name}": value for name, value in figures.items()}, step)
 
     def export(self, folder: Path, *, steps: int) -> None:
         """student.safetensors, as the nodes load it."""

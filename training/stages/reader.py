@@ -51,11 +51,11 @@ class ReaderTask:
         total, parts = reader_loss(self.model(batch.video), batch)
         return Loss(total=total, parts=parts)
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
+    def watch(self, log: MetricsLogger, step: int) -> None:
         scenes = [sample_scene(self._config.seed, FIRST_HELD_OUT + index) for index in range(WATCHED_SCENES)]
         readings = read(self.model, render(scenes, 0, END_FRAMES, self._config.size, self._config.size))
         found = accuracy(readings, [scene.attributes for scene in scenes])
-        board.scalars({f"accuracy_{name}": share for name, share in found.items()}, step)
+        log.scalars({f"accuracy_{name}": share for name, share in found.items()}, step)
 
     def export(self, folder: Path, *, steps: int) -> None:
         header = {

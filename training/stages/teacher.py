@@ -169,7 +169,7 @@ class TeacherTask:
         total = flow_loss(self.model(noised, timestep, batch.tokens), x0, noise)
         return Loss(total=total, parts={})
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
+    def watch(self, log: MetricsLogger, step: int) -> None:
         config = self._config
         prompts = [prompt_for(sample_scene(config.seed, FIRST_HELD_OUT + index)) for index in range(WATCHED_PROMPTS)]
         encoder, network = self.model.text_encoder, self.model.transformer
@@ -180,7 +180,7 @@ class TeacherTask:
         latents = sample_teacher(
             network, text, unconditional, noise, steps=config.sample_steps, shift=config.shift, guidance=config.guidance
         )
-        board.videos("samples", decode(open_autoencoder(config.vae).to(config.device), latents), step)
+        log.videos("samples", decode(open_autoencoder(config.vae).to(config.device), latents), step)
 
     def export(self, folder: Path, *, steps: int) -> None:
         record = training_record(self._config, stage="teacher", steps=steps)

@@ -159,12 +159,12 @@ class VAETask:
         parts = {"absolute": absolute, "squared": squared, "edges": edges, "kl": kl}
         return Loss(total=total, parts={name: part.detach() for name, part in parts.items()})
 
-    def watch(self, board: MetricsLogger, step: int) -> None:
+    def watch(self, log: MetricsLogger, step: int) -> None:
         clips = held_out_clips(self._config, WATCHED_SCENES).to(self._config.device)
         mean, _ = self.model.encode_moments(clips)
         decoded = self.model.decode_clip(mean).float().clamp(-1, 1)
-        board.scalars({"held_out_psnr": psnr(decoded, clips)}, step)
-        board.videos("reconstructions", torch.cat([clips, decoded]).cpu(), step)
+        log.scalars({"held_out_psnr": psnr(decoded, clips)}, step)
+        log.videos("reconstructions", torch.cat([clips, decoded]).cpu(), step)
 
     @torch.no_grad()
     def export(self, folder: Path, *, steps: int) -> None:

@@ -29,13 +29,13 @@ def video(rules: list[Tensor], config: RolloutConfig = CONFIG) -> RolloutState:
     return state
 
 
-def rulings(direction: PromptSchedule, num_chunks: int) -> list[tuple[Tensor, bool]]:
+def rulings(schedule: PromptSchedule, num_chunks: int) -> list[tuple[Tensor, bool]]:
     rules: list[Tensor] = []
     recached = []
     for _ in range(num_chunks):
-        ruling = direction.ruling(video(rules))
-        rules.append(ruling.text)
-        recached.append(ruling.recache)
+        active = schedule.active_prompt(video(rules))
+        rules.append(active.text)
+        recached.append(active.recache)
     return list(zip(rules, recached, strict=True))
 
 
@@ -59,20 +59,20 @@ def test_cues_come_in_any_order() -> None:
 
 
 def test_a_crossfade_takes_its_time_and_ends_with_the_text_itself() -> None:
-    direction = PromptSchedule(
+    schedule = PromptSchedule(
         [ScheduledPrompt(text=A), ScheduledPrompt(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)]
     )
-    rules = [text for text, _ in rulings(direction, 7)]
+    rules = [text for text, _ in rulings(schedule, 7)]
     assert names([(text, False) for text in rules]) == "AA--BBB"
     for text, share in zip(rules[2:4], (1 / 3, 2 / 3), strict=True):
         torch.testing.assert_close(text, (1 - share) * A + share * B)
 
 
 def test_a_crossfade_begins_with_what_ruled_a_video_before_its_schedule() -> None:
-    direction = PromptSchedule([ScheduledPrompt(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
+    schedule = PromptSchedule([ScheduledPrompt(text=B, seconds=0.5625 + CHUNK, crossfade=3 * CHUNK)])
     rules = [A, A]
     for _ in range(4):
-        rules.append(direction.ruling(video(rules)).text)
+        rules.append(schedule.active_prompt(video(rules)).text)
     assert names([(text, False) for text in rules]) == "AA--BB"
     for text, share in zip(rules[2:4], (1 / 3, 2 / 3), strict=True):
         torch.testing.assert_close(text, (1 - share) * A + share * B)
@@ -80,10 +80,10 @@ def test_a_crossfade_begins_with_what_ruled_a_video_before_its_schedule() -> Non
 
 def test_texts_of_other_lengths_are_mixed_as_an_encoder_pads_them() -> None:
     short = B[:, :2]
-    direction = PromptSchedule(
+    schedule = PromptSchedule(
         [ScheduledPrompt(text=A), ScheduledPrompt(text=short, seconds=0.5625, crossfade=2 * CHUNK)]
     )
-    mixed = rulings(direction, 2)[1][0]
+    mixed = rulings(schedule, 2)[1][0]
     assert mixed.shape == A.shape
     torch.testing.assert_close(mixed[:, 2:], A[:, 2:] / 2)
 
@@ -96,18 +96,18 @@ def test_the_past_is_encoded_anew_once_when_a_text_rules_alone() -> None:
 
 
 def test_before_the_first_cue_the_video_goes_on_as_it_was() -> None:
-    direction = PromptSchedule([ScheduledPrompt(text=B, seconds=3.0)])
+    schedule = PromptSchedule([ScheduledPrompt(text=B, seconds=3.0)])
     state = video([A, A])
-    assert torch.equal(direction.ruling(state).text, A)
-    assert torch.equal(direction.ruling(video([A] * 4)).text, B)
+    assert torch.equal(schedule.active_prompt(state).text, A)
+    assert torch.equal(schedule.active_prompt(video([A] * 4)).text, B)
     with pytest.raises(ValueError, match=r"begins at 0:03; a video needs one at 0:00"):
-        direction.ruling(video([]))
+        schedule.active_prompt(video([]))
 
 
 @pytest.mark.parametrize("recache", [False, True])
 @pytest.mark.parametrize("crossfade", [0.0, 2 * CHUNK])
 def test_a_directed_video_in_pieces_is_the_same_video(recache: bool, crossfade: float) -> None:
-    direction = PromptSchedule(
+    schedule = PromptSchedule(
         [
             ScheduledPrompt(text=A),
             ScheduledPrompt(text=B, seconds=2.0, crossfade=crossfade, recache=recache),
@@ -119,8 +119,8 @@ def test_a_directed_video_in_pieces_is_the_same_video(recache: bool, crossfade: 
     def extend(state: RolloutState, num_chunks: int) -> RolloutState:
         rollout = Rollout(random_transformer(), state, A)
         for _ in range(num_chunks):
-            ruling = direction.ruling(rollout.state)
-            rollout.direct(ruling.text, recache=ruling.recache)
+            active = schedule.active_prompt(rollout.state)
+            rollout.set_prompt(active.text, recache=active.recache)
             list(rollout.run(1))
         return rollout.state
 

@@ -31,7 +31,7 @@ def config(request: pytest.FixtureRequest) -> RolloutConfig:
 @torch.inference_mode()
 def follow(rollout: Rollout, plan: Plan) -> None:
     for text, recache in plan:
-        rollout.direct(text, recache=recache)
+        rollout.set_prompt(text, recache=recache)
         list(rollout.run(1))
 
 
@@ -67,7 +67,7 @@ def test_chunks_that_are_known_are_as_good_as_made(config: RolloutConfig) -> Non
         if index in (2, 8):  # in the middle of each text's rule
             follow(rollout, [(text, recache)])
         else:
-            rollout.direct(text, recache=recache)
+            rollout.set_prompt(text, recache=recache)
             rollout.append(whole.chunks[index].latents)
     assert torch.equal(rollout.state.latents, whole.latents)
 
@@ -92,7 +92,7 @@ def test_the_cache_holds_what_is_seen_under_the_new_text() -> None:
     config = RolloutConfig(chunk=3, window=12, sink=3)
     video = extend(empty_state(config), [CALM] * 7)
     rollout = Rollout(random_transformer(), video, SEA)
-    rollout.direct(STORM, recache=True)
+    rollout.set_prompt(STORM, recache=True)
     with torch.inference_mode():
         cache = rollout.past()
         assert sorted(cache.visible_frames()) == [0, 1, 2, *range(15, 21)]
@@ -158,7 +158,7 @@ def test_a_change_of_mind_before_the_chunk_is_made_counts() -> None:
     whole = extend(empty_state(config), [*[CALM] * 4, ANEW]).latents
     rollout = Rollout(random_transformer(), extend(empty_state(config), [CALM] * 4), SEA)
     with torch.inference_mode():
-        rollout.direct(random_text(seed=3), recache=True)
+        rollout.set_prompt(random_text(seed=3), recache=True)
         rollout.past()
         assert rollout.keep_cache().cache is None, "a cache of a future that may not come must not be kept"
     follow(rollout, [ANEW])

@@ -97,7 +97,7 @@ def test_how_a_run_is_carried_out_may_change(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fails_at", [2, 4])
 def test_looking_that_fails_costs_nothing_of_what_has_been_learnt(tmp_path: Path, fails_at: int) -> None:
     class Dazzled(LineTask):
-        def watch(self, board: MetricsLogger, step: int) -> None:
+        def watch(self, log: MetricsLogger, step: int) -> None:
             if step == fails_at:
                 raise torch.OutOfMemoryError("this video is too large")
 
@@ -146,7 +146,7 @@ def test_an_export_that_a_kill_came_before_is_made_when_the_run_goes_on(tmp_path
 
 def test_looking_that_fails_costs_no_export(tmp_path: Path) -> None:
     class Dazzled(LineTask):
-        def watch(self, board: MetricsLogger, step: int) -> None:
+        def watch(self, log: MetricsLogger, step: int) -> None:
             raise torch.OutOfMemoryError("this video is too large")
 
     config = make_config(tmp_path)
