@@ -43,7 +43,10 @@ def test_video_of_the_asked_length_is_where_the_demo_says(tmp_path: Path):
     assert num_frames == 33
 
 
-@pytest.mark.parametrize(("request_to_stop", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("request_to_stop", "status"),
+    [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.endurance)],
+)
 def test_demo_that_is_stopped_takes_its_server_along(tmp_path: Path, request_to_stop: signal.Signals, status: int):
     demo = start_demo("--seconds", "600", "--out", tmp_path)
     assert any("making" in line for line in demo.stdout), "the demo ended before it began"

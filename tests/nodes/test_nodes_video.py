@@ -98,6 +98,7 @@ def test_no_thumbnail_where_none_is_wanted(studio: Studio, comfy):
     assert files_in(comfy.server.output_directory / "alone") == ["film_00001_.mp4"]
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(sys.platform == "win32", reason="a kill without a word is POSIX's")
 def test_a_killed_server_leaves_a_video_to_watch_until_the_next(tmp_path: Path):
     with ComfyServer(ServerConfig(base_directory=tmp_path)) as server:

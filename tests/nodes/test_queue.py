@@ -310,6 +310,7 @@ def test_somebody_stops_the_run_at_the_server(jobs: Start, comfy):
     assert running.end() == (75, []) and "interrupted in node" in running.stderr
 
 
+@pytest.mark.endurance
 def test_a_killed_server_is_noticed_and_a_restarted_one_is_queued_on_again(jobs: Start, tmp_path: Path):
     """Three jobs when the power goes: one that waits for nothing, one that may not retry, and one that may."""
     config = ServerConfig(base_directory=tmp_path / "server", port=free_port())

@@ -172,6 +172,7 @@ def test_what_is_wired_leaves_nothing_behind_and_is_always_the_same(chains: dict
     assert not faults, "\n".join(f"{name}: {'; '.join(found)}" for name, found in faults.items())
 
 
+@pytest.mark.endurance
 def test_what_a_rollout_uses_acts_in_it(chains: dict[str, Chain]):
     there = sorted(MUST_ACT & chains.keys())
     assert len(there) > 20
@@ -181,6 +182,7 @@ def test_what_a_rollout_uses_acts_in_it(chains: dict[str, Chain]):
     assert not refused
 
 
+@pytest.mark.endurance
 def test_what_fails_fails_by_itself_or_is_refused_before_sampling_by_name(chains: dict[str, Chain]):
     failed = {name: chain.used for name, chain in chains.items() if chain.used.refused_by}
     unexpected = {

@@ -101,6 +101,7 @@ def test_two_at_once_wait_for_each_other(checkout: Checkout):
     assert checkout.can_import("einops")
 
 
+@pytest.mark.endurance
 def test_killed_half_way_is_started_over(checkout: Checkout):
     (checkout.comfyui / "requirements.txt").write_text("packaging\nsympy\n")
     leftover = checkout.environment / "leftover-of-a-broken-install"

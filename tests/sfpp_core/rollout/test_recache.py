@@ -42,12 +42,16 @@ def extend(state: RolloutState, plan: Plan, *, keep_cache: bool = False) -> Roll
 
 
 def test_extending_equals_one_go_wherever_it_is_cut(config: RolloutConfig, tmp_path: Path) -> None:
-    whole = extend(empty_state(config), PLAN).latents
+    rollout = Rollout(random_transformer(), empty_state(config), SEA)
+    begun = {}
+    for number, step in enumerate(PLAN, start=1):
+        follow(rollout, [step])
+        begun[number] = (rollout.state, rollout.keep_cache())
     for cut in (3, 5, 6, 7, 9, 10, 12):
-        for keep_cache in (False, True):
-            save_state(extend(empty_state(config), PLAN[:cut], keep_cache=keep_cache), tmp_path / "video.safetensors")
+        for state in begun[cut]:
+            save_state(state, tmp_path / "video.safetensors")
             continued = extend(load_state(tmp_path / "video.safetensors"), PLAN[cut:])
-            assert torch.equal(continued.latents, whole), f"cut after {cut} chunks, keep_cache={keep_cache}"
+            assert torch.equal(continued.latents, rollout.state.latents), f"cut after {cut} chunks"
 
 
 @pytest.mark.parametrize("form", CACHE_FORMS[1:])
@@ -55,9 +59,10 @@ def test_a_past_in_eight_bits_is_encoded_anew_as_lawfully(form: CacheForm) -> No
     start = empty_state(RolloutConfig(chunk=3, window=10, sink=2), form=form)
     whole = extend(start, PLAN).latents
     for cut in (5, 6, 10):
-        for keep_cache in (False, True):
-            begun = extend(start, PLAN[:cut], keep_cache=keep_cache)
-            assert torch.equal(extend(begun, PLAN[cut:]).latents, whole), f"cut after {cut} chunks, {keep_cache=}"
+        rollout = Rollout(random_transformer(), start, SEA)
+        follow(rollout, PLAN[:cut])
+        for begun in (rollout.state, rollout.keep_cache()):
+            assert torch.equal(extend(begun, PLAN[cut:]).latents, whole), f"cut after {cut} chunks"
 
 
 def test_chunks_that_are_known_are_as_good_as_made(config: RolloutConfig) -> None:

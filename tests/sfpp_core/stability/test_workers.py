@@ -121,6 +121,7 @@ def test_an_interrupt_from_the_keyboard_ends_all_at_once_without_a_word(
     assert not any(runs(pid) for pid in started(tmp_path / "notes").values())
 
 
+@pytest.mark.endurance
 def test_a_worker_whose_parent_was_killed_ends_its_task_and_leaves(
     parent: subprocess.Popen[str], tmp_path: Path
 ) -> None:

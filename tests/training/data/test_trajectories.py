@@ -232,6 +232,7 @@ def test_shards_of_two_runs_are_told_apart(tmp_path: Path) -> None:
         shards.whole(stage="counting")
 
 
+@pytest.mark.endurance
 def test_a_killed_run_goes_on_with_whole_shards_only(six: Path, tmp_path: Path) -> None:
     path = write_config(tmp_path)
     shards = trajectory_shards(tmp_path / "out")

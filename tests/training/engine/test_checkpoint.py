@@ -89,6 +89,7 @@ def _save_and_die(config: LineConfig) -> None:
         folder.save(2, {"step": 2})
 
 
+@pytest.mark.endurance
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signal")
 @pytest.mark.parametrize("half_removed", [False, True])
 def test_what_a_killed_save_leaves_is_removed(tmp_path: Path, half_removed: bool) -> None:
@@ -122,6 +123,7 @@ def test_a_run_of_the_earlier_format_is_refused_in_a_sentence(tmp_path: Path) ->
         RunFolder(make_config(tmp_path), stage="line")
 
 
+@pytest.mark.endurance
 def test_a_run_killed_at_random_moments_is_the_run_that_was_not(tmp_path: Path) -> None:
     steps = 60
     whole = saving_always(make_config(tmp_path / "whole", steps=steps))

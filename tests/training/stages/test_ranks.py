@@ -39,21 +39,28 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Runner = Callable[[str], Path]
-"""Runs a case, unless it was run before; the folder of the run."""
+"""Runs all cases, unless that was done; the folder of one's run."""
 
 
 @pytest.fixture(scope="module")
 def by_one(here: Path) -> Runner:
-    """By one process, after what it needs; stages that train run a second time, their batches in two parts."""
+    """By one process, with all others; stages that train run a second time, their batches in two parts."""
+    commands: dict[Path, list[str]] = {}
+
+    def add(name: str) -> None:
+        for needed in CASES[name].needs:
+            add(needed)
+        commands[here / "one" / name] = CASES[name].command(here / "one" / name)
 
     def run(name: str) -> Path:
-        case, out = CASES[name], here / "one" / name
-        if not out.exists():
-            for needed in case.needs:
-                run(needed)
-            in_parts = [case.command(here / "parts" / name, "accumulate=2")] if name in TRAINED else []
-            run_all(case.command(out), *in_parts, count=1)
-        return out
+        if not commands:
+            for each in CASES:
+                add(each)
+            for each, case in TRAINED.items():
+                out = here / "parts" / each
+                commands[out] = case.command(out, "accumulate=2")
+            run_all(*commands.values(), count=1)
+        return here / "one" / name
 
     return run
 
@@ -66,8 +73,8 @@ def by_two(here: Path, by_one: Runner) -> Runner:
         out = here / "two" / name
         if not out.exists():
             cases = TRAINED if name in TRAINED else FINISHED
-            for needed in {needed for case in cases.values() for needed in case.needs}:
-                by_one(needed)
+            # They read what others have made by one process.
+            by_one(name)
             run_all(*(case.command(here / "two" / other) for other, case in cases.items()), count=2)
         return out
 
