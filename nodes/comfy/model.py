@@ -11,7 +11,6 @@ import torch
 from comfy.ldm.modules.attention import optimized_attention
 from comfy.model_management import intermediate_device
 from comfy.model_patcher import ModelPatcher
-from einops import rearrange
 from torch import Tensor, nn
 
 from ...sfpp_core.wan.config import WAN21
@@ -28,9 +27,9 @@ class HostAttention:
     def __call__(self, q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
         """[B, L, H, D], as sfpp_core.wan.attention.AttentionFn."""
         num_heads = q_BLHD.shape[2]
-        q, k, v = (rearrange(x, "b l h d -> b l (h d)") for x in (q_BLHD, k_BSHD, v_BSHD))
+        q, k, v = (x.flatten(2) for x in (q_BLHD, k_BSHD, v_BSHD))
         out = optimized_attention(q, k, v, heads=num_heads, transformer_options=self._options)
-        return rearrange(out, "b l (h d) -> b l h d", h=num_heads)
+        return out.unflatten(2, (num_heads, -1))
 
 
 def attention_kernel(transformer_options: dict[str, Any]) -> Any:

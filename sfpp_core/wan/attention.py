@@ -19,7 +19,7 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import repeat
 from torch import Tensor
 
 
@@ -114,9 +114,8 @@ class AttentionFn(Protocol):
 
 def sdpa_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
     """PyTorch's scaled-dot-product attention, which picks flash attention where the card has it. The default."""
-    q, k, v = (rearrange(x, "b l h d -> b h l d") for x in (q_BLHD, k_BSHD, v_BSHD))
-    out = F.scaled_dot_product_attention(q, k, v)
-    return rearrange(out, "b h l d -> b l h d")
+    q, k, v = (x.transpose(1, 2) for x in (q_BLHD, k_BSHD, v_BSHD))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
 
 
 def xformers_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor) -> Tensor:
@@ -200,6 +199,6 @@ def _kept_table(
 def rotate(x_BLHD: Tensor, table: tuple[Tensor, Tensor]) -> Tensor:
     """Rotate neighbouring channel pairs of queries or keys [B, L, H, D] by the table's angles; dtype is kept."""
     cos, sin = table
-    real, imag = rearrange(x_BLHD.float(), "b l h (d two) -> two b l h d", two=2)
+    real, imag = x_BLHD.float().unflatten(-1, (-1, 2)).unbind(-1)
     rotated = torch.stack([real * cos - imag * sin, real * sin + imag * cos], dim=-1)
     return rotated.flatten(-2).to(x_BLHD.dtype)
