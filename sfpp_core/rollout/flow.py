@@ -53,6 +53,17 @@ class NoiseSource(Protocol):
         ...
 
 
+def derived_seed(seed: int, *names: str | int) -> int:
+    """Return a seed of its own for (seed, names), below 2^64."""
+    words = "/".join(str(word) for word in (seed, *names))
+    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little")
+
+
+def generator_for(seed: int, *names: str | int) -> torch.Generator:
+    """Return a CPU generator of its own for (seed, names), e.g. `generator_for(seed, "noise", step)`."""
+    return torch.Generator().manual_seed(derived_seed(seed, *names))
+
+
 @dataclass(frozen=True, slots=True)
 class SeededNoise:
     """Independent noise for every (chunk, step), drawn on the CPU because generators differ between devices."""
@@ -64,6 +75,4 @@ class SeededNoise:
             raise ValueError(f"seed is {self.seed}; it must lie between 0 and {MAX_SEED}.")
 
     def __call__(self, chunk: int, step: int, shape: tuple[int, ...]) -> Tensor:
-        digest = hashlib.blake2b(f"{self.seed}/{chunk}/{step}".encode(), digest_size=8).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest, "little"))
-        return torch.randn(shape, generator=generator, dtype=torch.float32)
+        return torch.randn(shape, generator=generator_for(self.seed, chunk, step), dtype=torch.float32)

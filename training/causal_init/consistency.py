@@ -16,12 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.flow import add_noise, flow_to_x0
+from sfpp_core.rollout.flow import add_noise, flow_to_x0, generator_for
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
 from ..engine.distributed import DistContext
-from ..engine.seeding import generator_for, normal
+from ..engine.seeding import normal
 from ..engine.supervised import Loss
 from ..models.sampling import guided, student_grid
 from .data import CausalPass, Clips, Examples, Texts, draw_examples

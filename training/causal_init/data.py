@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.flow import NUM_TIMESTEPS
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, generator_for
 from sfpp_core.wan.attention import chunk_causal, num_past, teacher_forcing
 from sfpp_core.wan.transformer import WanTransformer
 
@@ -22,7 +22,6 @@ from ..data.clips import ClipSource, LatentClips
 from ..data.prompt_embeds import Conditioning, ConditioningConfig, TinyTexts, padded
 from ..data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
 from ..data.trajectories import OdeTrajectories
-from ..engine.seeding import generator_for
 from ..engine.supervised import Loss
 
 

@@ -15,12 +15,12 @@ from einops import repeat
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_sigma
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, generator_for, shift_sigma
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import require
 from ..engine.distributed import DistContext
-from ..engine.seeding import generator_for, normal
+from ..engine.seeding import normal
 from ..engine.supervised import Loss
 from .data import CausalPass, Clips, Examples, Texts, draw_examples
 

@@ -168,7 +168,7 @@ def like_mine(shape: torch.Size, dtype: torch.dtype) -> Tensor:
     """An empty tensor for this process's samples of a tensor that has `shape` over all processes.
 
     Raises:
-        ConfigError: there are as many samples as cannot be shared out equally.
+        ConfigError: the number of samples is not divisible by the number of processes.
     """
     world = DistContext.current()
     require(len(shape) > 0, "a tensor of a task's state has no axis for samples; keep single numbers as plain values.")

@@ -60,7 +60,7 @@ class DistContext:
         key: what the configuration calls their number, for the refusal.
 
         Raises:
-            ConfigError: the batch cannot be shared out equally.
+            ConfigError: the batch is not divisible by the number of processes.
         """
         require(
             batch % self.size == 0,

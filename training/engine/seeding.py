@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.flow import SeededNoise
-
-
-def generator_for(seed: int, *names: str | int) -> torch.Generator:
-    """A CPU generator of its own for (seed, names), e.g. `generator_for(seed, "noise", step)`."""
-    return torch.Generator().manual_seed(derived_seed(seed, *names))
-
-
-def derived_seed(seed: int, *names: str | int) -> int:
-    """A seed of its own for (seed, names), below 2^64."""
-    words = "/".join(str(word) for word in (seed, *names))
-    return int.from_bytes(hashlib.blake2b(words.encode(), digest_size=8).digest(), "little")
+from sfpp_core.rollout.flow import SeededNoise, generator_for
 
 
 def normal(shape: Sequence[int], seed: int, *names: str | int, samples: Sequence[int]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sfpp_core.checkpoint import CheckpointError, open_checkpoint
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.flow import NUM_TIMESTEPS, SeededNoise, add_noise
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, SeededNoise, add_noise, generator_for
 from sfpp_core.rollout.rollout import PrefillStep, Rollout
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.tiny.family import weights_path
@@ -27,7 +27,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..config import ConfigError, require
 from ..data.prompt_embeds import Conditioning
-from ..engine.seeding import VideoNoise, generator_for
+from ..engine.seeding import VideoNoise
 from ..models.open import check_transformer, fingerprint, open_transformer
 from ..models.sampling import UNSAVED, VideoDecoder, sample_teacher
 from .figures import END_LATENT_FRAMES

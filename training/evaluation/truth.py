@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfpp_core.rollout.flow import generator_for
 from sfpp_core.video.writer import LUMA
 from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
 from sfpp_core.wan.vae import DecodeStream, EncodeStream, WanVAE
@@ -33,7 +34,6 @@ from ..data.scenes import (
     sample_scene,
 )
 from ..data.scenes.attributes import PLACE_PHRASES, SPEED_WORDS, Choice
-from ..engine.seeding import generator_for
 from ..models.sampling import PORTION
 from ..reader import AttributeReader, load_reader
 from .figures import END_FRAMES

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sfpp_core.rollout.flow import generator_for
+
 from ..data.scenes import SceneSpec, render, sample_scene
-from ..engine.seeding import generator_for
 from .model import LOOKS, ReaderOutput, looks_to_unit
 
 FRAME_COUNTS = (17, 25, 33)

@@ -69,10 +69,9 @@ class CriticConfig:
     """fresh rolls a window for every update, as Self-Forcing does; shared judges the student's window in all of them,
     at other noise, for a sixth of the rollouts."""
     learns_first: bool = False
-    """Whether it learns the student's windows before it judges them, instead of after. A step's windows are all of one
-    moment, and what the critic learnt last is another one: it expects a light that this moment does not have, its score
-    pushes away from what it expects, and beginnings become brighter, ends darker, right on average; see docs/proof.md.
-    Parts of a batch then hold their caches at once."""
+    """Whether it learns the student's windows before it judges them, instead of after. All windows of a step are from
+    the same time in the video; a critic that was last trained on another time is biased towards that time's exposure,
+    which brightens beginnings and darkens ends (docs/proof.md). Parts of a batch then hold their caches at once."""
 
     def __post_init__(self) -> None:
         require(self.updates >= 1, f"critic.updates is {self.updates}; it must be at least 1, e.g. 5.")

@@ -20,10 +20,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, shift_sigma
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, generator_for, shift_sigma
 
 from ..config import require
-from ..engine.seeding import generator_for
 
 NORMALIZER_FLOOR = 1e-4
 """Least divisor of a gradient. A clip and the teacher's estimate of it differ by sigma times the error of the teacher's

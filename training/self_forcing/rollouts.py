@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
-from sfpp_core.rollout.flow import NUM_TIMESTEPS, NoiseSource, flow_to_x0
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, NoiseSource, derived_seed, flow_to_x0, generator_for
 from sfpp_core.rollout.kv_cache import KVSnapshot, RollingKVCache
 from sfpp_core.rollout.rollout import CallProgress, Rollout
 from sfpp_core.rollout.state import Chunk, RolloutState
@@ -27,7 +27,7 @@ from sfpp_core.wan.transformer import WanTransformer
 
 from ..data.prompt_embeds import Conditioning
 from ..engine.distributed import DistContext
-from ..engine.seeding import VideoNoise, derived_seed, generator_for
+from ..engine.seeding import VideoNoise
 from ..models.sampling import UNSAVED
 from .windows import Window, WindowConfig, draw_beginning, draw_window, rollout_frames_at
 

@@ -15,7 +15,7 @@ import torch
 from einops import repeat
 from torch import Tensor
 
-from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, flow_to_x0, generator_for
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.wan.attention import num_past, teacher_forcing
 from sfpp_core.wan.config import WAN21
@@ -24,7 +24,7 @@ from sfpp_core.wan.vae import WanVAE
 
 from ..data.prompt_embeds import Conditioning
 from ..engine.distributed import rollout_weights
-from ..engine.seeding import generator_for, normal
+from ..engine.seeding import normal
 from .config import SfppStageConfig
 from .rollouts import RecordedWindow, Restarting, Rolled, RolloutPlan, Streaming, WindowSource
 from .windows import Clip, as_clip

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sfpp_core.rollout.flow import generator_for
 from sfpp_core.wan.config import WAN21, to_model_space, to_vae_space
 from sfpp_core.wan.vae import DecodeStream, WanVAE
 
 from ..config import require
-from ..engine.seeding import generator_for
 
 WARMUP_FRAMES = 12
 """Latent frames before a window that are decoded to get the pictures that it begins with.

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from sfpp_core.files import replacing
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.rollout.flow import generator_for
 from sfpp_core.tiny.family import load_family_text_encoder, load_student, load_teacher, load_vae
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21, to_model_space
@@ -30,7 +31,6 @@ from ..data.scenes import FIRST_HELD_OUT, Attributes, SceneSpec, render, sample_
 from ..data.scenes import prompt_for as prompt_of
 from ..engine.metrics import contact_sheet, save_picture, save_video
 from ..engine.run_folder import RunFolder
-from ..engine.seeding import generator_for
 from ..evaluation.truth import light_of, open_reader
 from ..models.sampling import decode, encode_prompts, sample_student, sample_teacher
 from ..reader import AttributeReader, accuracy, read

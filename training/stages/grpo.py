@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from sfpp_core.rollout.flow import derived_seed, generator_for
 from sfpp_core.rollout.state import RolloutState
 from sfpp_core.wan.transformer import WanTransformer
 
@@ -30,7 +31,7 @@ from ..engine.loop import train
 from ..engine.metrics import MetricsLogger
 from ..engine.micro_batches import micro_batches
 from ..engine.model_state import TrainableModel
-from ..engine.seeding import VideoNoise, derived_seed, generator_for
+from ..engine.seeding import VideoNoise
 from ..grpo.objective import (
     PolicyBatch,
     PolicyConfig,

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, shift_sigma
+from sfpp_core.rollout.flow import NUM_TIMESTEPS, add_noise, generator_for, shift_sigma
 from sfpp_core.tiny.text import TinyTextEncoder
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
@@ -20,7 +20,7 @@ from ..data.scenes import FIRST_HELD_OUT, prompt_for, sample_scene
 from ..engine.distributed import DistContext
 from ..engine.loop import train
 from ..engine.metrics import MetricsLogger
-from ..engine.seeding import generator_for, normal
+from ..engine.seeding import normal
 from ..engine.supervised import Loss, Supervised
 from ..models.export import training_record, write_weights
 from ..models.kernels import TextToVideo, attention_on, compile_network

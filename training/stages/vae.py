@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from sfpp_core.rollout.flow import generator_for
 from sfpp_core.wan.config import CHANNEL_MEAN, CHANNEL_STD, WAN21
 from sfpp_core.wan.vae import WanVAE, WanVAEConfig
 
@@ -22,7 +23,7 @@ from ..data.scenes import FIRST_HELD_OUT, render, sample_scene
 from ..engine.distributed import DistContext
 from ..engine.loop import train
 from ..engine.metrics import MetricsLogger
-from ..engine.seeding import generator_for, normal
+from ..engine.seeding import normal
 from ..engine.supervised import Loss, Supervised
 from ..evaluation.figures import END_FRAMES
 from ..models.export import training_record, write_weights

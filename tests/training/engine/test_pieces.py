@@ -5,12 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sfpp_core.rollout.flow import add_noise
+from sfpp_core.rollout.flow import add_noise, generator_for
 from sfpp_core.wan.attention import sdpa_attention
 from training.causal_init.flow import edge_loss, flow_loss, kl_to_unit_normal
 from training.engine.model_state import MovingAverage
 from training.engine.optimizer import Muon, orthogonalize
-from training.engine.seeding import generator_for
 from training.models.kernels import matmul_attention
 from training.stages.teacher import stratified_uniform
 
