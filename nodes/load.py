@@ -62,7 +62,7 @@ def load_model(
     )
     chosen = checkpoint.preset if preset == AUTO_PRESET else PRESETS[preset]
     model.model_options[PRESET_OPTION] = chosen
-    # With this ComfyUI 0.12 and later can make the model anew: for copies without dynamic VRAM or on another device.
+    # With this ComfyUI 0.12 and later can make the model again: for copies without dynamic VRAM or on another device.
     model.cached_patcher_init = (load_model, (path, weight_dtype, prefer_ema, preset))
     logger.info("%s: layout %s, preset %s", Path(path).name, checkpoint.layout, chosen.name if chosen else "none")
     if chosen is not None and chosen.differs:

@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Tests start hundreds of processes that import PyTorch, and dozens of ComfyUIs: compiled once, not each time anew.
+    # Tests start hundreds of processes that import PyTorch, and dozens of ComfyUIs: compiled once, not each time again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.dont_write_bytecode = False
     # Workers of pytest-xdist share the cores: each computes with its part of them, and so do the processes it starts.

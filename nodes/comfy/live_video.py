@@ -177,7 +177,7 @@ def reuse_live_video(latent: Mapping[str, Any], vae: Any, target: Path, metadata
         with replacing(target) as temporary:
             make_whole(record.path, temporary, fps=FRAMES_PER_SECOND, metadata=metadata)
     except (FileNotFoundError, av.error.InvalidDataError) as problem:
-        logger.info("The video that grew beside the sampler is gone or damaged; it is decoded anew: %s", problem)
+        logger.info("The video that grew beside the sampler is gone or damaged; it is decoded again: %s", problem)
         return False
     return True
 

@@ -106,7 +106,7 @@ class PreviewPlayer:
                 self._send(self._of_its_size(picture()), *self._position)
                 if self._is_over.wait(1 / self._per_second):
                     return
-            if not pictures:  # there were some, which nobody gave anew
+            if not pictures:  # there were some, which nobody gave again
                 self._is_over.wait(1 / self._per_second)
 
     def _of_its_size(self, preview: Preview) -> Preview:

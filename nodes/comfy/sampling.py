@@ -288,5 +288,5 @@ def _not_kept(changes: tuple[str, ...]) -> str:
     return (
         f"Finished chunks of this video are not kept: a node has put something into MODEL ({named}) that does "
         "not tell what it does, and a node before it may give something else each time. If the run ends early, it "
-        "begins anew. Take that node off the wire to MODEL to have chunks kept."
+        "starts over. Take that node off the wire to MODEL to have chunks kept."
     )

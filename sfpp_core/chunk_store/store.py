@@ -140,7 +140,7 @@ class VideoChunks:
     def find(self, text: Tensor, *, recache: bool = False) -> Tensor | None:
         """The next chunk's latents, if `text` [1 or B, L, text_dim] is to rule it; None if not made, or damaged.
 
-        recache: whether the past is encoded anew for it.
+        recache: whether the past is re-encoded for it.
         """
         if not self._keeps:
             return None

@@ -218,7 +218,7 @@ class RollingKVCache:
     Frame f lies in slot f while f < sink, afterwards in slot sink + (f - sink - skipped) mod (window - sink): a new
     chunk lands on exactly the frames that leave the window, so nothing is shifted. Attention does not mind the order of
     keys.
-    A chunk is written anew at every denoising step and counts as past only once `commit` is called, after the clean
+    A chunk is written again at every denoising step and counts as past only once `commit` is called, after the clean
     pass; an interrupted step therefore leaves a valid cache. With gradients on, `extend` gives a chunk that keeps its
     gradient beside a past that has none, in the same order, and leaves the ring as it is.
 

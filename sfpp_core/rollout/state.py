@@ -37,7 +37,7 @@ class Chunk:
     text: int
     """Which of the state's texts ruled it."""
     recached: bool = False
-    """Whether what it saw of the past was encoded anew under its text; see `Rollout.set_prompt`."""
+    """Whether what it saw of the past was re-encoded under its text; see `Rollout.set_prompt`."""
 
     @property
     def num_frames(self) -> int:
@@ -156,7 +156,7 @@ def _split_leading_remainder(latents: Tensor, chunk: int) -> Iterator[Tensor]:
 HEADER = "sfpp_state"
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-"""Version 1 knows nothing of pasts that were encoded anew."""
+"""Version 1 knows nothing of pasts that were re-encoded."""
 
 
 class StateFileError(ValueError):

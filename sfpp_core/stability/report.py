@@ -159,12 +159,12 @@ class StabilityReport:
         if entries.get("version") != FORMAT_VERSION:
             raise ReportError(
                 f"The report is of version {entries.get('version')}, this program reads version {FORMAT_VERSION}; "
-                "make the report anew."
+                "make the report again."
             )
         try:
             return _read(entries)
         except (KeyError, TypeError, ValueError, ZeroDivisionError) as problem:
-            raise ReportError(f"The report is damaged ({problem!r}); make it anew.") from problem
+            raise ReportError(f"The report is damaged ({problem!r}); make it again.") from problem
 
 
 def _read(entries: Mapping[str, Any]) -> StabilityReport:

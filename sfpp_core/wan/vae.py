@@ -131,7 +131,7 @@ class WanVAE(nn.Module):
             raise ValueError(f"the video has {num_frames} frames; the VAE needs {stride}n+1. Try {nearest}.")
 
 
-BROKEN_STREAM = "an earlier piece failed half way, so the video's past is lost; start the video anew with a new stream"
+BROKEN_STREAM = "an earlier piece failed half way, so the video's past is lost; start the video over with a new stream"
 
 StreamT = TypeVar("StreamT", bound="_Stream")
 

@@ -5,7 +5,7 @@ each layer faults its weights in when it is called, and the driver takes pages a
 is a C library over CUDA, and ComfyUI never makes a dynamic model for a CPU. What is replaced here, and no more:
 
 - comfy-aimdo's `ModelVBAR`, as pages of an ordinary tensor, with the rules that its callers rely on: a fault answers
-  with a number for each page, which changes whenever the page was taken away and given anew, or with nothing if
+  with a number for each page, which changes whenever the page was taken away and given again, or with nothing if
   the pages do not fit; a page that is in use is not taken; a page that is taken is overwritten, so that whoever still
   reads it reads nonsense. `aimdo_to_tensor`, which makes a tensor of an address. `HostBuffer`, of which only the size
   is asked, because ComfyUI's switch --disable-pinned-memory is on: there is no CUDA to pin memory for.

@@ -41,7 +41,7 @@ def figures(text: str) -> list[str]:
 
 
 def test_english_is_what_the_nodes_say(comfy):
-    """`python -m tools.locales` writes it anew."""
+    """`python -m tools.locales` writes it again."""
     for path, text in files(comfy.client.object_info()):
         assert path.read_text(encoding="utf-8") == text, path.name
 

@@ -33,7 +33,7 @@ def test_a_video_in_pieces_is_the_video_in_one_go(studio: Studio):
 
 
 def test_extending_twice_from_one_state_gives_the_same_video_twice(studio: Studio):
-    """The second run edits Extend and the third undoes it, so that ComfyUI runs the node anew on the state it kept."""
+    """The second run edits Extend and the third undoes it, so that ComfyUI runs the node again on the state it kept."""
     results = []
     for seconds in (ONE_CHUNK, 2 * ONE_CHUNK, ONE_CHUNK):
         graph = Graph()

@@ -5,6 +5,7 @@ Pictures of what was seen lie in output/screenshots after a run.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ from packaging.version import Version
 from tests.nodes.conftest import Comfy
 from tests.nodes.page import ComfyPage, browsing
 from tests.nodes.shipped import API, FRAMES, NAMES, NUM_CHUNKS, TINY, page_path, read_api, short_inputs
+from tests.nodes.test_earlier_workflows import DATA as EARLIER_DATA
+from tests.nodes.test_earlier_workflows import KEPT as EARLIER
 from tools.comfy_server import ROOT, ComfyServer, ServerConfig
 from tools.pages import PINNED, pages, server_arguments
 
@@ -178,6 +181,16 @@ def test_the_page_opens_api_files_too(page: ComfyPage, comfy: Comfy, name: str):
     page.drop(API / f"{name}.json")
     assert page.warnings() == []
     assert without_what_the_page_adds(page.as_api(), comfy.client.object_info()) == read_api(name)
+
+
+@pytest.mark.parametrize("name", EARLIER)
+def test_a_workflow_of_an_earlier_version_opens_with_all_its_values(page: ComfyPage, comfy: Comfy, name: str):
+    page.open_empty()
+    page.drop(EARLIER_DATA / f"{name}.json")
+    page.fit()
+    assert page.warnings() == []
+    saved = json.loads((EARLIER_DATA / f"{name}_api.json").read_text(encoding="utf-8"))
+    assert without_what_the_page_adds(page.as_api(), comfy.client.object_info()) == saved
 
 
 def own_nodes(comfy: Comfy) -> dict[str, Any]:

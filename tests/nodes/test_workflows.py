@@ -71,7 +71,7 @@ def test_there_is_one_of_each_format():
 
 
 def test_the_files_are_what_their_descriptions_say(comfy):
-    """Changed by hand, or a node has changed since: `python -m tools.workflows` writes them anew."""
+    """Changed by hand, or a node has changed since: `python -m tools.workflows` writes them again."""
     for path, text in files(comfy.client.object_info()):
         written = json.loads(path.read_text(encoding="utf-8"))
         assert without_loose_outputs(written) == without_loose_outputs(json.loads(text)), path.name

@@ -179,7 +179,7 @@ class Outcome:
 
 
 class Bench:
-    """Makes short videos on a server, each time anew."""
+    """Makes short videos on a server, each time again."""
 
     def __init__(self, comfy: Comfy) -> None:
         self.comfy = comfy

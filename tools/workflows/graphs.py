@@ -79,7 +79,7 @@ The beginning is made once. Its `state` goes into three **SFPP Extend** nodes, e
 videos whose first ten seconds are the same, bit for bit. A state is never changed by what is done with it.
 
 **Change first:** an ending's prompt. Only that ending is made again. Another **seed** makes another beginning, and
-all three anew.
+all three again.
 
 **Time:** forty seconds of video are made and sixty written: about a minute on two CPU cores.
 

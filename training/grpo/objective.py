@@ -203,7 +203,7 @@ class PolicyConfig:
     """Weight of the divergence from the starting student, in nats per latent value of every transition, whatever `even`
     makes of the objective."""
     transitions: float = 1.0
-    """Share of a video's transitions that are trained on; which, is drawn anew for each batch."""
+    """Share of a video's transitions that are trained on; which, is drawn again for each batch."""
     even: bool = True
     """Every transition's objective pulls alike; otherwise as its density has it, the last of three nine times as much
     as the first (see grpo.even_weights)."""

@@ -34,7 +34,7 @@ def window_calls(config: ScalingConfig, start: int, *, known: int | None = None)
     """Count the calls for the window at latent frame `start`, until its gradient is there.
 
     A chunk is denoised, then passed once more, clean, into the cache if another one follows. The gradient plays the
-    window's chunks again, each with a gradient, and the clean passes between them; chunks that are encoded anew as a
+    window's chunks again, each with a gradient, and the clean passes between them; chunks that are re-encoded as a
     whole have none. known: latent frames that are there already of a video that goes on, and will after the window;
     None for one of the window's own, rolled from its beginning.
     """

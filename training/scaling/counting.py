@@ -258,7 +258,7 @@ def as_on_cuda(network: WanTransformer) -> WanTransformer:
 def flash_attention(q_BLHD: Tensor, k_BSHD: Tensor, v_BSHD: Tensor, mask_LS: Tensor | None = None) -> Tensor:
     """Flash attention by its own operator: for meta tensors PyTorch would choose one that keeps all scores.
 
-    Its backward has five products to the forward's two, because it makes the scores anew. Raises ValueError for a mask.
+    Its backward has five products to the forward's two, because it makes the scores again. Raises ValueError if masked.
     """
     if mask_LS is not None:
         raise ValueError("there is a mask; flash attention sees all keys, so count a pass that has none.")

@@ -285,7 +285,7 @@ class Restarting:
         return stage.window_of_new_videos(network, window, update, *names, dropped_steps=dropped_steps)
 
     def state(self) -> dict[str, Any]:
-        """Nothing: every window begins anew."""
+        """Nothing: every window starts over."""
         return {}
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -293,11 +293,11 @@ class Restarting:
 
 
 class Streaming:
-    """Videos that go on by a window at a time, across updates, and begin anew when they are as long as they get.
+    """Videos that go on by a window at a time, across updates, and start over when they are as long as they get.
 
     As LongLive trains (arXiv 2509.22622): a window costs the same wherever in the video it lies. The price is that keys
     and values in the cache come from somewhat older weights, and that all videos of a step are at the same moment. A
-    window from mid-video begins with the last chunks of the one before, as many as `as_clip` makes anew: they have had
+    window from mid-video begins with the last chunks of the one before, as many as `as_clip` makes again: they have had
     their gradient, so every chunk of a video gets it once.
     """
 

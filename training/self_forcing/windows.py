@@ -46,7 +46,7 @@ class WindowConfig:
     first
     chunk stays weak."""
     masked_frames: int = 6
-    """First frames of a window from mid-video that are made anew from their pictures and give no gradient; see
+    """First frames of a window from mid-video that are made again from their pictures and give no gradient; see
     `as_clip`. Self-Forcing masks one chunk, 3."""
 
     def __post_init__(self) -> None:
@@ -138,18 +138,18 @@ def as_clip(latents: Tensor, vae: WanVAE, window: Window, *, masked_frames: int)
     Wan's first latent frame is one picture and every later one four, encoded with all that came before in view; so
     frames cut out of a video are no video that a teacher knows. Self-Forcing's code puts the first frame's last
     picture, encoded as the beginning of a video, in its place. Here the first `masked_frames` frames are all encoded
-    anew, from that picture on, because the encoder's memory is longer than a frame. With the built-in autoencoder a
+    again, from that picture on, because the encoder's memory is longer than a frame. With the built-in autoencoder a
     lost past moves the latents of frames 1 to 7 by 0.52, 0.40, 0.31, 0.20, 0.06, 0.03 and 0.01 (root mean square;
     latents have 0.8), and the built-in teacher's flow loss at sigma 0.3 on true scenes cut out of longer ones is
 
-        encoded anew    frame 1   frame 2   frames 3-5   frames 6-8   frames 9-20
+        re-encoded      frame 1   frame 2   frames 3-5   frames 6-8   frames 9-20
         1 frame            1.35      0.82         0.37        0.196         0.198
         3 frames           0.18      0.20         0.45        0.195         0.198
         6 frames           0.18      0.19         0.20        0.196         0.197
         all 21             0.18      0.19         0.20        0.196         0.197
 
     Frames that still show the lost past would be pushed to look like the beginning of a video; they hardly disturb the
-    judgement of others. What is encoded anew has no gradient, so it does not count; the other frames stay as they are.
+    judgement of others. What is re-encoded has no gradient, so it does not count; the other frames stay as they are.
     A window at the video's beginning is such a video already: it is returned as it is, and all of it counts.
 
     Args:

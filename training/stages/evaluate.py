@@ -3,7 +3,7 @@
 Each video is rolled out once, to the longest length, and judged at all of them while it is made. Writes films-*.jsonl
 (one line a video, at once), report.json, report.md, plots, and strips and MP4s of the first videos. Stopped, killed, or
 run by several processes under torchrun, the same command goes on; whichever process judges the last video writes the
-report. Videos are made anew only if what decides them has changed: weights, settings, prompts, lengths.
+report. Videos are made again only if what decides them has changed: weights, settings, prompts, lengths.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class ObjectWithFile(_AttentionNode):
 
 
 class NeverTheSame(LockedObject):
-    """One whose node tells ComfyUI to run it anew each time, too."""
+    """One whose node tells ComfyUI to run it again each time, too."""
 
     @classmethod
     def IS_CHANGED(cls, **inputs: Any) -> float:

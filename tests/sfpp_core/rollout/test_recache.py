@@ -1,4 +1,4 @@
-"""A past that is encoded anew under another text: what it is, and that the law holds with it too, bit for bit."""
+"""A past that is re-encoded under another text: what it is, and that the law holds with it too, bit for bit."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_chunks_that_are_known_are_as_good_as_made(config: RolloutConfig) -> Non
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_nothing_before_what_is_seen_is_felt_any_more(chunk: int) -> None:
-    """Two videos that differ in all but the window's frames: encoded anew they go on alike, otherwise not."""
+    """Two videos that differ in all but the window's frames: re-encoded they go on alike, otherwise not."""
     config = RolloutConfig(chunk=chunk, window=3 * chunk)
     first, second = (extend(empty_state(config, seed=seed), [CALM] * 6) for seed in (1, 2))
     rollout = Rollout(random_transformer(), empty_state(config, seed=1), SEA)

@@ -72,7 +72,7 @@ def test_other_texts_are_told_from_reports() -> None:
         StabilityReport.from_json('{"format": "another"}')
     with pytest.raises(ReportError, match="NaN is no JSON number"):
         StabilityReport.from_json('{"score": NaN}')
-    with pytest.raises(ReportError, match="of version 2, this program reads version 1; make the report anew"):
+    with pytest.raises(ReportError, match="of version 2, this program reads version 1; make the report again"):
         StabilityReport.from_json('{"format": "sfpp-stability-report", "version": 2}')
 
 

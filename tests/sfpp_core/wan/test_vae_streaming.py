@@ -157,9 +157,9 @@ def test_a_stream_interrupted_half_way_does_not_go_on_with_half_a_past(vae: WanV
             stream.push(latents[:, :, 1:])
     finally:
         hook.remove()
-    with pytest.raises(RuntimeError, match="start the video anew"):
+    with pytest.raises(RuntimeError, match="start the video over"):
         stream.push(latents[:, :, 1:])
-    with pytest.raises(RuntimeError, match="start the video anew"):
+    with pytest.raises(RuntimeError, match="start the video over"):
         stream.fork()
 
 

@@ -108,7 +108,7 @@ def test_a_second_run_makes_nothing_and_a_crash_costs_one_video(files: Path, fin
     after = findings_of(finished)
     assert set(after) == set(before)
     kept = path.read_bytes()[: whole.rfind(b"\n", 0, -1) + 1]
-    assert whole.startswith(kept), "only the broken line was made anew"
+    assert whole.startswith(kept), "only the broken line was made again"
 
 
 def test_two_processes_find_what_one_finds(files: Path, finished: Path, tmp_path: Path) -> None:

@@ -226,7 +226,7 @@ def test_the_window_that_a_step_judges_and_learns_from_is_that_of_inference_bit_
         for chunk, last in enumerate(recording.steps, start=len(recording.before.chunks)):
             assert all(torch.equal(each.noised, noised[chunk, each.timestep]) for each in chain(last))
         made = rollout.state.latents[:, :, window.start :]
-        # First frames of a window from mid-video are encoded anew; see `as_clip`.
+        # First frames of a window from mid-video are re-encoded; see `as_clip`.
         anew = config.window.masked_frames if window.start else 0
         assert torch.equal(sample.judged.clip.latents[:, :, anew:], made[:, :, anew:])
         assert sample.judged.clip.mask.any()
