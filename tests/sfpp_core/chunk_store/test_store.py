@@ -76,9 +76,14 @@ def test_a_video_that_nothing_tells_from_another_is_neither_kept_nor_found(tmp_p
     assert list(elsewhere.folder.glob("*.safetensors")) == []
 
 
-def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("first_call", "overflow"), [(4, float("nan")), (5, float("inf"))])
+def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(
+    tmp_path: Path, first_call: int, overflow: float
+) -> None:
+    """The second one, as a whole, or in a single value that nothing has spread yet."""
+
     class Overflowing:
-        """A network that gives no numbers from its fifth call on: in the second chunk."""
+        """A network with one overflow in each call from one of the second chunk's on."""
 
         def __init__(self) -> None:
             self._network, self._calls = random_transformer(), 0
@@ -87,7 +92,9 @@ def test_a_chunk_that_overflowed_ends_the_video_and_is_not_kept(tmp_path: Path) 
         def __call__(self, *inputs: object, **options: object) -> torch.Tensor:
             self._calls += 1
             flow = self._network(*inputs, **options)
-            return flow * float("nan") if self._calls >= 5 else flow
+            if self._calls >= first_call:
+                flow[0, 0, 0, 0, 0] = overflow
+            return flow
 
     rollout, made = Rollout(Overflowing(), empty_state(CONFIG), SEA), []
     with (
