@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.config import RolloutConfig
+from ..sfpp_core.rollout.config import MOST_CHUNK, MOST_FRAMES, MOST_SHIFT, RolloutConfig
 from ..sfpp_core.wan.config import WAN21
 
 AS_PRESET = -1
@@ -23,7 +23,7 @@ def rollout_inputs() -> list[io.Input]:
             "chunk",
             default=AS_PRESET,
             min=AS_PRESET,
-            max=64,
+            max=MOST_CHUNK,
             tooltip="Latent frames (4 frames each) denoised together. Use what the model was trained with: 3 for "
             "Self-Forcing, 1 for frame-wise models. -1: from the model's preset.",
         ),
@@ -31,7 +31,7 @@ def rollout_inputs() -> list[io.Input]:
             "window",
             default=AS_PRESET,
             min=AS_PRESET,
-            max=1024,
+            max=MOST_FRAMES,
             tooltip="Latent frames the model sees at once, sink and current chunk included. More costs memory and "
             "time; beyond the training length (21) videos brighten and drift. -1: from the model's preset.",
         ),
@@ -39,7 +39,7 @@ def rollout_inputs() -> list[io.Input]:
             "sink",
             default=AS_PRESET,
             min=AS_PRESET,
-            max=1024,
+            max=MOST_FRAMES,
             tooltip="First latent frames that stay in view for ever and hold the look of the video, at the price of "
             "motion. 0 in the Self-Forcing++ paper and for the built-in model, 3 for LongLive. -1: from the model's "
             "preset.",
@@ -55,7 +55,7 @@ def rollout_inputs() -> list[io.Input]:
             "shift",
             default=AS_PRESET,
             min=AS_PRESET,
-            max=100.0,
+            max=MOST_SHIFT,
             step=0.1,
             round=0.001,
             tooltip="Moves the steps towards noise: higher settles composition and motion, lower detail. 5 for "

@@ -12,6 +12,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -139,7 +140,10 @@ class Workplace:
     def replacing(self, name: str) -> Iterator[Path]:
         """Do as `replacing` does, for the file `name` of the folder, without looking for what others left."""
         with self.unfinished(name, _HIDDEN) as temporary:
+            mode = _usual_mode(temporary)
             yield temporary
+            if mode is not None:
+                temporary.chmod(mode)
             with temporary.open("r+b") as file:  # Windows flushes only what is open for writing
                 os.fsync(file.fileno())
             os.replace(temporary, self.folder / name)
@@ -154,6 +158,18 @@ class Workplace:
         finally:
             with suppress(PermissionError):  # on Windows, while somebody looks at it: the next clean-up takes it
                 temporary.unlink(missing_ok=True)
+
+
+def _usual_mode(path: Path) -> int | None:
+    """Make an empty file and return the mode that the umask gives it; None where none can be made.
+
+    Some libraries write files that nobody but their owner can read (safetensors since 0.8).
+    """
+    try:
+        path.touch()
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -195,6 +211,12 @@ def _new_claim(folder: Path) -> tuple[str, FileLock | None]:
 
 def _lock_path(folder: Path, token: str) -> Path:
     return folder / f".{token}.sfpp-lock"
+
+
+def require_readable(path: Path) -> None:
+    """Raise PermissionError if a file that is there may not be read: libraries call such a file not found."""
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"{path} may not be read by this program; change its permissions (chmod u+r).")
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..files import parse_json
 from ..rollout.config import RolloutConfig
+from ..sealed_file import check_own_seal
 from ..wan.config import WanConfig, infer_config
 from ..wan.transformer import WanTransformer
 from .errors import CheckpointError, first_few
@@ -109,6 +110,8 @@ def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
     """Recognise what an archive holds and prove it complete; see open_checkpoint."""
     path = archive.path
     header = read_header(path, archive.metadata)
+    if header is not None:
+        _require_seal(archive)
     named = name_weights(archive, prefer_ema=prefer_ema)
     refuse_lora(path, named.tensors)
     refuse_other_models(path, named.tensors)
@@ -127,6 +130,17 @@ def understand(archive: Archive, *, prefer_ema: bool = True) -> Checkpoint:
         quantization=quantized.formats,
         metadata=quantized.metadata,
     )
+
+
+def _require_seal(archive: Archive) -> None:
+    """Refuse an own file that was changed after it was written."""
+    entries = parse_json(archive.metadata[HEADER_KEY])
+    try:
+        check_own_seal(entries, archive.content, archive.content.__getitem__)
+    except ValueError as error:
+        raise CheckpointError(
+            archive.path, found=f"one of this project's own files, but {error}", remedy="Use the original."
+        ) from error
 
 
 def expected_shapes(config: WanConfig) -> dict[str, torch.Size]:

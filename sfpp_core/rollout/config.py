@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -10,6 +11,10 @@ from typing import Any
 
 from ..wan.config import FRAMES_PER_SECOND, WAN21
 from .flow import NUM_TIMESTEPS, warp_steps
+
+MOST_CHUNK, MOST_FRAMES, MOST_SHIFT = 64, 1024, 100.0
+"""Of a chunk; of window and sink, in latent frames; of the shift. No model comes near them, and a file that asks for
+more is not to fill the memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,9 +40,21 @@ class RolloutConfig:
     network is told; no noise is added."""
 
     def __post_init__(self) -> None:
-        for name in ("chunk", "window", "sink"):
-            if not isinstance(getattr(self, name), int):
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it counts latent frames, a whole number.")
+        for name, most in (("chunk", MOST_CHUNK), ("window", MOST_FRAMES), ("sink", MOST_FRAMES)):
+            count = getattr(self, name)
+            if type(count) is not int:
+                raise ValueError(f"{name} is {count!r}; it counts latent frames, a whole number.")
+            if count > most:
+                raise ValueError(f"{name} is {count}; it can be {most} latent frames at most.")
+        for name in ("steps", "first_chunk_steps"):
+            steps = getattr(self, name)
+            if not isinstance(steps, tuple) or not all(map(_is_number, steps)) or len(steps) > NUM_TIMESTEPS:
+                raise ValueError(f"{name} is {reprlib.repr(steps)}; it is a list of at most {NUM_TIMESTEPS} timesteps.")
+        for name in ("shift", "context_noise"):
+            if not _is_number(getattr(self, name)):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be a number.")
+        if type(self.independent_first) is not bool:
+            raise ValueError(f"independent_first is {self.independent_first!r}; it must be true or false.")
         if self.chunk < 1:
             raise ValueError(f"chunk is {self.chunk}; at least 1 latent frame is denoised at a time.")
         if self.sink < 0:
@@ -52,8 +69,10 @@ class RolloutConfig:
         _require_falling("steps", self.steps)
         if self.first_chunk_steps:
             _require_falling("first_chunk_steps", self.first_chunk_steps)
-        if not 0 < self.shift < math.inf:
-            raise ValueError(f"shift is {self.shift:g}; it must be above 0 and finite (5 for Self-Forcing models).")
+        if not 0 < self.shift <= MOST_SHIFT:
+            raise ValueError(
+                f"shift is {self.shift:g}; it must be above 0 and at most {MOST_SHIFT:g} (5 for Self-Forcing models)."
+            )
         if not 0 <= self.context_noise <= NUM_TIMESTEPS:
             raise ValueError(f"context_noise is {self.context_noise:g}; it is a timestep from 0 to {NUM_TIMESTEPS}.")
 
@@ -96,6 +115,10 @@ class RolloutConfig:
             made += self.chunk_frames(made)
             chunks += 1
         return chunks
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float)
 
 
 def _require_falling(name: str, steps: tuple[float, ...]) -> None:

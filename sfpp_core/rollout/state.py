@@ -7,7 +7,6 @@ only if the state has one.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
@@ -16,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import parse_json, replacing
+from ..files import parse_json, require_readable
+from ..sealed_file import check_seal, write_sealed
 from ..wan.config import WAN21
 from .config import RolloutConfig
 from .flow import MAX_SEED
@@ -154,9 +153,10 @@ def _split_leading_remainder(latents: Tensor, chunk: int) -> Iterator[Tensor]:
 
 
 HEADER = "sfpp_state"
-FORMAT_VERSION = 2
-READABLE_VERSIONS = (1, 2)
-"""Version 1 knows nothing of pasts that were re-encoded."""
+FORMAT_VERSION = 3
+READABLE_VERSIONS = (1, 2, 3)
+"""Version 1 knows nothing of pasts that were re-encoded, and only version 3 has a checksum."""
+FIRST_SEALED = 3
 
 
 class StateFileError(ValueError):
@@ -189,23 +189,26 @@ def save_state(state: RolloutState, path: Path) -> None:
             tensors |= {f"cache.{layer}.keys": keys, f"cache.{layer}.values": values}
         for layer, (keys, values) in enumerate(zip(state.cache.key_scales, state.cache.value_scales, strict=True)):
             tensors |= {f"cache.{layer}.key_scales": keys, f"cache.{layer}.value_scales": values}
-    try:
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, metadata={HEADER: json.dumps(description)})
-    except SafetensorError as problem:
-        raise OSError(f"{path} could not be written: {problem}. Is there space on that disk?") from problem
+    write_sealed(path, tensors, HEADER, description)
 
 
 def load_state(path: Path) -> RolloutState:
-    """Read a state that `save_state` wrote. Raises StateFileError for any other file, FileNotFoundError for none."""
+    """Read a state that `save_state` wrote.
+
+    Raises StateFileError for any other file, FileNotFoundError for none, PermissionError for one that may not be read.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; choose a saved state.")
+    require_readable(path)
     try:
         with safe_open(path, "pt") as file:
             header = (file.metadata() or {}).get(HEADER)
             if header is None:
                 raise StateFileError(f"{path} is no saved state; choose one that this pack saved.")
-            return _read(parse_json(header), file.get_tensor)
+            description = parse_json(header)
+            # The file is no dictionary: it has keys() and cannot be iterated.
+            check_seal(description, file.keys(), file.get_tensor, required=description["version"] >= FIRST_SEALED)
+            return _read(description, file.get_tensor)
     except (SafetensorError, KeyError, TypeError, ValueError) as problem:
         if isinstance(problem, StateFileError):
             raise

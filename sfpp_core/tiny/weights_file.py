@@ -10,6 +10,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ..sealed_file import check_own_seal
+
 
 def read_weights(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Weights in float32 and the `sfpp` header of a file of this kind.
@@ -22,7 +24,12 @@ def read_weights(path: Path, *, kind: str) -> tuple[dict[str, Tensor], dict[str,
             raise ValueError(
                 f"{path} holds {header.get('kind', 'no sfpp weights')!r}; a file of kind {kind!r} is needed."
             )
-        # The file is no dictionary: it has keys() and cannot be iterated. Copies, because what it gives may be its own
+        # The file is no dictionary: it has keys() and cannot be iterated.
+        try:
+            check_own_seal(header, file.keys(), file.get_tensor)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        # Copies, because what it gives may be its own
         # memory, which nobody should train on.
         weights = {name: file.get_tensor(name).to(torch.float32, copy=True) for name in file.keys()}  # noqa: SIM118
         return weights, header

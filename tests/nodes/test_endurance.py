@@ -86,7 +86,8 @@ def test_a_video_of_twenty_minutes_is_whole_and_memory_does_not_grow_with_it(wor
         """Frames in its file, and the most memory that the server had."""
         graph = Graph()
         model, clip, vae = graph.tiny()
-        latent, _ = graph.video(model, graph.text(clip), seconds=seconds, seed=51)
+        # As small as it may be: 19,209 frames of it are 56 MiB as bytes, and four times that as numbers.
+        latent, _ = graph.video(model, graph.text(clip), seconds=seconds, seed=51, width=32, height=32)
         graph.add("SFPPDecodeToVideo", latent=latent, vae=vae, filename_prefix="long", crf=28)
         most = [0.0]
 
@@ -102,7 +103,7 @@ def test_a_video_of_twenty_minutes_is_whole_and_memory_does_not_grow_with_it(wor
     _, warm = video(60.0)
     frames, most = video(TWENTY_MINUTES)
     assert frames == 19_209, "the first number of whole chunks (12 c - 3 frames) that is 20 minutes or more"
-    assert most - warm < 100, f"{most - warm:.0f} MiB more than for a minute"
+    assert most - warm < 40, f"{most - warm:.0f} MiB more than for a minute"
 
 
 def _frames(path: Path) -> int:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..config import ConfigError, require
-from .shards import Shard, ShardFolder, read_header
+from .shards import Shard, ShardFolder, open_shard, read_header
 
 
 def clip_shards(folder: Path) -> ShardFolder:
@@ -85,7 +84,7 @@ def _read_folder(folder: Path, count: int) -> LatentClips:
     for path in clip_shards(folder).whole(stage="latents"):
         if len(prompts) >= count:
             break
-        with safe_open(path, framework="pt") as shard:
+        with open_shard(path) as shard:
             latents.append(shard.get_tensor("latents"))
         prompts.extend(read_header(path)["prompts"])
     if len(prompts) < count:

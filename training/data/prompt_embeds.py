@@ -16,14 +16,13 @@ from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
 from torch import Tensor
 
 from sfpp_core.tiny.text import PADDING
 
 from ..config import ConfigError, require
 from ..models.open import open_family_text_encoder
-from .shards import Shard, ShardFolder, read_header
+from .shards import Shard, ShardFolder, open_shard, read_header
 
 ENCODERS = ("tiny", "umt5")
 
@@ -128,13 +127,13 @@ class TextsOnDisk:
             for path, header in zip(paths, headers, strict=True)
             for place, tokens in enumerate(header["tokens"])
         ]
-        with safe_open(paths[0], framework="pt") as file:
+        with open_shard(paths[0]) as file:
             self.negative = file.get_tensor("negative")
 
     def embedding(self, index: int) -> Tensor:
         """See PreparedTexts."""
         path, first, tokens = self._places[index]
-        with safe_open(path, framework="pt") as file:
+        with open_shard(path) as file:
             return file.get_slice("embeddings")[first : first + tokens]
 
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sfpp_core.files import replacing
+from sfpp_core.sealed_file import CHECKSUM, FORMAT_VERSION, VERSION, check_own_seal, checksum
 
 from ..config import ConfigError
 from ..engine.checks import require_numbers
@@ -93,8 +95,9 @@ class ShardFolder:
             require_numbers(f"{self.path(index).name} was not written: its {name}", tensor)
         with replacing(self.path(index)) as temporary:
             tensors = {name: tensor.contiguous() for name, tensor in shard.tensors.items()}
-            header = {name: json.dumps(value) for name, value in {**shard.header, TOTAL: total}.items()}
-            save_file(tensors, str(temporary), metadata=header)
+            header = {**shard.header, TOTAL: total, VERSION: FORMAT_VERSION}
+            header[CHECKSUM] = checksum(header, tensors)
+            save_file(tensors, str(temporary), metadata={name: json.dumps(value) for name, value in header.items()})
 
     def make(
         self,
@@ -126,7 +129,34 @@ class ShardFolder:
 def read_header(path: Path) -> dict[str, Any]:
     """Return what a shard says of itself."""
     with safe_open(path, framework="pt") as file:
-        return {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
+        return _header(file)
+
+
+@contextmanager
+def open_shard(path: Path) -> Iterator[Any]:
+    """Open a shard's tensors, as safetensors does; the first time that a process does so its checksum is checked.
+
+    Raises:
+        ConfigError: the shard was changed or damaged after it was written.
+    """
+    with safe_open(path, framework="pt") as file:
+        if path not in _CHECKED:
+            try:
+                check_own_seal(_header(file), file.keys(), file.get_tensor)
+            except ValueError as error:
+                raise ConfigError(
+                    f"{path}: {error}; make it again: remove it and run the stage that made it."
+                ) from error
+            _CHECKED.add(path)
+        yield file
+
+
+_CHECKED: set[Path] = set()
+"""Shards whose checksum fitted when this process first opened them."""
+
+
+def _header(file: Any) -> dict[str, Any]:
+    return {name: json.loads(value) for name, value in (file.metadata() or {}).items()}
 
 
 def _some_of(names: Sequence[str]) -> str:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from ..config import ConfigError, require
-from .shards import Shard, ShardFolder, read_header
+from .shards import Shard, ShardFolder, open_shard, read_header
 
 ALIKE = ("sigmas", "teacher", "usual_guidance", "seed")
 """Entries of the header in which all shards of a folder agree."""
@@ -53,7 +52,7 @@ class OdeTrajectories:
         self._places = [
             (path, row) for path, header in zip(paths, headers, strict=True) for row in range(len(header["prompts"]))
         ]
-        with safe_open(paths[0], framework="pt") as file:
+        with open_shard(paths[0]) as file:
             self.shape: tuple[int, ...] = tuple(file.get_slice("states").get_shape()[2:])
 
     def __len__(self) -> int:
@@ -62,13 +61,13 @@ class OdeTrajectories:
     def states(self, index: int) -> Tensor:
         """A trajectory at each of `sigmas`, [S, C, T, H, W], float32."""
         path, row = self._places[index]
-        with safe_open(path, framework="pt") as file:
+        with open_shard(path) as file:
             return file.get_slice("states")[row].float()
 
     def clip(self, index: int) -> Tensor:
         """Return where a trajectory ends, [C, T, H, W], float32."""
         path, row = self._places[index]
-        with safe_open(path, framework="pt") as file:
+        with open_shard(path) as file:
             return file.get_slice("states")[row, -1].float()
 
     def prompt(self, index: int, wording: int) -> str:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import errno
 import math
-import re
 from collections import deque
 from statistics import median_low
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+
+from sfpp_core.sealed_file import system_error
 
 
 class NonFiniteError(RuntimeError):
@@ -31,16 +32,11 @@ def require_numbers(name: str, made: Tensor) -> None:
 
 NUMBERS = (errno.ENOSPC, errno.EDQUOT)
 """The system's: no space on the device, and a quota that is used up."""
-_TOLD = re.compile(r"\(os error (\d+)\)")
 
 
 def means_full_disk(error: OSError | SafetensorError) -> bool:
     """Return whether an error says that a disk, or what of it may be used, is full."""
-    if isinstance(error, OSError):
-        return error.errno in NUMBERS
-    # It holds the system's error as text only.
-    told = _TOLD.search(str(error))
-    return told is not None and int(told[1]) in NUMBERS
+    return (error.errno if isinstance(error, OSError) else system_error(error)) in NUMBERS
 
 
 HISTORY = 500

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sfpp_core.files import replacing
+from sfpp_core.checkpoint.checkpoint import HEADER_KEY
 from sfpp_core.rollout.config import RolloutConfig
+from sfpp_core.sealed_file import FORMAT_VERSION, write_sealed
 from sfpp_core.wan.transformer import WanTransformer
 
 from ..config import TrainConfig, as_plain
@@ -51,9 +50,7 @@ def write_weights(
     if not DistContext.current().is_main:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as temporary:
-        # One key: safetensors writes several in a random order, and a run would not know its inputs again.
-        save_file(stored, str(temporary), metadata={"sfpp": json.dumps(header, sort_keys=True)})
+    write_sealed(path, stored, HEADER_KEY, {**header, "version": FORMAT_VERSION})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import random
+import shutil
+import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +22,9 @@ from torch import Tensor
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.rollout import Rollout
 from sfpp_core.rollout.state import HEADER, RolloutState, StateFileError, load_state, save_state
+from sfpp_core.sealed_file import CHECKSUM, write_sealed
 from tests.helpers.models import LATENT_HEIGHT, LATENT_WIDTH, TINY, random_text, random_transformer
+from tests.helpers.processes import exit_codes, start
 
 ALIGNMENT = 64
 """Bytes: where PyTorch's memory for tensors begins, on a CPU."""
@@ -52,13 +59,19 @@ def test_a_video_lies_in_memory_as_one_that_was_made_there(chunks: int, tmp_path
         assert tensor.data_ptr() % ALIGNMENT == 0
 
 
+def described(path: Path) -> dict[str, Any]:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()[HEADER])
+
+
 def refusal(saved: Path, folder: Path, description: dict[str, Any] | str, tensors: dict[str, Tensor]) -> str:
-    """The sentence for the saved file with these entries and tensors in the place of its own."""
-    with safe_open(saved, "pt") as file:
-        known = json.loads(file.metadata()[HEADER])
-    text = description if isinstance(description, str) else json.dumps(known | description)
+    """The sentence for the saved file with these entries and tensors in place of its own, and the right checksum."""
     path = folder / "changed.safetensors"
-    save_file({name: tensor.clone() for name, tensor in (load_file(saved) | tensors).items()}, path, {HEADER: text})
+    content = {name: tensor.clone() for name, tensor in (load_file(saved) | tensors).items()}
+    if isinstance(description, str):
+        save_file(content, path, {HEADER: description})
+    else:
+        write_sealed(path, content, HEADER, described(saved) | description)
     with pytest.raises(StateFileError, match=r"changed\.safetensors is a damaged state") as caught:
         load_state(path)
     return str(caught.value)
@@ -143,9 +156,8 @@ def test_a_video_whose_form_is_another_than_its_caches(saved: Path, saved_in_int
 
 
 def test_a_video_of_before_there_were_forms_is_as_computed(saved: Path, tmp_path: Path) -> None:
-    with safe_open(saved, "pt") as file:
-        description = json.loads(file.metadata()[HEADER])
-    del description["cache_form"]
+    description = described(saved) | {"version": 1}
+    del description["cache_form"], description[CHECKSUM]
     save_file(load_file(saved), tmp_path / "old.safetensors", {HEADER: json.dumps(description)})
     assert load_state(tmp_path / "old.safetensors").cache_form == "computed"
 
@@ -173,3 +185,84 @@ def test_a_pickle_is_refused_and_never_run(tmp_path: Path, write: Callable[[obje
     assert not touched.exists()
     pickle.loads(pickle.dumps(Marker(touched)))
     assert touched.exists(), "the file would have done nothing, so this test shows nothing"
+
+
+def test_no_flipped_bit_is_another_video(saved: Path, tmp_path: Path) -> None:
+    """Anywhere in the file: the header with its description, the video, the prompt, the cache."""
+    whole, expected = saved.read_bytes(), load_state(saved)
+    header_bytes = 8 + int.from_bytes(whole[:8], "little")
+    draw = random.Random(20)
+    places = [draw.randrange(header_bytes) for _ in range(200)]
+    places += [draw.randrange(header_bytes, len(whole)) for _ in range(100)]
+    path = tmp_path / "flipped.safetensors"
+    refused = 0
+    for place in places:
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :])
+        try:
+            state = load_state(path)
+        except StateFileError:
+            refused += 1
+            continue
+        # Blanks that pad the header may be flipped, and say nothing.
+        assert torch.equal(state.latents, expected.latents) and state.config == expected.config
+        assert (state.seed, state.model_id, state.num_given) == (expected.seed, expected.model_id, expected.num_given)
+    assert refused > 280
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_states_of_earlier_versions_have_no_checksum_and_load(saved: Path, tmp_path: Path, version: int) -> None:
+    path = tmp_path / "earlier.safetensors"
+    entries = {name: value for name, value in described(saved).items() if name != CHECKSUM} | {"version": version}
+    save_file(load_file(saved), path, {HEADER: json.dumps(entries)})
+    assert torch.equal(load_state(path).latents, load_state(saved).latents)
+
+
+def test_a_state_of_this_version_without_its_checksum_is_refused(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "without.safetensors"
+    entries = {name: value for name, value in described(saved).items() if name != CHECKSUM}
+    save_file(load_file(saved), path, {HEADER: json.dumps(entries)})
+    with pytest.raises(StateFileError, match="its checksum is missing"):
+        load_state(path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"chunk": 65},
+        {"window": 1025},
+        {"window": True},
+        {"sink": 3.0},
+        {"steps": "1000"},
+        {"steps": [1000.0, True]},
+        {"steps": [1000.0 - 0.1 * number for number in range(1001)]},
+        {"shift": "5"},
+        {"shift": 1e300},
+        {"context_noise": None},
+        {"independent_first": 1},
+        {"first_chunk_steps": {"1000": 1}},
+    ],
+    ids=lambda config: "".join(config),
+)
+def test_settings_that_no_model_has_are_refused(saved: Path, tmp_path: Path, config: dict[str, Any]) -> None:
+    (name,) = config
+    assert f"({name} is" in refusal(saved, tmp_path, {"config": described(saved)["config"] | config}, {})
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="another user can be had by root alone")
+def test_a_file_that_may_not_be_read_is_not_called_missing(saved: Path) -> None:
+    folder = Path(tempfile.mkdtemp(dir="/tmp"))
+    try:
+        path = folder / "secret.safetensors"
+        path.write_bytes(saved.read_bytes())
+        folder.chmod(0o755)
+        path.chmod(0o600)
+        assert exit_codes([start(load_as_nobody, path)]) == [0]
+    finally:
+        shutil.rmtree(folder)
+
+
+def load_as_nobody(path: Path) -> None:
+    """What another user's process sees."""
+    os.setuid(65534)
+    with pytest.raises(PermissionError, match=r"secret\.safetensors may not be read by this program"):
+        load_state(path)
