@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -127,8 +127,8 @@ class ShardFolder:
 
 
 def read_header(path: Path) -> dict[str, Any]:
-    """Return what a shard says of itself."""
-    with safe_open(path, framework="pt") as file:
+    """Return what a shard says of itself. Raises ConfigError if it is damaged."""
+    with _opened(path) as file:
         return _header(file)
 
 
@@ -139,20 +139,28 @@ def open_shard(path: Path) -> Iterator[Any]:
     Raises:
         ConfigError: the shard was changed or damaged after it was written.
     """
-    with safe_open(path, framework="pt") as file:
+    with _opened(path) as file:
         if path not in _CHECKED:
-            try:
-                check_own_seal(_header(file), file.keys(), file.get_tensor)
-            except ValueError as error:
-                raise ConfigError(
-                    f"{path}: {error}; make it again: remove it and run the stage that made it."
-                ) from error
+            check_own_seal(_header(file), file.keys(), file.get_tensor)
             _CHECKED.add(path)
         yield file
 
 
 _CHECKED: set[Path] = set()
 """Shards whose checksum fitted when this process first opened them."""
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, ValueError, KeyError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(
+            f"{path} cannot be used ({error}); remove it, and finish the folder with the command that made it."
+        ) from error
 
 
 def _header(file: Any) -> dict[str, Any]:
