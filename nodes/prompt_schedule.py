@@ -92,7 +92,8 @@ class SFPPPromptSchedule(io.ComfyNode):
             encoded = clip.encode_from_tokens_scheduled(clip.tokenize(prompt.prompt))
             schedule += scheduled(encoded, seconds=prompt.seconds, crossfade=crossfade, recache=recache)
         report = Report()
-        report.add("\n".join(f"{spoken_time(prompt.seconds)} {prompt.prompt}" for prompt in prompts))
+        number = "1 prompt" if len(prompts) == 1 else f"{len(prompts)} prompts"
+        report.add("\n".join([f"{number}:", *(f"{spoken_time(prompt.seconds)} {prompt.prompt}" for prompt in prompts)]))
         return io.NodeOutput(schedule, ui=report.ui())
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from comfy_api.latest import io
 
-from ..sfpp_core.rollout.config import video_length
+from ..sfpp_core.rollout.config import VideoLength, video_length
 from ..sfpp_core.rollout.flow import MAX_SEED
 from ..sfpp_core.rollout.memory import CacheStorage
-from ..sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
+from ..sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt, spoken_time
 from ..sfpp_core.rollout.state import RolloutState
 from ..sfpp_core.wan.config import WAN21
 from .comfy.conditioning import schedule_of
@@ -159,6 +159,7 @@ class SFPPSampler(io.ComfyNode):
             state = state.with_given(to_model_space(model, start_latents(start, latent_size)), text)
         length = video_length(seconds, config, made=state.num_frames)
         report.add(str(length))
+        report.add_all(_prompts_after_the_end(schedule, state, length))
         report.add_all(what_does_not_act(model, positive, start))
         options = RunOptions(
             offloaded=storage.offloaded,
@@ -168,6 +169,19 @@ class SFPPSampler(io.ComfyNode):
         )
         state, latent = sample_chunks(model, state, schedule, length.num_chunks, options, report)
         return io.NodeOutput(latent, state, ui=report.ui())
+
+
+def _prompts_after_the_end(schedule: PromptSchedule, state: RolloutState, length: VideoLength) -> list[str]:
+    """Say which prompts of a schedule the video never comes to."""
+    num_frames = state.config.frames_after(length.num_chunks, made=state.num_frames)
+    late = schedule.too_late_for(num_frames, chunk=state.config.chunk)
+    if not late:
+        return []
+    times, end = ", ".join(map(spoken_time, late)), spoken_time(round(WAN21.seconds(num_frames), 1))
+    return [
+        f"{len(late)} of {len(schedule.prompts)} prompts ({times}) come too late for this video, which ends at {end}. "
+        "Give it more seconds, or the prompts earlier times."
+    ]
 
 
 def _latent_size(height: int, width: int) -> tuple[int, int]:
@@ -261,6 +275,7 @@ class SFPPExtend(io.ComfyNode):
         length = video_length(seconds, state.config, made=state.num_frames)
         report = Report()
         report.add(str(length))
+        report.add_all(_prompts_after_the_end(schedule, state, length))
         report.add_all(what_does_not_act(model, positive))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
         options = RunOptions(

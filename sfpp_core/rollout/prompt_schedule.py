@@ -18,8 +18,16 @@ from .state import RolloutState
 
 TIME = re.compile(r"(?:(?:(\d+):)?(\d+):(\d{2}(?:\.\d+)?)|(\d+(?:\.\d+)?)\s?s)(?=\s|$)")
 """1:02:03, 2:03, 0:07.5, or seconds with their unit: 90s, 7.5 s."""
-LIKE_A_TIME = re.compile(r"\W*\d+\s*:\s*\d|[^\w\s]+\d+(?:\.\d+)?\s?s\b|\d+(?:\.\d+)?\s?s[^\w\s]")
-"""How a line begins whose time was mistyped, such as [0:20], 0:20, or 20s: and a prompt."""
+NUMBER_FIRST = re.compile(r"[\W_]*(?:\u7b2c\s*)?(?P<number>\d[^\w\s]*(?:\d[^\w\s]*)*)(?P<glued>[^\W\d_]*)")
+"""A line that begins with a number, in any script, and the letters right behind it; U+7B2C makes a Chinese ordinal."""
+NUMERAL_FIRST = re.compile(
+    r"[\W_]*\u7b2c?[\u3007\u96f6\u4e00\u4e8c\u4e09\u56db\u4e94\u516d\u4e03\u516b\u4e5d\u5341\u767e\u4e24]+\s*"
+    r"(?:\u79d2|\u5206|\u5c0f?[\u65f6\u6642])"
+)
+"""The same in Chinese numerals, with the sign for second, minute or hour behind them."""
+UNITS = frozenset(
+    "s sec secs second seconds m min mins minute minutes h hr hrs hour hours ms f fr frame frames".split()
+)
 LATEST_SECONDS = 86400.0
 """A day of video."""
 
@@ -57,14 +65,28 @@ def parse_timed_lines(text: str) -> list[TimedPrompt]:
                     "all times alike; if it is no time, begin the line with another word."
                 )
             found.append((_seconds(time, line), line[time.end() :].strip()))
-        elif LIKE_A_TIME.match(line):
-            raise ValueError(f"the line {_shortened(line)} begins with no time. Type it as 0:20 or 90s, then a blank.")
+        elif _looks_like_a_time(line):
+            raise ValueError(
+                f"the line {_shortened(line)} begins with a number that is no time. Type a time as 0:20 or 90s and a "
+                "blank (frame 320 of 16 a second is 0:20); if none is meant, begin the line with another word."
+            )
         elif found:
             before = found.pop()
             found.append((before[0], f"{before[1]} {line}".strip()))
         else:
             found.append((0.0, line))
     return _checked(found)
+
+
+def _looks_like_a_time(line: str) -> bool:
+    """Return whether a line without a time begins with a number, other than in a word such as 3D, 8k or 1girl."""
+    if NUMERAL_FIRST.match(line):
+        return True
+    found = NUMBER_FIRST.match(line)
+    if found is None:
+        return False
+    is_word = found["number"].isdecimal() and found["glued"].isascii() and found["glued"].lower() not in UNITS
+    return not (is_word and found["glued"])
 
 
 def _is_in_seconds(time: re.Match[str]) -> bool:
@@ -164,6 +186,14 @@ class PromptSchedule:
                 )
         if len({prompt.text.shape[-1] for prompt in self.prompts}) > 1:
             raise ValueError("the schedule's prompts were encoded by different text encoders; use one for all.")
+
+    def too_late_for(self, num_frames: int, *, chunk: int) -> tuple[float, ...]:
+        """Return the times of prompts that no chunk of a video of so many latent frames follows.
+
+        chunk: latent frames of its last chunk.
+        """
+        middle = (WAN21.seconds(num_frames - chunk) + WAN21.seconds(num_frames)) / 2
+        return tuple(prompt.seconds for prompt in self.prompts if prompt.seconds > middle)
 
     def first_text(self) -> Tensor:
         """Return what a video begins with. Raises ValueError if no prompt begins at 0."""

@@ -31,16 +31,52 @@ def test_times_in_seconds() -> None:
     assert read(text) == [(0.0, "a calm sea"), (2.5, "a wave"), (90.0, "3 gulls cry")]
 
 
-@pytest.mark.parametrize("line", ["16 ships far out", "2 boats: one red", "90shapes", "a sign says 0:20", "3D letters"])
-def test_numbers_in_a_prompt_are_no_times(line: str) -> None:
+@pytest.mark.parametrize(
+    "line",
+    ["a sign says 0:20", "90shapes", "3D letters", "8k, detailed", "(35mm film:1.2)", "1girl", "\u4e00\u53ea\u732b"],
+)
+def test_words_that_hold_a_number_are_no_times(line: str) -> None:
     assert read(f"0:00 a calm sea\n{line}") == [(0.0, f"a calm sea {line}")]
 
 
+def test_a_prompt_may_begin_with_a_number_behind_its_time() -> None:
+    assert read("0:00 16 ships far out\n0:20 2 boats: one red") == [
+        (0.0, "16 ships far out"),
+        (20.0, "2 boats: one red"),
+    ]
+
+
 def test_a_prompt_may_take_several_lines_and_the_first_needs_no_time() -> None:
-    assert read("a calm sea,\n16 ships far out\n0:20\nnight falls") == [
-        (0.0, "a calm sea, 16 ships far out"),
+    assert read("a calm sea,\nsixteen ships far out\n0:20\nnight falls") == [
+        (0.0, "a calm sea, sixteen ships far out"),
         (20.0, "night falls"),
     ]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            "0\uff1a20 b",
+            "20\u79d2 b",
+            "20 \u79d2 b",
+            "\u7b2c20\u79d2 b",
+            "\u4e8c\u5341\u79d2 b",
+            "\uff12\uff10 b",
+            "20\ucd08 b",
+            "20 \u0441\u0435\u043a b",
+        ),
+        *("20 sec b", "20sec: b", "20 seconds b", "20m b", "20f b", "24 b", "24: b", "20, b", "0.20 b", "00-20 b"),
+        *("[0:20] b", "(20 s) b", "- 20 b", "16:9 widescreen", "0:20PM b", "16 ships far out", "2 boats: one red"),
+        *('"24": "b"', '{"0": "a", "24": "b"}', "0:a cat"),
+    ],
+)
+def test_a_line_that_begins_with_a_number_and_is_no_time_is_refused(line: str) -> None:
+    """Else a schedule that was typed another way would be one prompt for the whole video."""
+    with pytest.raises(ValueError, match="begins with a number that is no time. Type a time as 0:20 or 90s"):
+        parse_timed_lines(f"0:00 a\n{line}")
+    with pytest.raises(ValueError, match="begins with a number that is no time"):
+        parse_timed_lines(line)
 
 
 @pytest.mark.parametrize(
@@ -54,15 +90,15 @@ def test_a_prompt_may_take_several_lines_and_the_first_needs_no_time() -> None:
         ("0:20 a\n0:20 b", "two prompts begin at 0:20"),
         ("0:00 a synthesizer,\n80s synthwave", r"'80s synthwave' begins with a time of another form than 0:00"),
         ("0s a\n0:20 b", "Write all times alike"),
-        ("0:00 a\n16:9 widescreen", r"'16:9 widescreen' begins with no time"),
-        ("0:0 a", "begins with no time"),
+        ("0:00 a\n16:9 widescreen", r"'16:9 widescreen' begins with a number that is no time"),
+        ("0:0 a", "begins with a number that is no time"),
         ("0:00 a\n0:30 b\n0:20 c", "0:20 comes after 0:30; sort the lines"),
-        ("0:00, a", "begins with no time"),
-        ("0:00 a\n[0:20] b", r"'\[0:20\] b' begins with no time"),
-        ("0:00 a\n0:20: b", "begins with no time"),
-        ("0:00 a\n(20s) b", "begins with no time"),
-        ("0:00 a\n20s: b", "begins with no time"),
-        ("0:00 a\n0 : 20 b", "begins with no time"),
+        ("0:00, a", "begins with a number that is no time"),
+        ("0:00 a\n[0:20] b", r"'\[0:20\] b' begins with a number that is no time"),
+        ("0:00 a\n0:20: b", "begins with a number that is no time"),
+        ("0:00 a\n(20s) b", "begins with a number that is no time"),
+        ("0:00 a\n20s: b", "begins with a number that is no time"),
+        ("0:00 a\n0 : 20 b", "begins with a number that is no time"),
         ("0:00 a\n99:00:00 b", "more than a day"),
         (f"0s a\n{'9' * 400}s b", "more than a day"),
     ],
