@@ -25,7 +25,7 @@ from ..sfpp_core.tiny.family import weights_path
 from ..sfpp_core.tiny.text import TinyTextEncoder, TinyTokenizer, load_text_encoder
 from .comfy.callables import comfyui_version
 from .comfy.sampling import PRESET_OPTION
-from .widgets import CATEGORY, search_aliases
+from .widgets import CATEGORY, CheckedNode, require_choice, search_aliases
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +53,8 @@ def load_model(
     Raises CheckpointError if the file is no Wan 2.1 text-to-video checkpoint, or one in a format that this ComfyUI
     does not know, ValueError for an unknown option.
     """
-    _require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
-    _require_choice("preset", preset, PRESET_CHOICES)
+    require_choice("weight_dtype", weight_dtype, WEIGHT_DTYPES)
+    require_choice("preset", preset, PRESET_CHOICES)
     checkpoint = _opened(Path(path), prefer_ema=prefer_ema)
     _require_known_formats(Path(path), checkpoint.quantization)
     model = comfy.sd.load_diffusion_model_state_dict(
@@ -106,16 +106,10 @@ def _require_known_formats(path: Path, formats: tuple[str, ...]) -> None:
         )
 
 
-def _require_choice(widget: str, value: str, choices: Any) -> None:
-    # ComfyUI before 0.8 does not check the combos of V3 nodes.
-    if value not in choices:
-        raise ValueError(f"{widget} is {value!r}; choose one of {', '.join(choices)}.")
-
-
 FOLDER = "diffusion_models"
 
 
-class SFPPLoadModel(io.ComfyNode):
+class SFPPLoadModel(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -227,7 +221,7 @@ def load_tiny_vae() -> comfy.sd.VAE:
     return comfy.sd.VAE(sd=load_file(weights_path("vae")))
 
 
-class SFPPLoadTiny(io.ComfyNode):
+class SFPPLoadTiny(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -9,7 +9,7 @@ from comfy_api.latest import io
 from ..sfpp_core.rollout.prompt_schedule import LATEST_SECONDS, parse_timed_lines, spoken_time
 from .comfy.conditioning import scheduled
 from .comfy.report import Report
-from .widgets import CATEGORY, search_aliases
+from .widgets import CATEGORY, CheckedNode, search_aliases
 
 EXAMPLE = (
     "0:00 A red ball glides slowly to the left in the desert.\n0:20 A blue boat bounces slowly up and down at sea."
@@ -46,7 +46,7 @@ def _schedule_output() -> io.Output:
     )
 
 
-class SFPPPromptSchedule(io.ComfyNode):
+class SFPPPromptSchedule(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -72,15 +72,11 @@ class SFPPPromptSchedule(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, lines: str | None = None) -> bool | str:
-        """Refuse a schedule that cannot be read before anything is loaded; one that is wired in is read later."""
-        if lines is None:
-            return True
-        try:
+    def check(cls, *, lines: str | None = None, **inputs: Any) -> None:
+        """Refuse a schedule that cannot be read, or that begins late; one that is wired in is read later."""
+        del inputs
+        if lines is not None:
             parse_timed_lines(lines)
-        except ValueError as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(cls, clip: Any, lines: str, crossfade: float, recache: bool) -> io.NodeOutput:
@@ -97,7 +93,7 @@ class SFPPPromptSchedule(io.ComfyNode):
         return io.NodeOutput(schedule, ui=report.ui())
 
 
-class SFPPPromptAt(io.ComfyNode):
+class SFPPPromptAt(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -25,9 +25,13 @@ from .comfy.wired import wan_config
 from .widgets import (
     CATEGORY,
     MAX_SIDE,
+    CheckedNode,
     VideoState,
     deliver_on_interrupt_input,
+    is_preset,
     live_vae_input,
+    parse_steps,
+    require_choice,
     rollout_inputs,
     rollout_settings,
     search_aliases,
@@ -37,7 +41,7 @@ from .widgets import (
 NEAR_TRAINING = "Stay near what the model was trained at: 832x480 for Wan 2.1 1.3B, 64x64 for the built-in model."
 
 
-class SFPPSampler(io.ComfyNode):
+class SFPPSampler(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -109,17 +113,14 @@ class SFPPSampler(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, width: int | str | None = None, height: int | str | None = None) -> bool | str:
-        """Refuse impossible sizes before anything is loaded; ComfyUI leaves the limits of what is named here to us.
-
-        A side that is missing or no number is refused by ComfyUI, and one that is wired in is only known later.
-        """
-        known = [side if isinstance(side, int) else WAN21.size_multiple for side in (height, width)]
-        try:
-            _latent_size(*known)
-        except ValueError as error:
-            return str(error)
-        return True
+    def check(
+        cls, *, width: int | str | None = None, height: int | str | None = None, steps: str | None = None, **inputs: Any
+    ) -> None:
+        """Refuse impossible sizes and lists of steps; what is wired in is only known later."""
+        del inputs
+        _latent_size(*(side if isinstance(side, int) else WAN21.size_multiple for side in (height, width)))
+        if steps is not None and not is_preset(steps):
+            parse_steps(steps)
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: Any) -> int:
@@ -147,6 +148,7 @@ class SFPPSampler(io.ComfyNode):
         schedule = schedule_of(positive, wan_config(model).text_dim)
         text = schedule.first_text()
         latent_size = _latent_size(height, width)
+        require_choice("cache_storage", cache_storage, CACHE_STORAGES)
         storage = CACHE_STORAGES[cache_storage]
         state = RolloutState(
             config=config,
@@ -194,7 +196,7 @@ def _latent_size(height: int, width: int) -> tuple[int, int]:
     return WAN21.latent_size(height, width)
 
 
-class SFPPExtend(io.ComfyNode):
+class SFPPExtend(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -277,6 +279,7 @@ class SFPPExtend(io.ComfyNode):
         report.add(str(length))
         report.add_all(_prompts_after_the_end(schedule, state, length))
         report.add_all(what_does_not_act(model, positive))
+        require_choice("cache_storage", cache_storage, (AS_BEFORE, *CACHE_STORAGES))
         storage = CACHE_STORAGES.get(cache_storage, CacheStorage(form=state.cache_form))
         options = RunOptions(
             offloaded=storage.offloaded,

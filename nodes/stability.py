@@ -26,7 +26,7 @@ from ..sfpp_core.video.span import MAX_RATE, VideoSpan
 from .comfy.progress import InterruptibleBar, say
 from .comfy.report import Report
 from .comfy.video import footage_of
-from .widgets import CATEGORY, VideoReport, search_aliases
+from .widgets import CATEGORY, CheckedNode, VideoReport, search_aliases
 
 if TYPE_CHECKING:
     from ..sfpp_core.stability.measure import FrameSeries
@@ -140,7 +140,7 @@ def _advanced(widget: io.Input) -> io.Input:
     return widget
 
 
-class SFPPVisualStability(io.ComfyNode):
+class SFPPVisualStability(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -218,15 +218,11 @@ class SFPPVisualStability(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, judge: str | None) -> bool | str:
-        """A judge that cannot work here, for want of a key say, is refused before an hour of sampling."""
-        if judge is None:
-            return True
-        try:
+    def check(cls, *, judge: str | None = None, **inputs: Any) -> None:
+        """Refuse a judge that cannot work here, for want of a key say, before an hour of sampling."""
+        del inputs
+        if judge is not None:
             choose_judge(judge)
-        except (ValueError, RuntimeError) as error:
-            return str(error)
-        return True
 
     @classmethod
     def execute(
@@ -240,7 +236,7 @@ class SFPPVisualStability(io.ComfyNode):
         return io.NodeOutput(stability.score, stability.explanation, ratings, ui=shown)
 
 
-class SFPPStabilityReport(io.ComfyNode):
+class SFPPStabilityReport(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from comfy_api.latest import io, ui
 
 from ..sfpp_core.rollout.state import RolloutState, load_state, save_state
-from .comfy.files import STATE_SUFFIX, new_output_file, prefix_problem, saved_states
+from .comfy.files import STATE_SUFFIX, check_prefix, new_output_file, saved_states
 from .comfy.report import Report
-from .widgets import CATEGORY, VideoState, search_aliases
+from .widgets import CATEGORY, CheckedNode, VideoState, search_aliases
 
 
-class SFPPSaveState(io.ComfyNode):
+class SFPPSaveState(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -33,9 +35,11 @@ class SFPPSaveState(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+    def check(cls, *, filename_prefix: str | None = None, **inputs: Any) -> None:
         """Refuse a name that no file can have before the video is made; one that is wired in is only known later."""
-        return True if filename_prefix is None else prefix_problem(filename_prefix) or True
+        del inputs
+        if filename_prefix is not None:
+            check_prefix(filename_prefix)
 
     @classmethod
     def execute(cls, state: RolloutState, filename_prefix: str) -> io.NodeOutput:
@@ -49,7 +53,7 @@ class SFPPSaveState(io.ComfyNode):
         return io.NodeOutput(ui={"text": (name,), "states": [saved]} | report.ui("said"))
 
 
-class SFPPLoadState(io.ComfyNode):
+class SFPPLoadState(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -71,7 +75,7 @@ class SFPPLoadState(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, state_file: str | None = None) -> bool | str:
-        """Check here, at queue time: ComfyUI before 0.8 does not, and its list may be older than the files."""
+        """Check against the files: the list in the schema may be older."""
         if state_file is None or state_file in saved_states():
             return True
         return f"{state_file!r} is not among the saved states in the input and output folders."

@@ -12,20 +12,20 @@ from comfy_api.latest import InputImpl, io, ui
 from ..sfpp_core.video.codecs import CODECS, DEFAULT_CRF, H264, MAX_CRF
 from ..sfpp_core.video.writer import VideoWriter, exact_rate, save_thumbnail
 from ..sfpp_core.wan.config import FRAMES_PER_SECOND, WAN21
-from .comfy.files import new_output_file, prefix_problem, workflow_metadata
+from .comfy.files import check_prefix, new_output_file, workflow_metadata
 from .comfy.live_video import LIVE_SETTINGS, reuse_live_video
 from .comfy.model import Latent, video_latents
 from .comfy.progress import InterruptibleBar
 from .comfy.report import Report
 from .comfy.vae import Video, decode_video, encode_pictures
 from .comfy.video import Audio, ContinuedVideo, behind, video_sound
-from .widgets import CATEGORY, SourceVideo, search_aliases, side_input
+from .widgets import CATEGORY, CheckedNode, SourceVideo, require_choice, search_aliases, side_input
 
 AS_MADE = 0.0
 MAX_FPS = 240.0
 
 
-class SFPPDecodeToVideo(io.ComfyNode):
+class SFPPDecodeToVideo(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -104,9 +104,11 @@ class SFPPDecodeToVideo(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, filename_prefix: str | None = None) -> bool | str:
+    def check(cls, *, filename_prefix: str | None = None, **inputs: Any) -> None:
         """Refuse a name that no file can have before the video is made; one that is wired in is only known later."""
-        return True if filename_prefix is None else prefix_problem(filename_prefix) or True
+        del inputs
+        if filename_prefix is not None:
+            check_prefix(filename_prefix)
 
     @classmethod
     def execute(
@@ -121,6 +123,7 @@ class SFPPDecodeToVideo(io.ComfyNode):
         audio: Audio | None = None,
         before: ContinuedVideo | None = None,
     ) -> io.NodeOutput:
+        require_choice("codec", codec, CODECS)
         samples = video_latents(latent, "latent")
         height, width = (side * WAN21.spatial_stride for side in samples.shape[-2:])
         if before is not None and (before.height, before.width) != (height, width):
@@ -162,7 +165,7 @@ class SFPPDecodeToVideo(io.ComfyNode):
 FITTED = "The source video is scaled to cover it and cut evenly. 0: its own size."
 
 
-class SFPPContinueVideo(io.ComfyNode):
+class SFPPContinueVideo(CheckedNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(

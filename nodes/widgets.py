@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
+import reprlib
+from collections.abc import Collection
 from dataclasses import replace
+from typing import Any
 
 from comfy_api.latest import io
 
@@ -105,10 +109,15 @@ def rollout_settings(
     """The preset with what the widgets override. Raises ValueError naming the widget if the settings cannot work."""
     numbers = {"chunk": chunk, "window": window, "sink": sink, "shift": shift, "context_noise": context_noise}
     changes = {name: value for name, value in numbers.items() if value != AS_PRESET}
-    if steps.strip().lower() != PRESET_WORD:
+    if not is_preset(steps):
         # What is typed holds for every chunk, also where the preset gives the first one steps of its own.
         changes |= {"steps": parse_steps(steps), "first_chunk_steps": ()}
     return replace(preset, **changes)
+
+
+def is_preset(steps: str) -> bool:
+    """Return whether the list of steps is left to the MODEL's preset."""
+    return steps.strip().lower() == PRESET_WORD
 
 
 def parse_steps(text: str) -> tuple[float, ...]:
@@ -139,6 +148,59 @@ def side_input(name: str, tooltip: str, *, default: int, least: int = WAN21.size
         tooltip=f"{name.capitalize()} of the video in pixels, a multiple of {WAN21.size_multiple}. {tooltip}",
     )
 
+
+class CheckedNode(io.ComfyNode):
+    """A node all of whose inputs are checked at queue time, before anything is loaded or sampled.
+
+    ComfyUI before 0.8 does not look whether a choice is in its list. No version sees that a number is not finite, or
+    that a constant stands where a link belongs, and all leave their own checks out where a node has some.
+    """
+
+    @classmethod
+    def validate_inputs(cls, **inputs: Any) -> bool:
+        """Raise ValueError, in a sentence, for what cannot work.
+
+        Raised and not returned: ComfyUI repeats what is returned once for every input. What is wired in is None here,
+        and a value of a wrong type ComfyUI has refused.
+        """
+        declared = {each.id: each for each in cls.define_schema().inputs}
+        known = [(declared[name], value) for name, value in inputs.items() if name in declared and value is not None]
+        for each, value in known:
+            if not isinstance(each, io.WidgetInput):
+                raise ValueError(
+                    f"{each.id} is {reprlib.repr(value)}, but it has no widget: wire it from a node that makes "
+                    f"{each.io_type}."
+                )
+            if isinstance(each, io.Combo.Input):
+                require_choice(each.id, value, [getattr(option, "value", option) for option in each.options or ()])
+        # Before the plain limits, because it knows what to type instead.
+        cls.check(**inputs)
+        for each, value in known:
+            if isinstance(each, (io.Int.Input, io.Float.Input)) and isinstance(value, (int, float)):
+                _require_within(each, value)
+        return True
+
+    @classmethod
+    def check(cls, **inputs: Any) -> None:
+        """Raise ValueError for what this node cannot work with, of the inputs that are not wired."""
+
+
+def _require_within(declared: io.Int.Input | io.Float.Input, value: float) -> None:
+    least = -math.inf if declared.min is None else declared.min
+    most = math.inf if declared.max is None else declared.max
+    if not math.isfinite(value) or not least <= value <= most:
+        raise ValueError(f"{declared.id} is {value:g}; it must lie between {least:g} and {most:g}.")
+
+
+def require_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise ValueError unless a widget's value is one of its choices."""
+    if value not in choices:
+        shown = ", ".join(map(str, choices)) if len(choices) <= MOST_SHOWN else f"the {len(choices)} in its list"
+        raise ValueError(f"{name} is {reprlib.repr(value)}; it must be one of {shown or 'a list that is empty here'}.")
+
+
+MOST_SHOWN = 20
+"""Choices that a sentence names."""
 
 CATEGORY = "SelfForcing++"
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import reprlib
 import time
 import unicodedata
@@ -28,6 +29,15 @@ NOTED = "is_changed"
 MAX_NAME_BYTES = 200
 """Of a name in a prefix. File systems take 255; number and ending, those of an unfinished file too, are added to it."""
 
+MAX_PATH_BYTES = 3800
+"""Of a whole path. Linux takes 4096, and unfinished files have longer names."""
+
+SPOOL_FOLDER = "sfpp_spool"
+"""In the output folder: finished chunks and videos that grow."""
+
+_WINDOWS = re.compile(r'[<>:"|?*]|[. ]$|^(?:con|prn|aux|nul|com\d|lpt\d)(?:\.|$)', re.IGNORECASE)
+"""In a name: what no file on Windows may be called, so that a workflow that is shared works there too."""
+
 DATES = {"year": "%Y", "month": "%m", "day": "%d", "hour": "%H", "minute": "%M", "second": "%S"}
 """ComfyUI's placeholders in a prefix, between per cent signs, as strftime knows them."""
 
@@ -49,11 +59,10 @@ def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0
 
     Its number is nobody else's until the block ends, though nothing of that name is there yet: several servers may
     share an output folder. The prefix may hold sub-folders and placeholders such as %year%. Raises ValueError as
-    `prefix_problem` says.
+    `check_prefix`.
     """
-    sized = prefix.replace("%width%", str(width)).replace("%height%", str(height))
-    if problem := prefix_problem(sized):
-        raise ValueError(problem)
+    prefix = filled_in(prefix)
+    check_prefix(prefix.replace("%width%", str(width)).replace("%height%", str(height)))
     folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
         prefix, folder_paths.get_output_directory(), width, height
     )
@@ -61,13 +70,34 @@ def new_output_file(prefix: str, suffix: str, *, width: int = 0, height: int = 0
         yield OutputPath(path=path, filename=path.name, subfolder=subfolder)
 
 
-def prefix_problem(prefix: str) -> str | None:
-    """Say why no file of the output folder can be named by this prefix; None if it can.
+def filled_in(prefix: str) -> str:
+    """A prefix with %date:yyyy-MM-dd% and its kin filled in, which ComfyUI's page does for stock nodes alone."""
 
-    Touches no file, so that nodes can ask before anything is sampled: ComfyUI itself would only say so afterwards.
+    def part(letters: re.Match[str]) -> str:
+        digits = time.strftime(_DATE_CODES[letters[0]])
+        return str(int(digits)) if len(letters[0]) == 1 else digits
+
+    return _DATE.sub(lambda found: _DATE_PART.sub(part, found[1]), prefix)
+
+
+_DATE = re.compile(r"%date:([^%]*)%")
+_DATE_CODES = {
+    **{"yyyy": "%Y", "yy": "%y", "MM": "%m", "M": "%m", "dd": "%d", "d": "%d"},
+    **{"hh": "%H", "h": "%H", "mm": "%M", "m": "%M", "ss": "%S", "s": "%S"},
+}
+"""What the page's date formats are made of, as strftime knows them; single letters leave zeros in front out."""
+_DATE_PART = re.compile("|".join(_DATE_CODES))
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ValueError if no file of the output folder can be named by this prefix.
+
+    Writes nothing, so that nodes can ask before anything is sampled: ComfyUI itself would only say so afterwards.
     """
     root = os.path.abspath(folder_paths.get_output_directory())
+    prefix = filled_in(prefix)
     names = Path(os.path.normpath(prefix)).parts
+    folder = os.path.dirname(os.path.join(root, os.path.normpath(_dated(prefix))))
     advice = A_NAME
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in prefix):
         reason = "which holds a character that no file name has"
@@ -77,15 +107,34 @@ def prefix_problem(prefix: str) -> str | None:
         reason = "which names no file"
     elif max(len(os.fsencode(name)) for name in names) > MAX_NAME_BYTES:
         reason = f"which holds a name of more than {MAX_NAME_BYTES} bytes"
-    elif not _may_hold_files(root, os.path.dirname(os.path.join(root, os.path.normpath(_dated(prefix))))):
+    elif any(_WINDOWS.search(name) for name in names):
+        reason = "which holds a name that Windows has no files of"
+        advice = f'Leave out < > : " | ? *, dots and blanks at an end, and names such as CON. {A_NAME}'
+    elif len(os.fsencode(folder)) + MAX_NAME_BYTES > MAX_PATH_BYTES:
+        reason = f"which is too deep: a path has {MAX_PATH_BYTES} bytes at most"
+    elif len(names) > 1 and names[0].lower() == SPOOL_FOLDER:
+        reason = "the folder of kept chunks, which is cleaned"
+    elif (obstacle := _nearest(folder)) and not os.path.isdir(obstacle):
+        reason = f"but {os.path.relpath(obstacle, root)} is a file"
+    elif not os.access(obstacle, os.W_OK | os.X_OK):
+        reason = f"but nothing may be written to {obstacle}"
+        advice = "Change that folder's permissions, or type the name of another one."
+    elif not _may_hold_files(root, folder):
         reason = "and a link leads from there out of the output folder, where this ComfyUI saves nothing"
         advice = (
             "Type the name of a folder that is no such link, or start ComfyUI with --output-directory and the folder "
             "that the link leads to."
         )
     else:
-        return None
-    return f"filename_prefix is {reprlib.repr(prefix)}, {reason}. {advice}"
+        return
+    raise ValueError(f"filename_prefix is {reprlib.repr(prefix)}, {reason}. {advice}")
+
+
+def _nearest(folder: str) -> str:
+    """Return the folder, or whatever is there of the way to it."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def saved_states() -> dict[str, Path]:

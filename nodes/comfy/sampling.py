@@ -26,6 +26,7 @@ from ...sfpp_core.rollout.prompt_schedule import PromptSchedule
 from ...sfpp_core.rollout.rollout import Rollout
 from ...sfpp_core.rollout.state import RolloutState
 from ...sfpp_core.tiny.family import weights_path
+from .files import SPOOL_FOLDER
 from .fingerprint import Environment, environment_of
 from .live_video import PREVIEWS_PER_SECOND, LiveVideo
 from .memory import PinnedMemory, answering_out_of_memory, memory_estimate, require_memory
@@ -53,8 +54,6 @@ def _count_unfinished_delivery() -> None:
     _unfinished_deliveries += 1
 
 
-FOLDER = "sfpp_spool"
-"""In the output folder."""
 GIGABYTES_VARIABLE, DEFAULT_GIGABYTES = "SFPP_SPOOL_GB", 20.0
 DAYS_VARIABLE, DEFAULT_DAYS = "SFPP_SPOOL_DAYS", 14.0
 """Environment variables: machines differ in their disks, workflows do not."""
@@ -67,7 +66,7 @@ def kept_video(state: RolloutState, environment: Environment) -> Iterator[VideoC
     Where the environment does not tell all, none is kept or found. Raises ValueError for a limit in the environment
     that is no number.
     """
-    root = Path(folder_paths.get_output_directory(), FOLDER)
+    root = Path(folder_paths.get_output_directory(), SPOOL_FOLDER)
     limits = _limit(GIGABYTES_VARIABLE, DEFAULT_GIGABYTES), _limit(DAYS_VARIABLE, DEFAULT_DAYS)
     parts = dict(environment.parts)
     if environment.untold:

@@ -71,6 +71,11 @@ class Studio:
     def __init__(self, comfy: Any) -> None:
         self._comfy = comfy
 
+    @property
+    def server_url(self) -> str:
+        """Address of the server, for what no client of ours would send."""
+        return self._comfy.server.url
+
     def run(
         self, workflow: Workflow | Graph, on_event: Callable[[Event], None] | None = None, **options: Any
     ) -> RunResult:
