@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -19,9 +20,11 @@ import numpy as np
 import torch
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import ColorRange, VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
+
+from ..files import require_readable
+from .display import Display
 
 # Containers find key frames by the time of decoding, which may be earlier than that of showing by some frames.
 SEEK_MARGIN_SECONDS: Final = 1.0
@@ -29,6 +32,52 @@ SEEK_MARGIN_SECONDS: Final = 1.0
 
 class VideoFileError(ValueError):
     """A file that is no readable video; says which, and what is wrong with it."""
+
+
+FORMATS: Final = (
+    *(
+        "mov",
+        "matroska",
+        "avi",
+        "gif",
+        "apng",
+        "mpegts",
+        "mpeg",
+        "mpegvideo",
+        "m4v",
+        "h264",
+        "hevc",
+        "ivf",
+        "flv",
+        "asf",
+    ),
+    *("ogg", "nut", "mxf", "wav", "mp3", "flac", "aac", "webp"),
+)
+"""Containers that are opened. Not among them are playlists and descriptions, which make FFmpeg open other files."""
+
+
+def open_container(path: Path) -> InputContainer:
+    """Open a media file, and only it: no playlist, no other file that it names, nothing from the network.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PermissionError: it may not be read.
+        VideoFileError: it is of no known kind, damaged or cut short.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist; choose a video file.")
+    if not path.is_file():
+        raise VideoFileError(f"{path.name} is no file; choose a video file.")
+    require_readable(path)
+    allowed = {"format_whitelist": ",".join(FORMATS), "protocol_whitelist": "file"}
+    try:
+        # Tags are in any encoding.
+        return av.open(str(path), "r", options=allowed, metadata_errors="replace")
+    except (av.FFmpegError, ValueError, OSError) as error:
+        raise VideoFileError(
+            f"{path.name} is no video that can be read ({type(error).__name__}); it may be cut short, or of "
+            f"another kind than {', '.join(FORMATS[:4])} and the like."
+        ) from error
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,9 +91,10 @@ class Timeline:
 
 
 class VideoReader:
-    """A context manager that gives the frames of a video file's first video stream, in the order they are shown.
+    """A context manager that gives the frames of a video file's first video stream, as a player shows them.
 
-    Rotation tags are not applied. Memory is that of the frames asked for at a time.
+    Turned and mirrored as the file says, in square pixels, HDR in standard range. Memory is that of the frames asked
+    for at a time.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -53,16 +103,22 @@ class VideoReader:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._container = self._open()
+        self._container = open_container(self.path)
         if not self._container.streams.video:
             self._container.close()
-            raise VideoFileError(f"{self.path.name} has no video stream in it; give a file that shows pictures.")
+            raise VideoFileError(f"{self.path.name} has no video stream in it; it is cut short, or no video.")
         self._stream: VideoStream = self._container.streams.video[0]
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the frames in pixels."""
-        return self._stream.height, self._stream.width
+        """Height and width of the pictures in pixels."""
+        return self._display.size
+
+    @cached_property
+    def _display(self) -> Display:
+        for _, frame in self._frames(-math.inf):
+            return Display(frame, self._stream.sample_aspect_ratio)
+        raise VideoFileError(f"{self.path.name} has a video stream without a single frame in it.")
 
     @property
     def fps(self) -> Fraction | None:
@@ -103,17 +159,14 @@ class VideoReader:
         start, end: only pictures that appear in this span, `end` not included.
         min_gap: seconds from one picture to the next at least; those between are left out.
         """
-        due, (height, width), to_rgb = start, self.size, VideoReformatter()
+        due, display = start, self._display
         for time, frame in self._frames(start):
             if time >= end:
                 return
             if time < due:
                 continue
             due = time + min_gap
-            # Naming the range makes PyAV before 17 heed the file's colour matrix too; naming the size holds it, should
-            # the stream change its own on the way.
-            picture = to_rgb.reformat(frame, width, height, format="rgb24", dst_color_range=ColorRange.JPEG)
-            yield time, picture.to_ndarray()
+            yield time, display.show(frame)
 
     def timeline(self) -> Timeline:
         """Read when frames are shown; nothing is decoded: milliseconds for minutes of video."""
@@ -131,16 +184,6 @@ class VideoReader:
             raise self._damaged(num_frames, error) from error
         self._require_whole(end, num_frames)
         return Timeline(start=float(start * base), end=float(end * base), num_frames=num_frames)
-
-    def _open(self) -> InputContainer:
-        try:
-            return av.open(str(self.path), "r")
-        except FileNotFoundError:
-            raise
-        except av.FFmpegError as error:
-            raise VideoFileError(
-                f"{self.path.name} is no video that can be read ({error}); it may be cut short, or of another kind."
-            ) from error
 
     def _frames(self, start: float) -> Iterator[tuple[float, VideoFrame]]:
         """Frames with their times, from a key frame before `start` on, or from the first.

@@ -21,7 +21,7 @@ from av.container import InputContainer
 from torch import Tensor
 
 from .codecs import LAYOUTS, Sound
-from .reader import SEEK_MARGIN_SECONDS, VideoReader
+from .reader import SEEK_MARGIN_SECONDS, VideoReader, open_container
 
 CLOCK_SECONDS: Final = 0.05
 """Containers round the times of sound; what is this far from where it should be was left out on the way."""
@@ -42,8 +42,8 @@ class Recording:
 
 
 def has_sound(path: str | os.PathLike[str]) -> bool:
-    """Return whether a video file has a sound track, decodable or not. Raises av.FFmpegError if it cannot be opened."""
-    with av.open(str(path), "r") as container:
+    """Return whether a video file has a sound track, decodable or not. Raises as `open_container`."""
+    with open_container(Path(path)) as container:
         return bool(container.streams.audio)
 
 
@@ -61,7 +61,7 @@ def read_recording(path: str | os.PathLike[str], start: float, seconds: float) -
     """
     with VideoReader(path) as video:
         origin = video.timeline().start + start
-    with av.open(str(Path(path)), "r") as container:
+    with open_container(Path(path)) as container:
         if not container.streams.audio:
             return None
         return _Decoding(container, container.streams.audio[0], origin, seconds).recording()

@@ -242,7 +242,7 @@ def test_what_is_no_video(studio: Studio):
 @pytest.mark.parametrize(
     "widgets, sentence",
     (
-        ({"judge": "nobody"}, "judge is 'nobody'; there are offline, gemini, openai."),
+        ({"judge": "nobody"}, "judge is 'nobody'; it must be one of offline, gemini, openai."),
         ({"segment_seconds": -1.0}, "segment_seconds"),
         ({"fps": 0.0}, "fps"),
     ),
