@@ -281,6 +281,18 @@ def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
         ("SafetensorError", "Error while serializing: I/O error: File too large (os error 27)", OutputNotWritten),
         ("SafetensorError", 'Os { code: 28, kind: StorageFull, message: "..." }', OutputNotWritten),
         ("OSError", "[WinError 112] There is not enough space on the disk", OutputNotWritten),
+        (
+            "ChunkStoreError",
+            "chunk 3 could not be written to /out: Disk quota exceeded. All 2 before",
+            OutputNotWritten,
+        ),
+        ("ChunkStoreError", "chunk 3 could not be written to /out: Input/output error. All 2 before", OutputNotWritten),
+        ("ChunkStoreError", "/out cannot be made: Read-only file system. Finished chunks", OutputNotWritten),
+        (
+            "ChunkStoreError",
+            "/out cannot be made: Permission denied. Finished chunks are kept there; make space on that disk",
+            OutputNotWritten,
+        ),
         ("OSError", "[Errno 2] No such file or directory: '/models/a [Errno 280]'", NodeFailed),
         ("DownloadError", "HTTP error code: 30", NodeFailed),
         ("RuntimeError", "os error 28 frames from the end", NodeFailed),
