@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -20,8 +22,12 @@ from .errors import CheckpointError, first_few
 INDEX_SUFFIX = ".safetensors.index.json"
 SHARD_NAME = re.compile(r"-\d{5}-of-\d{5}\.safetensors$")
 DOWNLOAD_AGAIN = "Download it again and compare its size with the publisher's page."
-MAX_HEADER_BYTES = 100_000_000
-"""The safetensors format's own limit on its header."""
+MAX_HEADER_BYTES = 25_000_000
+"""Of a safetensors file. The 14B model's has 0.2 MB; the format's own limit, 100 MB, takes gigabytes to be read."""
+MAX_PICKLE_BYTES = 100_000_000
+"""Of the description in a torch file, which is read as a whole."""
+MAX_NAMES = 50_000
+"""Entries of a file. The 14B model has 1,095 weights, a training file with its optimiser a few times as many."""
 
 
 class FileKind(Enum):
@@ -37,6 +43,8 @@ def resolve_sources(path: Path) -> list[Path]:
         raise CheckpointError(path, found="no such file", remedy="Check the name and the folder.")
     if path.is_dir():
         return _resolve_folder(path)
+    if not path.is_file():
+        raise CheckpointError(path, found="no regular file", remedy="Choose a file of weights.")
     if path.name.endswith(INDEX_SUFFIX):
         return _shards(path)
     if SHARD_NAME.search(path.name):
@@ -110,13 +118,24 @@ def _shards(index: Path) -> list[Path]:
 
 def sniff(path: Path) -> FileKind:
     """Tell the container from the first bytes; the file's extension is not trusted."""
-    with path.open("rb") as file:
-        head = file.read(64)
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except PermissionError as error:
+        raise CheckpointError(
+            path, found="a file that this program may not read", remedy="Change its permissions (chmod u+r)."
+        ) from error
     if head.startswith(b"PK\x03\x04"):
         return FileKind.TORCH
     header_bytes = int.from_bytes(head[:8], "little")
-    if len(head) > 8 and head[8:9] == b"{" and header_bytes <= MAX_HEADER_BYTES:
-        return FileKind.SAFETENSORS
+    if len(head) > 8 and head[8:9] == b"{":
+        if header_bytes <= MAX_HEADER_BYTES:
+            return FileKind.SAFETENSORS
+        raise CheckpointError(
+            path,
+            found=f"a safetensors file whose header claims {header_bytes / 1e6:,.0f} MB",
+            remedy=f"A header of weights has {MAX_HEADER_BYTES / 1e6:.0f} MB at most. {DOWNLOAD_AGAIN}",
+        )
     _refuse_container(path, head)
 
 
@@ -172,6 +191,7 @@ def read_archive(path: Path) -> Archive:
 def _read_safetensors(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
+            _require_few(path, len(file.keys()))
             # The tensors outlive the handle: each is a view of the mapping, which they keep alive.
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as error:
@@ -202,6 +222,7 @@ def _promised_bytes(path: Path) -> int | None:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, object], dict[str, str]]:
+    _require_plain_zip(path)
     try:
         # mmap also insists on the zip container, so that torch's older, less guarded readers are never reached.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -224,6 +245,34 @@ def _read_torch(path: Path) -> tuple[dict[str, object], dict[str, str]]:
             remedy="Choose the file with the transformer's weights.",
         )
     return {str(name): value for name, value in content.items()}, {}
+
+
+def _require_few(path: Path, number: int) -> None:
+    if number > MAX_NAMES:
+        raise CheckpointError(
+            path, found=f"a file of {number:,} entries", remedy=f"Weights have {MAX_NAMES:,} at most: use the original."
+        )
+
+
+def _require_plain_zip(path: Path) -> None:
+    """Refuse, before anything of it is read, a torch file that is packed, or that would fill the memory when read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error):
+        return  # torch says what is wrong with it
+    _require_few(path, len(entries))
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise CheckpointError(
+            path, found="a packed zip file", remedy="torch does not pack its files: unpack it, or use the original."
+        )
+    largest = max((entry.file_size for entry in entries if entry.filename.endswith("data.pkl")), default=0)
+    if largest > MAX_PICKLE_BYTES:
+        raise CheckpointError(
+            path,
+            found=f"a torch file whose description takes {largest / 1e6:,.0f} MB",
+            remedy="Use a safetensors version of the weights.",
+        )
 
 
 def refuse_hollow(path: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
+import time
+import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -541,3 +544,52 @@ def test_an_own_header_is_not_believed_to_the_end_of_memory(
 ) -> None:
     path = write(tmp_path / "own.safetensors", weights, own_header(model=asdict(TINY) | sizes))
     assert "a header of another model than the weights" in refusal(path)
+
+
+# Files that would hang, or fill the memory.
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    assert "found no regular file" in refusal(tmp_path / "pipe.safetensors")
+
+
+def test_a_header_that_claims_to_be_huge_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.safetensors"
+    path.write_bytes((99_000_000).to_bytes(8, "little") + b"{" + bytes(100))
+    assert "whose header claims 99 MB" in refusal(path)
+
+
+def test_hundreds_of_thousands_of_names_are_refused_within_seconds(tmp_path: Path) -> None:
+    entries = {f"w{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(150_000)}
+    header = json.dumps(entries, separators=(",", ":")).encode()
+    path = tmp_path / "many.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    before = time.monotonic()
+    assert "150,000 entries" in refusal(path)
+    assert time.monotonic() - before < 20
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_a_torch_file_that_would_fill_the_memory_is_refused(packed: bool, tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as archive:
+        with archive.open("archive/data.pkl", "w", force_zip64=True) as file:
+            for _ in range(120):
+                file.write(bytes(1_000_000))
+    sentence = "a packed zip file" if packed else "whose description takes 120 MB"
+    assert sentence in refusal(path)
+
+
+def test_dictionaries_nested_thousands_deep_are_refused(tmp_path: Path) -> None:
+    """By hand: pickle cannot write it, and the unpickler reads it without recursion."""
+    torch.save({"model": {"weight": torch.zeros(1)}}, tmp_path / "deep.pt")
+    with zipfile.ZipFile(tmp_path / "deep.pt") as archive:
+        content = {entry.filename: archive.read(entry) for entry in archive.infolist()}
+    (name,) = (name for name in content if name.endswith("data.pkl"))
+    deep = b"\x80\x02" + b"}X\x05\x00\x00\x00model" * 20_000 + b"}" + b"s" * 20_000 + b"."
+    with zipfile.ZipFile(tmp_path / "deep.pt", "w") as archive:
+        for entry, data in content.items():
+            archive.writestr(entry, deep if entry == name else data)
+    assert "found a training file with the parts model" in refusal(tmp_path / "deep.pt")
