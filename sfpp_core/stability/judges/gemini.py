@@ -19,7 +19,7 @@ from .remote import (
     Line,
     Patience,
     client_library,
-    first_set,
+    first_key,
     guard_client_logs,
     never,
     retry_after,
@@ -149,7 +149,7 @@ class GeminiJudge:
 
 
 def _key() -> str:
-    key = first_set(GEMINI_KEYS)
+    key = first_key(GEMINI_KEYS)
     if key is None:
         raise JudgeError(
             "the Gemini judge needs an API key: set the environment variable GEMINI_API_KEY (or GOOGLE_API_KEY) before "

@@ -22,6 +22,7 @@ from .remote import (
     Line,
     Patience,
     client_library,
+    first_key,
     first_set,
     guard_client_logs,
     never,
@@ -206,7 +207,7 @@ def _picture_parts(pictures: list[tuple[float, bytes]]) -> list[dict[str, Any]]:
 
 def _check_environment() -> None:
     address = first_set(BASE_URLS)
-    if address is None and first_set((OPENAI_KEY,)) is None:
+    if address is None and first_key((OPENAI_KEY,)) is None:
         raise JudgeError(
             f"the OpenAI-compatible judge needs a server: set the environment variable {BASE_URLS[0]} to its address "
             f"({EXAMPLE_URL}, say), or {OPENAI_KEY} to use OpenAI's own, before starting the program. "
@@ -224,7 +225,7 @@ def _client(patience: Patience) -> OpenAI:
     guard_client_logs()
     _check_environment()
     return openai.OpenAI(
-        api_key=first_set((OPENAI_KEY,)) or NO_KEY,
+        api_key=first_key((OPENAI_KEY,)) or NO_KEY,
         base_url=first_set(BASE_URLS),
         timeout=patience.request_seconds,
         max_retries=0,

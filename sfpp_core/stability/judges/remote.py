@@ -6,13 +6,17 @@ imported when such a judge is chosen.
 
 from __future__ import annotations
 
+import base64
 import email.utils
+import html
 import importlib
+import json
 import logging
 import math
 import os
 import queue
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -20,7 +24,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from types import ModuleType
 from typing import Final, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, quote_plus, unquote
 
 from ..score import JudgeError, Rating
 from .rubric import UnusableAnswer, complaint, parse_answer
@@ -45,25 +49,70 @@ def first_set(names: tuple[str, ...]) -> str | None:
     return next((value for name in names if (value := os.environ.get(name, "").strip())), None)
 
 
+def first_key(names: tuple[str, ...]) -> str | None:
+    """As `first_set`, for a key. Raises JudgeError, which does not show it, if no HTTP header can hold it."""
+    key = first_set(names)
+    if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
+        raise JudgeError(
+            f"the key in {' or '.join(names)} holds a blank, a line break or a character that no key has, so it cannot "
+            "be sent. Copy the key again, without what stands around it."
+        )
+    return key
+
+
 def scrub(text: str) -> str:
-    """`text` with [key] in place of every key in the environment, as it is and as it stands in a URL."""
-    for secret in _secrets():
-        text = text.replace(secret, HIDDEN).replace(quote(secret, safe=""), HIDDEN)
+    """`text` with [key] in place of every key and password in the environment, however it is spelled."""
+    for spelling in sorted({each for secret in _secrets() for each in _spellings(secret)}, key=len, reverse=True):
+        text = text.replace(spelling, HIDDEN)
     return text
 
 
 def guard_client_logs() -> None:
-    """Scrub what the client libraries log, from now on; call it when they are imported. Calling again does nothing."""
-    for name in list(logging.root.manager.loggerDict):
-        if name.split(".")[0] in CLIENT_LOGGERS:
-            logging.getLogger(name).addFilter(_scrub_record)
+    """Scrub what the client libraries log, from now on, by whatever logger. Calling again does nothing."""
+    make = logging.getLogRecordFactory()
+    if not getattr(make, _SCRUBS, False):
+        logging.setLogRecordFactory(_scrubbing(make))
 
 
-def _secrets() -> list[str]:
-    """Longest first, so that a key that contains another goes as a whole."""
-    keys = [os.environ.get(name, "").strip() for name in (*GEMINI_KEYS, OPENAI_KEY)]
-    passwords = [urlsplit(os.environ.get(name, "")).password or "" for name in BASE_URLS]
-    return sorted((text for text in keys + passwords if len(text) >= MIN_SECRET_LENGTH), key=len, reverse=True)
+_SCRUBS: Final = "sfpp_scrubs"
+"""Attribute of a factory of records that does."""
+
+
+def _scrubbing(make: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    def scrubbed(*args: object, **options: object) -> logging.LogRecord:
+        record = make(*args, **options)
+        if record.name.split(".")[0] in CLIENT_LOGGERS:
+            _scrub_record(record)
+        return record
+
+    setattr(scrubbed, _SCRUBS, True)
+    return scrubbed
+
+
+def _secrets() -> set[str]:
+    """Keys, and passwords of servers and proxies."""
+    found = {os.environ.get(name, "").strip() for name in (*GEMINI_KEYS, OPENAI_KEY)}
+    for name, address in os.environ.items():
+        if name.upper().endswith(("_BASE_URL", "_PROXY")) and "@" in address:
+            # Of an address that cannot be taken apart, all that stands before its server.
+            user, _, password = address.rpartition("@")[0].rpartition("//")[2].partition(":")
+            found |= {password, unquote(password), f"{user}:{password}", f"{unquote(user)}:{unquote(password)}"}
+    return {text for text in found if len(text) >= MIN_SECRET_LENGTH}
+
+
+def _spellings(secret: str) -> set[str]:
+    """A secret as it stands in messages: as it is, in URLs, JSON, Python, HTML, and in base64, as in Basic auth."""
+    in_urls = {quote(secret, safe=""), quote(secret), quote_plus(secret), quote(quote(secret, safe=""), safe="")}
+    spelled = {secret, *in_urls, *map(_with_small_hex, in_urls), html.escape(secret), repr(secret)[1:-1]}
+    spelled |= {json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret.encode())[2:-1]}
+    spelled |= {spelling.replace("/", "\\/") for spelling in tuple(spelled)}
+    for encode in (base64.b64encode, base64.urlsafe_b64encode):
+        spelled |= {encode(secret.encode()).decode(), encode(secret.encode()).decode().rstrip("=")}
+    return spelled
+
+
+def _with_small_hex(text: str) -> str:
+    return re.sub(r"%[0-9A-F]{2}", lambda found: found[0].lower(), text)
 
 
 def _scrub_record(record: logging.LogRecord) -> bool:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import logging
 import pickle
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from urllib.parse import quote, quote_plus
 
 import pytest
 
 from sfpp_core.stability.judges.gemini import GeminiJudge
 from sfpp_core.stability.judges.openai_compatible import OpenAICompatibleJudge
-from sfpp_core.stability.judges.remote import HIDDEN, Patience, scrub
+from sfpp_core.stability.judges.remote import HIDDEN, Patience, guard_client_logs, scrub
 from sfpp_core.stability.score import Judge, JudgeError
 from sfpp_core.video.span import VideoSpan
 from tests.helpers.judge_servers import (
@@ -146,3 +150,50 @@ def test_a_password_in_the_address_is_a_key_too(
             judge.rate(video, "")
     assert server.requests[0].headers["authorization"].startswith("Basic ")
     assert MARK not in repr(judge) + str(caught.value) + caplog.text.replace(KEY, "")
+
+
+SECRET = "s3cret/pa+ss&wörd"
+SPELLINGS = {
+    "as it is": SECRET,
+    "in a URL": quote(SECRET, safe=""),
+    "in a URL, by small letters": quote(SECRET, safe="").lower(),
+    "in a path": quote(SECRET),
+    "in a query": quote_plus(SECRET),
+    "in a URL in a URL": quote(quote(SECRET, safe=""), safe=""),
+    "in JSON": json.dumps(SECRET),
+    "in JSON with its own letters": json.dumps(SECRET, ensure_ascii=False),
+    "in JavaScript": json.dumps(SECRET).replace("/", "\\/"),
+    "in Python": repr(SECRET.encode()),
+    "in HTML": html.escape(SECRET),
+    "as Basic authentication": base64.b64encode(f"user:{SECRET}".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS.values(), ids=SPELLINGS.keys())
+@pytest.mark.parametrize("name", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "OPENAI_BASE_URL", "ANY_SERVER_BASE_URL"])
+def test_a_password_is_hidden_however_it_is_spelled(name: str, spelling: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, f"http://user:{quote(SECRET, safe='')}@localhost:1/v1")
+    said = scrub(f"the proxy said: {spelling}, and no more")
+    assert HIDDEN in said and said.endswith(", and no more") and spelling.strip('"') not in said
+
+
+def test_loggers_that_are_made_later_are_scrubbed_too(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    guard_client_logs()
+    with caplog.at_level(logging.DEBUG):
+        logging.getLogger("httpcore.made_just_now").debug("sent %s", KEY)
+        logging.getLogger("anybody").debug("nothing to hide")
+    assert MARK not in caplog.text and f"sent {HIDDEN}" in caplog.text and "nothing to hide" in caplog.text
+
+
+@pytest.mark.parametrize("key", ["two words", "a\nline", "schlüssel-0123456789", "tab\tbed", "“quoted”"])
+def test_a_key_that_cannot_be_sent_is_refused_in_words_and_not_shown(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GOOGLE_API_KEY", raising=False)
+    monkeypatch.setenv("GEMINI_API_KEY", key)
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    for make in (GeminiJudge, OpenAICompatibleJudge):
+        with pytest.raises(JudgeError, match="so it cannot be sent. Copy the key again") as caught:
+            make()
+        assert key not in str(caught.value)
