@@ -15,6 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="also run what takes long: series of kills, hundreds of videos, long ones, floods and fuzzing",
     )
 
+    parser.addoption("--seed", type=int, default=0, help="what fuzzing draws its damages from (default 0)")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     # Tests start hundreds of processes that import PyTorch, and dozens of ComfyUIs: compiled once, not each time again.

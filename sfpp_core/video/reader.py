@@ -171,8 +171,8 @@ class VideoReader:
     def timeline(self) -> Timeline:
         """Read when frames are shown; nothing is decoded: milliseconds for minutes of video."""
         start, end, num_frames, base = math.inf, -math.inf, 0, self._stream.time_base
-        self._container.seek(0)
         try:
+            self._container.seek(0)
             for packet in self._container.demux(self._stream):
                 shown = packet.dts if packet.pts is None else packet.pts
                 if shown is not None and not packet.is_discard:
