@@ -17,8 +17,8 @@ from .comfy.live_video import LIVE_SETTINGS, reuse_live_video
 from .comfy.model import Latent, video_latents
 from .comfy.progress import InterruptibleBar
 from .comfy.report import Report
-from .comfy.vae import Video, decode_video, encode_pictures
-from .comfy.video import Audio, ContinuedVideo, behind, video_sound
+from .comfy.vae import Video, decode_video, encode_pictures, wan_vae
+from .comfy.video import Audio, ContinuedVideo, behind, sound_of, video_sound
 from .widgets import CATEGORY, CheckedNode, SourceVideo, require_choice, search_aliases, side_input
 
 AS_MADE = 0.0
@@ -37,7 +37,8 @@ class SFPPDecodeToVideo(CheckedNode):
             "memory than one of a second, and can be watched while it grows. The file carries the workflow: drop it on "
             "the page to get it back.",
             inputs=[
-                io.Latent.Input("latent", tooltip="From SFPP Sampler or SFPP Extend (whole latent)."),
+                # Lazy: what cannot be used of the rest is found before the video is sampled.
+                io.Latent.Input("latent", lazy=True, tooltip="From SFPP Sampler or SFPP Extend (whole latent)."),
                 io.Vae.Input("vae", tooltip="The Wan 2.1 VAE, or the one of SFPP Load Tiny."),
                 io.String.Input(
                     "filename_prefix",
@@ -109,6 +110,17 @@ class SFPPDecodeToVideo(CheckedNode):
         del inputs
         if filename_prefix is not None:
             check_prefix(filename_prefix)
+
+    @classmethod
+    def check_lazy_status(
+        cls, latent: Latent | None = None, vae: Any = None, audio: Audio | None = None, **inputs: Any
+    ) -> list[str]:
+        """Look at the VAE and the sound before the video is asked for. Raises ValueError if they cannot be used."""
+        del inputs
+        wan_vae(vae)
+        if audio is not None:
+            sound_of(audio)
+        return ["latent"] if latent is None else []
 
     @classmethod
     def execute(

@@ -252,14 +252,21 @@ def video_sound(audio: Audio | None, before: ContinuedVideo | None, seconds: flo
 
 
 def sound_of(audio: Audio) -> Sound:
-    """The recording in an AUDIO. Raises ValueError if there are several, or as Sound does."""
-    waveform = audio["waveform"]
+    """The recording in an AUDIO. Raises ValueError if there are several or it cannot be read, or as Sound does."""
+    try:
+        # Some loaders read the sound here only, and fail on a clip that has none.
+        waveform, rate = audio["waveform"], int(audio["sample_rate"])
+    except Exception as error:
+        raise ValueError(
+            f"audio cannot be read ({' '.join(str(error).split())[:200] or type(error).__name__}); the clip that it is "
+            "of may have no sound. Take audio off."
+        ) from error
     if waveform.ndim != 3 or waveform.shape[0] != 1:
         raise ValueError(
             f"audio has shape {tuple(waveform.shape)}; a video takes one recording, [1, channels, samples]. Choose one."
         )
     try:
-        return Sound(samples=waveform[0], rate=int(audio["sample_rate"]))
+        return Sound(samples=waveform[0], rate=rate)
     except ValueError as error:
         raise ValueError(f"audio cannot be used: {error}") from error
 

@@ -12,7 +12,9 @@ from safetensors.torch import save_file
 from sfpp_client import NodeFailed, Progress, WorkflowRefused
 from sfpp_core.wan.config import WanConfig
 from sfpp_core.wan.transformer import WanTransformer
+from tests.nodes.conftest import Comfy
 from tests.nodes.graphs import Graph, Link, Studio
+from tools.comfy_server import ComfyServer, ServerConfig
 
 SMALL = WanConfig(dim=128, ffn_dim=64, num_heads=1, num_layers=1, text_dim=4096)
 
@@ -306,3 +308,50 @@ def test_a_latent_of_another_kind_in_the_decoder(studio: Studio):
     graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="never", crf=18)
     with pytest.raises(NodeFailed, match=r"latent has shape \(1, 4, 8, 8\)"):
         studio.run(graph)
+
+
+def test_a_vae_that_does_not_fit_is_found_before_the_video_is_sampled(studio: Studio):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    vae = [graph.add("VAELoader", vae_name="pixel_space"), 0]
+    video, _ = graph.video(model, graph.text(clip), seconds=60.0, seed=12)
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="never", crf=18)
+    events: list[object] = []
+    with pytest.raises(NodeFailed, match="VAE does not fit"):
+        studio.run(graph, on_event=events.append)
+    assert not any(isinstance(event, Progress) for event in events)
+
+
+SILENT = """
+class Silent(dict):
+    def __getitem__(self, name):
+        raise Exception("Failed to extract audio from clip.mp4")
+
+
+class SilentAudio:
+    INPUT_TYPES = classmethod(lambda cls: {"required": {}})
+    RETURN_TYPES, FUNCTION, CATEGORY = ("AUDIO",), "load", "tests"
+
+    def load(self):
+        return (Silent(),)
+
+
+NODE_CLASS_MAPPINGS = {"SilentAudio": SilentAudio}
+"""
+
+
+def test_sound_that_cannot_be_read_is_found_before_the_video_is_sampled(tmp_path: Path):
+    """As loaders of other packs give it: it is read only when somebody asks for it."""
+    (tmp_path / "custom_nodes").mkdir()
+    (tmp_path / "custom_nodes" / "silent_audio.py").write_text(SILENT)
+    graph = Graph()
+    model, clip, vae = graph.tiny()
+    video, _ = graph.video(model, graph.text(clip), seconds=60.0, seed=13)
+    audio = [graph.add("SilentAudio"), 0]
+    graph.add("SFPPDecodeToVideo", latent=video, vae=vae, filename_prefix="never", crf=18, audio=audio)
+    events: list[object] = []
+    with ComfyServer(ServerConfig(base_directory=tmp_path)) as server, pytest.raises(NodeFailed) as failed:
+        Studio(Comfy(server)).run(graph, on_event=events.append)
+    assert "audio cannot be read (Failed to extract audio from clip.mp4)" in str(failed.value)
+    assert "may have no sound. Take audio off." in str(failed.value)
+    assert not any(isinstance(event, Progress) for event in events)
