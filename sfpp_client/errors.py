@@ -18,7 +18,7 @@ _WRITE_NUMBERS = "27|28|30|69|122"
 _WRITE_MESSAGE = re.compile(
     rf"\[Errno ({_WRITE_NUMBERS})\]|\bOs {{ code: ({_WRITE_NUMBERS})\b|\(os error ({_WRITE_NUMBERS})\)|\[WinError 112\]"
     "|No space left on device|Read-only file system|quota exceeded|File too large|not enough space on the disk"
-    "|could not be written to |finished chunks are kept there; make space",
+    "|could not be written to |finished chunks are kept there: ",
     re.IGNORECASE,
 )
 """As the errors of Python, of Rust, which safetensors passes on, and of Windows print themselves, and as sentences say

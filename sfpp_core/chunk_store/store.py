@@ -11,6 +11,7 @@ and locks end with the process that holds them.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -70,6 +71,14 @@ def read_chunk(path: Path, key: str, shape: tuple[int, ...]) -> Tensor:
     return latents
 
 
+SPACE, RIGHTS = "make space on that disk", "see to it that this program may write there"
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), SPACE),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), RIGHTS),
+}
+"""By the system's number of an error."""
+OTHER_REMEDY = "see to that disk"
+
 MOST_WAITING = 2
 """Chunks that wait to be written. A disk that is slower than the sampler makes it wait, and memory does not grow."""
 KEY_LENGTH = 20
@@ -104,8 +113,8 @@ class ChunkStore:
                 workplace = held.enter_context(working_in(folder))
             except OSError as problem:
                 raise ChunkStoreError(
-                    f"{folder} cannot be made: {problem.strerror or problem}. Finished chunks are kept there; make "
-                    "space on that disk, or make the folder writable."
+                    f"{folder} cannot be made: {problem.strerror or problem}. Finished chunks are kept there: "
+                    f"{REMEDIES.get(problem.errno, OTHER_REMEDY)}."
                 ) from problem
             # Behind the hold: what is still to be written when the block ends is written while the folder is held.
             writer = held.enter_context(ThreadPoolExecutor(1, thread_name_prefix="sfpp-chunks"))
@@ -187,12 +196,20 @@ class VideoChunks:
         try:
             job.result()
         except BaseException as problem:
-            self._failed = number if self._failed is None else self._failed
+            is_gone = not self.folder.is_dir()
+            if self._failed is None:
+                self._failed = self._num_before if is_gone else number
             if not isinstance(problem, OSError):
                 raise
+            told = f"chunk {number + 1} could not be written to {self.folder}"
+            if is_gone:
+                raise ChunkStoreError(
+                    f"{told}: the folder was removed while the video was made, and the chunks in it with it. Queue the "
+                    "same workflow again to make them again."
+                ) from problem
             raise ChunkStoreError(
-                f"chunk {number + 1} could not be written to {self.folder}: {problem.strerror or problem}. All "
-                f"{number} before it are safe: make space on that disk and queue the same workflow again."
+                f"{told}: {problem.strerror or problem}. All {number} before it are safe: "
+                f"{REMEDIES.get(problem.errno, OTHER_REMEDY)} and queue the same workflow again."
             ) from problem
 
     def plan(self, schedule: PromptSchedule, num_chunks: int) -> str:

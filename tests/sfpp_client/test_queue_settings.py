@@ -287,10 +287,14 @@ def test_a_file_that_holds_no_workflow_is_named(tmp_path: Path, content: bytes):
             OutputNotWritten,
         ),
         ("ChunkStoreError", "chunk 3 could not be written to /out: Input/output error. All 2 before", OutputNotWritten),
-        ("ChunkStoreError", "/out cannot be made: Read-only file system. Finished chunks", OutputNotWritten),
         (
             "ChunkStoreError",
-            "/out cannot be made: Permission denied. Finished chunks are kept there; make space on that disk",
+            "/out cannot be made: Read-only file system. Finished chunks are kept there: see to it",
+            OutputNotWritten,
+        ),
+        (
+            "ChunkStoreError",
+            "/out cannot be made: Permission denied. Finished chunks are kept there: see to it",
             OutputNotWritten,
         ),
         ("OSError", "[Errno 2] No such file or directory: '/models/a [Errno 280]'", NodeFailed),

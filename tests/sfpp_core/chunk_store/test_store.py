@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +17,7 @@ import pytest
 import torch
 
 from sfpp_core.chunk_store.eviction import clean
-from sfpp_core.chunk_store.store import ChunkStore, resume_rollout
+from sfpp_core.chunk_store.store import ChunkStore, ChunkStoreError, resume_rollout
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.prompt_schedule import PromptSchedule, ScheduledPrompt
 from sfpp_core.rollout.rollout import CallProgress, Rollout
@@ -256,3 +258,43 @@ def test_a_video_in_use_is_never_cleaned_and_a_dead_user_holds_nothing(tmp_path:
 
 def test_cleaning_no_spool_is_nothing(tmp_path: Path) -> None:
     assert clean(tmp_path / "none", most_bytes=0, most_seconds=0).folders == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not remove a folder in use")
+def test_a_folder_that_is_removed_meanwhile_is_called_removed(tmp_path: Path) -> None:
+    def remove(progress: CallProgress) -> None:
+        if progress.chunk == 3:
+            for folder in tmp_path.iterdir():
+                shutil.rmtree(folder, ignore_errors=True)
+
+    rollout = Rollout(random_transformer(), empty_state(CONFIG), SEA, on_call=remove)
+    with torch.inference_mode(), ChunkStore(tmp_path).video(empty_state(CONFIG), HERE) as chunks:
+        with pytest.raises(ChunkStoreError, match="the folder was removed while the video was made") as failed:
+            list(resume_rollout(rollout, PLAIN, 6, chunks))
+        assert "are safe" not in str(failed.value) and chunks.num_kept() == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.ENOSPC, "make space on that disk"),
+        (errno.EDQUOT, "make space on that disk"),
+        (errno.EROFS, "see to it that this program may write there"),
+        (errno.EACCES, "see to it that this program may write there"),
+        (errno.EIO, "see to that disk"),
+    ],
+)
+def test_what_to_do_about_a_disk_depends_on_its_error(
+    number: int, remedy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the driver's answer in place of the driver: the system's call that every file takes its place by."""
+    replace_file = os.replace
+
+    def fails(source: Path, target: Path) -> None:
+        if str(target).endswith(".safetensors"):
+            raise OSError(number, os.strerror(number))
+        replace_file(source, target)
+
+    monkeypatch.setattr(os, "replace", fails)
+    with pytest.raises(ChunkStoreError, match=f"All 0 before it are safe: {remedy} and queue the same workflow again"):
+        Takes(tmp_path, empty_state(CONFIG))
