@@ -179,10 +179,8 @@ def _prompts_after_the_end(schedule: PromptSchedule, state: RolloutState, length
     late = schedule.too_late_for(num_frames, chunk=state.config.chunk)
     if not late:
         return []
-    times, end = ", ".join(map(spoken_time, late)), spoken_time(round(WAN21.seconds(num_frames), 1))
     return [
-        f"{len(late)} of {len(schedule.prompts)} prompts ({times}) come too late for this video, which ends at {end}. "
-        "Give it more seconds, or the prompts earlier times."
+        f"Too late for this video: the prompt{'s' if len(late) > 1 else ''} of {', '.join(map(spoken_time, late))}."
     ]
 
 

@@ -29,7 +29,7 @@ def test_every_node_reports_what_became_of_its_run(studio: Studio):
     graph.keep(more)
     save = graph.add("SFPPSaveState", state=longer, filename_prefix="reported")
     outputs = studio.run(graph).outputs
-    assert outputs[schedule]["text"] == [f"0:00 {PROMPT}"]
+    assert outputs[schedule]["text"] == [f"1 prompt:\n0:00 {PROMPT}"]
     assert outputs[video[0]]["text"] == ["21 frames, 1.31 s, rounded up from 1.3 s"]
     assert outputs[more[0]]["text"] == ["12 frames, 0.75 s, rounded up from 0.7 s"]
     assert outputs[save]["text"] == ["reported_00001_.sfpp.safetensors"]
@@ -76,3 +76,15 @@ def test_what_was_said_before_an_error_is_sent_too(comfy: Comfy, studio: Studio)
         if aside.exists():
             aside.rename(in_the_way)
     assert executed(events, video[0]) == ["21 frames, 1.31 s, rounded up from 1.3 s"]
+
+
+def test_the_sampler_says_which_prompts_come_too_late(studio: Studio):
+    graph = Graph()
+    model, clip, _ = graph.tiny()
+    lines = f"0:00 {PROMPT}\n0:01 {PROMPT}\n0:30 {PROMPT}\n1:00 {PROMPT}"
+    schedule = [graph.add("SFPPPromptSchedule", clip=clip, lines=lines, crossfade=0.0, recache=False), 0]
+    video, state = graph.video(model, schedule, seconds=2.0, seed=82)
+    graph.keep(graph.more(model, state, seconds=1.0, positive=schedule)[0])
+    outputs = studio.run(graph).outputs
+    assert outputs[schedule[0]]["text"][0].startswith("4 prompts:\n0:00 ")
+    assert "Too late for this video: the prompts of 0:30, 1:00." in outputs[video[0]]["text"][0]

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sfpp_core.rollout.config import RolloutConfig
 from sfpp_core.rollout.kv_cache import RollingKVCache
 from sfpp_core.rollout.kv_quantization import CACHE_FORMS, CacheForm
 from sfpp_core.rollout.rollout import CallProgress, Rollout
-from sfpp_core.rollout.state import RolloutState, load_state, save_state
+from sfpp_core.rollout.state import HEADER, RolloutState, load_state, save_state
+from sfpp_core.sealed_file import CHECKSUM, write_sealed
 from tests.helpers.models import TINY, random_text, random_transformer
 from tests.sfpp_core.rollout.test_law import CONFIGS, describe, empty_state
 
@@ -180,14 +184,15 @@ def test_an_empty_video_has_no_past_to_encode() -> None:
 def test_states_of_before_this_are_still_read(tmp_path: Path) -> None:
     path = tmp_path / "video.safetensors"
     save_state(extend(empty_state(RolloutConfig(window=6)), [CALM] * 2), path)
-    written = path.read_bytes()
-    older = written.replace(b'\\"version\\": 2', b'\\"version\\": 1').replace(b', \\"recached\\": false', b"")
-    header = len(older) - len(written)
-    size = int.from_bytes(written[:8], "little") + header
-    path.write_bytes(size.to_bytes(8, "little") + older[8:])
+    with safe_open(path, "pt") as file:
+        description = json.loads(file.metadata()[HEADER])
+    older = {name: value for name, value in description.items() if name != CHECKSUM} | {"version": 1}
+    older["chunks"] = [{"num_frames": chunk["num_frames"], "text": chunk["text"]} for chunk in description["chunks"]]
+    tensors = {name: tensor.clone() for name, tensor in load_file(path).items()}
+    save_file(tensors, path, {HEADER: json.dumps(older)})
     assert torch.equal(load_state(path).latents, extend(empty_state(RolloutConfig(window=6)), [CALM] * 2).latents)
-    path.write_bytes(written.replace(b'\\"version\\": 2', b'\\"version\\": 3'))
-    with pytest.raises(ValueError, match="reads versions 1 and 2"):
+    write_sealed(path, tensors, HEADER, description | {"version": 4})
+    with pytest.raises(ValueError, match="its format is version 4, this program reads versions 1 and 2 and 3"):
         load_state(path)
 
 
