@@ -51,8 +51,14 @@ class Orientation:
 class Display:
     """Shows the frames of one stream: all in the size and orientation of its first."""
 
-    def __init__(self, first: VideoFrame, sample_aspect_ratio: Fraction | None) -> None:
-        """sample_aspect_ratio: width of a stored pixel in its heights; None or 0 for square ones."""
+    def __init__(
+        self, first: VideoFrame, sample_aspect_ratio: Fraction | None, *, transfer: int, primaries: int
+    ) -> None:
+        """sample_aspect_ratio: width of a stored pixel in its heights; None or 0 for square ones.
+
+        transfer, primaries: FFmpeg's numbers of the stream's transfer characteristic and primaries.
+        """
+        self._transfer, self._primaries = transfer, primaries
         self._orientation = Orientation.of(first)
         ratio = sample_aspect_ratio or Fraction(1)
         if not Fraction(1, MOST_STRETCHED) <= ratio <= MOST_STRETCHED:
@@ -68,8 +74,9 @@ class Display:
 
     def show(self, frame: VideoFrame) -> NDArray[np.uint8]:
         """The picture of a frame, uint8 H W C."""
-        if frame.color_trc in _TO_NITS:
-            return self._orientation.turn(to_standard_range(self._converted(frame, "rgb48le"), frame))
+        if self._transfer in _TO_NITS:
+            picture = self._converted(frame, "rgb48le")
+            return self._orientation.turn(to_standard_range(picture, self._transfer, self._primaries))
         return self._orientation.turn(self._converted(frame, "rgb24"))
 
     def _converted(self, frame: VideoFrame, form: str) -> NDArray:
@@ -93,10 +100,10 @@ BT2020_TO_BT709: Final = np.array(
 """Linear light (ITU-R BT.2087)."""
 
 
-def to_standard_range(signal_HWC: NDArray[np.uint16], frame: VideoFrame) -> NDArray[np.uint8]:
-    """Tone-map a picture in PQ or HLG, uint16 H W C, to uint8. frame: what it is of."""
-    light = _TO_NITS[frame.color_trc](signal_HWC.astype(np.float32) / 65535) / WHITE_NITS
-    if frame.color_primaries == BT2020:
+def to_standard_range(signal_HWC: NDArray[np.uint16], transfer: int, primaries: int) -> NDArray[np.uint8]:
+    """Tone-map a picture in PQ or HLG, uint16 H W C, to uint8. transfer, primaries: FFmpeg's numbers of its own."""
+    light = _TO_NITS[transfer](signal_HWC.astype(np.float32) / 65535) / WHITE_NITS
+    if primaries == BT2020:
         light = light @ BT2020_TO_BT709.T
     light = np.maximum(light, 0.0)
     pressed = np.where(light > KNEE, 1 - (1 - KNEE) * np.exp((KNEE - light) / (1 - KNEE)), light)

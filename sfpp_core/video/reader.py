@@ -117,7 +117,10 @@ class VideoReader:
     @cached_property
     def _display(self) -> Display:
         for _, frame in self._frames(-math.inf):
-            return Display(frame, self._stream.sample_aspect_ratio)
+            codec = self._stream.codec_context
+            return Display(
+                frame, self._stream.sample_aspect_ratio, transfer=codec.color_trc, primaries=codec.color_primaries
+            )
         raise VideoFileError(f"{self.path.name} has a video stream without a single frame in it.")
 
     @property
