@@ -50,7 +50,7 @@ def first_set(names: tuple[str, ...]) -> str | None:
 
 
 def first_key(names: tuple[str, ...]) -> str | None:
-    """As `first_set`, for a key. Raises JudgeError, which does not show it, if no HTTP header can hold it."""
+    """Return the same for a key. Raises JudgeError, which does not show it, if no HTTP header can hold it."""
     key = first_set(names)
     if key is not None and not (key.isascii() and key.isprintable() and " " not in key):
         raise JudgeError(
